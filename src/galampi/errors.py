@@ -1,0 +1,28 @@
+"""The errors a user can meet.
+
+GalampiError
+├── UserError          the user's mistake: one clear line, exit code 2
+│   ├── JobError       a job file or an override holds something that is not allowed
+│   └── ResultsError   a file of results is missing, truncated, foreign or of another version
+└── LostRankError      a rank is gone or was never part of the job, exit code 1
+"""
+
+
+class GalampiError(Exception):
+    """Any error this package raises on purpose."""
+
+
+class UserError(GalampiError):
+    """A mistake the user can mend; its text is the one line that is shown."""
+
+
+class JobError(UserError):
+    """A job file or an override holds an unknown key or a value that is not allowed."""
+
+
+class ResultsError(UserError):
+    """A results file is missing, truncated, foreign or of an unknown version."""
+
+
+class LostRankError(GalampiError):
+    """A rank ended or fell silent, so that the job cannot go on as asked."""
