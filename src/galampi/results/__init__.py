@@ -1,0 +1,27 @@
+"""The files of a run: writing them, reading them, checkpoints.
+
+This wing knows h5py and numpy. It knows neither MPI nor torch, and imports pandas and xarray only in the methods
+that return their objects, so that a command on a login node starts at once.
+"""
+
+from galampi.results.checkpoint import load_checkpoint, save_checkpoint
+from galampi.results.reader import ConsensusDistance, RankFile, Run, Table, open_run
+from galampi.results.schema import SCHEMA_VERSION
+from galampi.results.sketch import Sketch
+from galampi.results.writer import JobFile, Position, RankWriter, Restart
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ConsensusDistance",
+    "JobFile",
+    "Position",
+    "RankFile",
+    "RankWriter",
+    "Restart",
+    "Run",
+    "Sketch",
+    "Table",
+    "load_checkpoint",
+    "open_run",
+    "save_checkpoint",
+]

@@ -1,0 +1,101 @@
+"""Open and replace HDF5 files so that no crash leaves half of one.
+
+Knows h5py and the file system, not what the files hold beyond the two root attributes every file has: `format` and
+`schema_version`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from galampi.errors import ResultsError
+from galampi.results.schema import SCHEMA_VERSION
+
+LIBVER = ("v110", "v110")
+"""The oldest file format that allows reading while writing; HDF5 1.10 (2016) and newer read it."""
+
+
+def partial_name(path: Path) -> Path:
+    """Name under which a file is made before it takes the place of `path`."""
+    return path.with_name(path.name + ".part")
+
+
+def create(path: Path, file_format: str) -> h5py.File:
+    """Create an HDF5 file that says what it is, over whatever lies at `path`."""
+    # Every file has one writer and appears by rename, so locks guard nothing; some cluster file systems refuse them.
+    file = h5py.File(path, "w", libver=LIBVER, locking=False)
+    file.attrs["format"] = file_format
+    file.attrs["schema_version"] = SCHEMA_VERSION
+    return file
+
+
+def move_into_place(path: Path) -> None:
+    """Rename the finished `partial_name(path)` to `path`, and make the rename survive a power cut."""
+    partial_name(path).rename(path)
+    _sync(path.parent)
+
+
+@contextmanager
+def replacing(path: Path, file_format: str) -> Iterator[h5py.File]:
+    """Write a new file that takes the place of `path` in one step once it is complete and on the disk.
+
+    Whenever the process is killed, `path` is the old file or the new one, never a mixture. If the body raises, the
+    old file stays.
+    """
+    with create(partial_name(path), file_format) as file:
+        yield file
+    _sync(partial_name(path))
+    move_into_place(path)
+
+
+def open_for_reading(path: Path, file_format: str) -> h5py.File:
+    """Open a file of a run, also while it is written and after its writer was killed.
+
+    Args:
+        path: The file.
+        file_format: The `format` it must say it has.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ResultsError: The file is truncated, foreign, or of a newer schema.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        try:
+            # A file that is being written, or whose writer was killed, opens in this mode only.
+            file = h5py.File(path, "r", swmr=True, libver="latest", locking=False)
+        except (OSError, ValueError):
+            # A file that h5repack or the like rewrote in an older format opens in this mode only.
+            file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: not a readable HDF5 file (truncated or foreign): {_one_line(error)}"
+        ) from error
+    found = file.attrs.get("format")
+    version = file.attrs.get("schema_version")
+    if found != file_format or version is None:
+        file.close()
+        raise ResultsError(f"{path}: format is {found!r}; must be {file_format!r}")
+    if version > SCHEMA_VERSION:
+        file.close()
+        raise ResultsError(
+            f"{path}: schema_version is {version}; this galampi reads up to {SCHEMA_VERSION}, a newer one wrote the file"
+        )
+    return file
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

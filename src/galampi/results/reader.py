@@ -1,0 +1,348 @@
+"""Read a run: finished, being written at this moment, or killed.
+
+Files are open only while something is read from them, so that a notebook can open them otherwise at the same time.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from galampi.errors import ResultsError
+from galampi.results.files import open_for_reading
+from galampi.results.schema import (
+    EPISODES,
+    JOB_FILE_NAME,
+    JOB_FORMAT,
+    NUM_ROWS,
+    RANK_FORMAT,
+    RESTARTS,
+    SKETCH,
+    UPDATES,
+    TableSchema,
+    rank_file_name,
+)
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+TableName = Literal["updates", "episodes", "sketches", "restarts"]
+
+
+def open_run(path: Path | str) -> "Run":
+    """Open the run in a directory.
+
+    What is returned is a picture of the moment: it holds the rows that were committed then. Open the run again to
+    see newer ones.
+
+    Args:
+        path: The directory of the run, or its `job.h5`.
+
+    Raises:
+        ResultsError: There is no run, or a file is truncated, foreign or of a newer schema.
+    """
+    out = Path(path)
+    if out.name == JOB_FILE_NAME:
+        out = out.parent
+    return Run(out)
+
+
+class Table(Mapping[str, NDArray[Any]]):
+    """The committed rows of one table of one rank: column name to array, read when asked for.
+
+    All columns have `num_rows` rows. A table of a file that does not exist yet has none.
+    """
+
+    def __init__(self, path: Path, schema: TableSchema, file: h5py.File | None) -> None:
+        """Note how many rows are committed in `file`, the open file at `path`."""
+        self.path = path
+        self.schema = schema
+        self.num_rows = 0
+        if file is not None and schema.name in file:
+            self.num_rows = int(file[schema.name][NUM_ROWS][()])
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Read one column: `[num_rows]`, or `[num_rows, size]` for the values of a sketch."""
+        return self.read(name)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the columns."""
+        return (column.name for column in self.schema)
+
+    def __len__(self) -> int:
+        """Count the columns."""
+        return len(self.schema.columns)
+
+    def __repr__(self) -> str:
+        """Name file, table and size."""
+        return f"<Table {self.schema.name} of {self.path}: {self.num_rows} rows, {len(self)} columns>"
+
+    def read(self, *names: str, start: int = 0, stop: int | None = None) -> dict[str, NDArray[Any]]:
+        """Read some rows of some columns, opening the file once.
+
+        Args:
+            names: The columns; all if none is named.
+            start: First row, counted as in a slice: negative from the end.
+            stop: Row after the last one; None for the last committed one.
+
+        Returns:
+            Column name to `[rows]` array.
+
+        Raises:
+            KeyError: There is no such column.
+            ResultsError: The file was damaged, or the run resumed, since it was opened.
+        """
+        columns = {column.name: column for column in self.schema}
+        chosen = [columns[name] for name in names] or list(self.schema)
+        rows = slice(*slice(start, stop).indices(self.num_rows))
+        if not self.num_rows:
+            return {
+                column.name: np.empty(
+                    (0, 0) if column.per_component else 0,
+                    object if column.dtype == "string" else column.dtype,
+                )
+                for column in chosen
+            }
+        try:
+            file = open_for_reading(self.path, RANK_FORMAT)
+        except FileNotFoundError as error:
+            raise ResultsError(f"{self.path}: was removed since the run was opened") from error
+        with file:
+            group = file[self.schema.name]
+            if group[NUM_ROWS][()] < self.num_rows:
+                raise ResultsError(
+                    f"{self.path}: was resumed from a checkpoint since the run was opened; open it again"
+                )
+            return {
+                column.name: group[column.name].asstr()[rows]
+                if column.dtype == "string"
+                else group[column.name][rows]
+                for column in chosen
+            }
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Read all into a data frame; the values of a sketch become columns `value_0`, `value_1`, ..."""
+        import pandas
+
+        columns: dict[str, NDArray[Any]] = {}
+        for name, values in self.read().items():
+            if values.ndim == 1:
+                columns[name] = values
+            else:
+                columns.update({f"{name}_{index}": values[:, index] for index in range(values.shape[1])})
+        return pandas.DataFrame(columns)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Read all into a dataset along the table's dimension, with `units` and `description` as attributes."""
+        import xarray
+
+        values = self.read()
+        variables = {
+            column.name: (
+                (self.schema.scale, "component") if column.per_component else (self.schema.scale,),
+                values[column.name],
+                {"units": column.units, "description": column.description},
+            )
+            for column in self.schema
+        }
+        return xarray.Dataset(variables, attrs={"description": self.schema.description})
+
+
+class RankFile:
+    """The results file of one rank, as it was when the run was opened."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        """Read attributes and table lengths of the file at `path`; it need not exist yet."""
+        self.path = path
+        self.rank = rank
+        self.exists = True
+        """Whether the rank had begun to write."""
+        self.attributes: dict[str, Any] = {}
+        file = None
+        try:
+            file = open_for_reading(path, RANK_FORMAT)
+            self.attributes = _attributes(file)
+        except FileNotFoundError:
+            self.exists = False
+        self.updates = Table(path, UPDATES, file)
+        self.episodes = Table(path, EPISODES, file)
+        self.sketches = Table(path, SKETCH, file)
+        self.restarts = Table(path, RESTARTS, file)
+        if file is not None:
+            file.close()
+
+    def table(self, name: TableName) -> Table:
+        """Return one of the four tables by its name."""
+        return {
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "sketches": self.sketches,
+            "restarts": self.restarts,
+        }[name]
+
+
+class Run:
+    """One run: what `job.h5` says, and the files of its ranks."""
+
+    def __init__(self, out: Path) -> None:
+        """Read `job.h5` and the lengths of all tables in the directory `out`.
+
+        Raises:
+            ResultsError: `out` holds no file of a run, or one that is truncated, foreign or of a newer schema.
+        """
+        self.path = out
+        self.attributes: dict[str, Any] = {}
+        """Root attributes of `job.h5`; empty if there is none."""
+        try:
+            with open_for_reading(out / JOB_FILE_NAME, JOB_FORMAT) as file:
+                self.attributes = _attributes(file)
+        except FileNotFoundError as error:
+            if not _find_ranks(out):
+                raise ResultsError(
+                    f"{out}: no run here; neither {JOB_FILE_NAME} nor {rank_file_name(0)}"
+                ) from error
+
+    @cached_property
+    def ranks(self) -> tuple[RankFile, ...]:
+        """The files of the ranks, by rank."""
+        return tuple(RankFile(self.path / rank_file_name(rank), rank) for rank in range(self.num_ranks))
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of ranks; without `job.h5`, as many as the files' names say."""
+        if "num_ranks" in self.attributes:
+            return int(self.attributes["num_ranks"])
+        return _find_ranks(self.path)[-1] + 1
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `stopped` or `failed`; `unknown` without `job.h5`.
+
+        A job that was killed has had no time to say so: it still says `running`.
+        """
+        return str(self.attributes.get("status", "unknown"))
+
+    @property
+    def job_toml(self) -> str:
+        """The resolved job, as text that can be run again.
+
+        Raises:
+            ResultsError: There is no `job.h5`.
+        """
+        if "job_toml" not in self.attributes:
+            raise ResultsError(f"{self.path / JOB_FILE_NAME}: missing, or without attribute job_toml")
+        return str(self.attributes["job_toml"])
+
+    def to_pandas(self, table: TableName = "updates") -> "pandas.DataFrame":
+        """Read one table of all ranks into one data frame, rank after rank, with a column `rank` in front."""
+        import pandas
+
+        frames = []
+        for file in self.ranks:
+            frame = file.table(table).to_pandas()
+            frame.insert(0, "rank", file.rank)
+            frames.append(frame)
+        # Empty frames have no part in the types of the columns.
+        return pandas.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+    def to_xarray(self, table: TableName = "updates") -> "xarray.Dataset":
+        """Read one table of all ranks into one dataset with a dimension `rank` in front.
+
+        Ranks are joined by the table's own dimension (`update`, `episode`, ...). Where a rank has no such row there
+        is NaN, and integers become floating-point numbers.
+        """
+        import pandas
+        import xarray
+
+        present = [file for file in self.ranks if file.table(table).num_rows] or list(self.ranks[:1])
+        datasets = [file.table(table).to_xarray() for file in present]
+        ranks = pandas.Index([file.rank for file in present], name="rank")
+        return xarray.concat(datasets, dim=ranks, join="outer", data_vars="all", combine_attrs="override")
+
+    def consensus_distance(self, align: Literal["time", "update"] = "time") -> "ConsensusDistance":
+        """Estimate from the sketches how far each rank's parameters are from the mean of all ranks.
+
+        For every moment m and rank i, ||S(z_i) - mean_j S(z_j)||, which is ||z_i - mean_j z_j|| with the error that
+        `Sketch` states, for the sketch is linear.
+
+        Args:
+            align: `time` takes the moments at which rank 0 was sketched, as far as all ranks have sketches before
+                and after them, and interpolates the other ranks' sketches linearly between the two. What a rank
+                moves to and fro between two of its sketches is not seen. `update` takes the updates after which
+                every rank was sketched, whenever each of them was; without error of time where ranks are in step,
+                as with allreduce, and meaningless where some are slower.
+
+        Raises:
+            ResultsError: A rank has no sketches.
+        """
+        for file in self.ranks:
+            if not file.sketches.num_rows:
+                raise ResultsError(f"{file.path}: holds no sketches; see record.sketch_every_updates")
+        tables = [file.sketches.read() for file in self.ranks]
+        if len({table["value"].shape[1] for table in tables}) > 1:
+            raise ResultsError(f"{self.path}: the ranks' sketches differ in size")
+        name = {"time": "time_s", "update": "update"}[align]
+        positions = [table[name] for table in tables]
+        if align == "time":
+            first, last = max(each[0] for each in positions), min(each[-1] for each in positions)
+            at = positions[0][(positions[0] >= first) & (positions[0] <= last)]
+        else:
+            at = positions[0]
+            for each in positions[1:]:
+                at = np.intersect1d(at, each)
+        to_mean = np.empty((len(at), len(tables)))
+        norm = np.empty_like(to_mean)
+        for row, moment in enumerate(at):
+            sketches = np.stack(
+                [
+                    _interpolate(moment, each, table["value"])
+                    for each, table in zip(positions, tables, strict=True)
+                ]
+            )
+            to_mean[row] = np.linalg.norm(sketches - sketches.mean(axis=0), axis=1)
+            norm[row] = np.linalg.norm(sketches, axis=1)
+        size = tables[0]["value"].shape[1]
+        return ConsensusDistance(at, to_mean, norm, relative_error=float(1 / np.sqrt(2 * size)))
+
+
+@dataclass(frozen=True, eq=False)
+class ConsensusDistance:
+    """How far the ranks are apart, estimated from sketches."""
+
+    at: NDArray[Any]
+    """`[M]`: job time in seconds, or number of the update, of each moment."""
+    to_mean: NDArray[np.float64]
+    """`[M, N]`: distance of every rank's z to the (unweighted) mean over the ranks."""
+    norm: NDArray[np.float64]
+    """`[M, N]`: norm of every rank's z, to compare with."""
+    relative_error: float
+    """Relative standard error of the distances and norms."""
+
+
+def _interpolate(moment: float, at: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The sketch at a moment within `at`, linear between its neighbours."""
+    after = int(np.searchsorted(at, moment))
+    if at[after] == moment:
+        return values[after].astype(np.float64)
+    share = (moment - at[after - 1]) / (at[after] - at[after - 1])
+    before = values[after - 1].astype(np.float64)
+    return before + share * (values[after] - before)
+
+
+def _find_ranks(out: Path) -> list[int]:
+    """The ranks whose files lie in a directory, in order."""
+    return sorted(int(path.stem[5:]) for path in out.glob("rank-*.h5") if path.stem[5:].isdecimal())
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    """Root attributes as plain Python values."""
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in file.attrs.items()
+    }

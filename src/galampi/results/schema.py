@@ -1,0 +1,150 @@
+"""What the files of a run hold: every table and column, with type, unit and meaning.
+
+This module is the only place where names, types and units are written down; writer, reader and the golden test
+follow it. A change here that takes away, renames or redefines anything needs a new `SCHEMA_VERSION`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+"""Version of the layout; stands in the root attributes of every file. Grows only when an old reader would be wrong."""
+
+JOB_FORMAT = "galampi job"
+RANK_FORMAT = "galampi rank"
+CHECKPOINT_FORMAT = "galampi checkpoint"
+
+NUM_ROWS = "num_rows"
+"""Scalar int64 in every table: the rows that are committed. What lies beyond it is a write that never finished."""
+
+STATUSES = ("running", "finished", "stopped", "failed")
+"""What the `status` of a job file can say."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset of a table; its first dimension is the row."""
+
+    name: str
+    dtype: str
+    """`int64`, `uint8`, `float64`, `float32`, or `string` (variable-length UTF-8)."""
+    units: str
+    """`1` where the value has no unit."""
+    description: str
+    per_component: bool = False
+    """Whether a row is a vector along the `component` dimension, not one number."""
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """One group of a rank file: columns of the same length, the first of them the dimension scale of the rows."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    chunk_rows: int
+    """Rows a chunk of the file holds."""
+
+    def __iter__(self) -> Iterator[Column]:
+        """Iterate over the columns."""
+        return iter(self.columns)
+
+    @property
+    def scale(self) -> str:
+        """Name of the column that is the dimension scale, and so of the dimension."""
+        return self.columns[0].name
+
+
+_TIME = "time since the start barrier of the job, without the time a stopped job lay still"
+
+UPDATES = TableSchema(
+    "updates",
+    "one row for each update (optimizer step) of this rank, or for each `thinning`-th one",
+    (
+        Column("update", "int64", "1", "number of the update on this rank, from 1"),
+        Column("env_steps", "int64", "env step", "env steps this rank has taken so far"),
+        Column("time_s", "float64", "s", _TIME),
+        Column("policy_loss", "float64", "1", "policy loss of this update"),
+        Column("value_loss", "float64", "1", "value loss of this update, before its coefficient"),
+        Column("entropy", "float64", "nat", "mean entropy of the policy over the rollout"),
+        Column("grad_norm", "float64", "1", "Euclidean norm of the gradient before clipping"),
+        Column("learning_rate", "float64", "1", "learning rate this update used"),
+        Column("weight", "float64", "1", "push-sum weight w after this update's gossip"),
+        Column("sent", "int64", "message", "messages this rank has sent so far"),
+        Column("received", "int64", "message", "messages this rank has averaged so far"),
+        Column(
+            "skipped", "int64", "message", "sends skipped so far because the last message was still unread"
+        ),
+        Column(
+            "message_age_s",
+            "float64",
+            "s",
+            "mean age of the messages averaged in this update; NaN if there were none",
+        ),
+        Column("env_s", "float64", "s", "time this update spent waiting for the simulators"),
+        Column("act_s", "float64", "s", "time this update spent choosing actions"),
+        Column("learn_s", "float64", "s", "time this update spent on gradient and optimizer step"),
+        Column("gossip_s", "float64", "s", "time this update spent sending and averaging messages"),
+        Column("record_s", "float64", "s", "time this update spent on results and checkpoints"),
+    ),
+    chunk_rows=1024,
+)
+
+EPISODES = TableSchema(
+    "episodes",
+    "one row for each finished episode (full game) of this rank's simulators",
+    (
+        Column(
+            "episode", "int64", "1", "number of the episode on this rank, from 1, in the order they ended"
+        ),
+        Column(
+            "return", "float64", "1", "episodic return: sum of the raw, unclipped rewards of the full game"
+        ),
+        Column("length", "int64", "env step", "length of the episode"),
+        Column("env_steps", "int64", "env step", "env steps this rank had taken when the episode ended"),
+        Column("time_s", "float64", "s", _TIME),
+        Column("simulator", "int64", "1", "index of the simulator on this rank, from 0"),
+    ),
+    chunk_rows=1024,
+)
+
+SKETCH = TableSchema(
+    "sketch",
+    "count-sketches of the de-biased parameters z; the same hash on every rank",
+    (
+        Column("update", "int64", "1", "number of the update on this rank after which z was sketched"),
+        Column("time_s", "float64", "s", _TIME),
+        Column("value", "float32", "1", "count-sketch of z", per_component=True),
+    ),
+    chunk_rows=16,
+)
+
+RESTARTS = TableSchema(
+    "restarts",
+    "one row each time this rank was resumed from a checkpoint",
+    (
+        Column("restart", "int64", "1", "number of the restart, from 1"),
+        Column("update", "int64", "1", "number of the last update before the restart that counts"),
+        Column("time_s", "float64", "s", _TIME),
+        Column("wall_clock", "string", "ISO 8601", "time of the restart in UTC"),
+        Column("reason", "string", "1", "why and how the job was restarted"),
+        Column("weights_restarted", "uint8", "1", "1 if push-sum began anew with every weight 1, else 0"),
+    ),
+    chunk_rows=16,
+)
+
+TABLES = {table.name: table for table in (UPDATES, EPISODES, SKETCH, RESTARTS)}
+"""The tables of a rank file. `sketch` is missing from a file whose job makes no sketches."""
+
+COMPONENT = Column("component", "int64", "1", "index of the component of a sketch", per_component=True)
+"""Dimension scale of the second dimension of `sketch/value`."""
+
+NUM_ROWS_DESCRIPTION = "rows that are committed; rows beyond it were never finished and are to be ignored"
+
+
+def rank_file_name(rank: int) -> str:
+    """Name of a rank's results file inside the directory of the run."""
+    return f"rank-{rank:04d}.h5"
+
+
+JOB_FILE_NAME = "job.h5"
