@@ -1,0 +1,17 @@
+"""Learning: simulators, rollouts, the A2C learner over one flat parameter vector. Has never heard of MPI."""
+
+from galampi.learning.a2c import Learner, Losses, resolve_device, resolve_precision
+from galampi.learning.envs import Simulators, make_simulators
+from galampi.learning.rollout import Episode, Rollout, RolloutCollector
+
+__all__ = [
+    "Episode",
+    "Learner",
+    "Losses",
+    "Rollout",
+    "RolloutCollector",
+    "Simulators",
+    "make_simulators",
+    "resolve_device",
+    "resolve_precision",
+]

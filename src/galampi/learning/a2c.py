@@ -1,0 +1,216 @@
+"""Advantage actor-critic: the loss, its gradient, the step.
+
+Owns the learner: its network, optimizer and random numbers. Knows nothing of other ranks, which may change the
+parameters between two updates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from galampi.errors import UserError
+from galampi.job import Job
+from galampi.learning.optimizer import RMSprop
+from galampi.learning.policy import Policy
+from galampi.learning.returns import gae
+
+if TYPE_CHECKING:
+    from galampi.learning.rollout import Rollout
+
+REFERENCE_SIMULATORS = 16
+"""Simulators for which a learning rate is stated."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over the valid rows of a rollout, before their coefficients.
+
+    Attributes:
+        policy_loss: -log pi(a) A.
+        value_loss: (R - V)^2.
+        entropy: Of the policy, in nats.
+    """
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+
+
+class Learner:
+    """One rank's A2C learner (Mnih et al. 2016; the synchronous form of Algorithm S3).
+
+    Attributes:
+        policy: The network.
+        generator: Random numbers of the actions.
+        z: [P] float32 parameters on the host. Whoever changes them calls `refresh` next.
+        gradient: [P] float32 on the host, of the last `compute_gradient`.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        total_simulators: int,
+        seed: int,
+        action_seed: int | tuple[int, ...],
+        device: str,
+        precision: str,
+    ) -> None:
+        """Create a learner.
+
+        Args:
+            job: The settings.
+            observation_space: Of one simulator.
+            action_space: Of one simulator.
+            total_simulators: Of all ranks; the learning rate may depend on it.
+            seed: Of the initial parameters, the same on all ranks.
+            action_seed: Of the actions, different on each rank.
+            device: As `resolve_device` returns it.
+            precision: As `resolve_precision` returns it.
+
+        Raises:
+            UserError: A space is not supported, or does not fit the network.
+        """
+        self._settings = settings = job.learner
+        self.policy = Policy(
+            job.network,
+            observation_space,
+            action_space,
+            seed=seed,
+            device=torch.device(device),
+            precision=getattr(torch, precision),
+        )
+        self.z = self.policy.parameters.z
+        self.gradient = self.policy.parameters.gradient
+        self._optimizer = RMSprop(len(self.z), settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon)
+        self._base_learning_rate = settings.learning_rate
+        if settings.learning_rate_scaling == "sqrt":
+            self._base_learning_rate *= math.sqrt(total_simulators / REFERENCE_SIMULATORS)
+        entropy = np.random.SeedSequence(action_seed).generate_state(1, np.uint64)
+        self.generator = torch.Generator().manual_seed(int(entropy[0]))
+
+    def learning_rate(self, progress: float) -> float:
+        """Return the learning rate after `progress`, a fraction in [0, 1] of the job's env steps."""
+        if self._settings.learning_rate_schedule == "linear":
+            return self._base_learning_rate * (1 - progress)
+        return self._base_learning_rate
+
+    def compute_gradient(self, rollout: Rollout) -> Losses:
+        """Write the gradient of the rollout's loss into `gradient`.
+
+            L = sum over valid rows of [-log pi(a) A - c_H H + c_V (R - V)^2] / number of valid rows
+            A = R - V, held constant in the first term; R as in `returns`
+
+        Returns:
+            The three terms.
+        """
+        settings, policy = self._settings, self.policy
+        num_rows = rollout.valid.size
+        activations = [layer[:-1].flatten(0, 1) for layer in rollout.activations]
+        values = rollout.values
+        if rollout.parameters_version != policy.parameters.version:
+            # The stored activations are those of other parameters than z.
+            fresh = policy.forward(activations)[1].numpy().reshape(rollout.valid.shape)
+            last = policy.forward([layer[-1] for layer in rollout.activations])[1].numpy()
+            values = np.concatenate([fresh, last[None]])
+        advantages = gae(
+            rollout.rewards, values, rollout.terminated, rollout.truncated, settings.gamma, settings.gae_lambda
+        )
+        device = policy.device
+        # Rows that only reset a simulator have weight 0; what they hold is arbitrary but finite.
+        weights = (rollout.valid / max(rollout.num_valid, 1)).astype(np.float32)
+        weight = torch.from_numpy(weights).view(num_rows).to(device)
+        advantage = torch.from_numpy(advantages).view(num_rows).to(device)
+        target = torch.from_numpy(advantages + values[:-1]).view(num_rows).to(device)
+        actions = torch.from_numpy(rollout.actions).flatten(0, 1).to(device)
+        terms = torch.zeros(3)
+
+        def loss(outputs: torch.Tensor, value: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+            log_prob, entropy = policy.actions.log_prob_and_entropy(outputs, free, actions)
+            policy_loss = -(weight * advantage * log_prob).sum()
+            value_loss = (weight * (target - value).square()).sum()
+            mean_entropy = (weight * entropy).sum()
+            torch.stack([policy_loss.detach(), value_loss.detach(), mean_entropy.detach()], out=terms)
+            return policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * mean_entropy
+
+        policy.backward(activations, loss)
+        return Losses(*terms.tolist())
+
+    def apply_gradient(self, learning_rate: float) -> float:
+        """Clip `gradient` by its norm and take one optimizer step on `z`.
+
+        The working copy is not refreshed: gossip, which follows, changes `z` again.
+
+        Returns:
+            The norm of the gradient before the clip.
+
+        Raises:
+            FloatingPointError: The gradient is not finite.
+        """
+        norm = float(torch.linalg.vector_norm(torch.from_numpy(self.gradient)))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the norm of the gradient is {norm}; the learning rate {learning_rate} may be too high")
+        # The small number is torch.nn.utils.clip_grad_norm_'s.
+        scale = min(1.0, self._settings.max_grad_norm / (norm + 1e-6))
+        self._optimizer.step(self.z, self.gradient, learning_rate, scale)
+        return norm
+
+    def refresh(self) -> None:
+        """Make the network compute with `z`; call after every change of it."""
+        self.policy.parameters.refresh()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return copies of everything that training changes: parameters, mean squares, random numbers."""
+        return {
+            "z": self.z.copy(),
+            "square_avg": self._optimizer.square_avg.copy(),
+            "generator": self.generator.get_state().numpy().copy(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            UserError: The state is that of another network.
+        """
+        if np.shape(state["z"]) != self.z.shape:
+            raise UserError(f"the checkpoint holds {np.size(state['z'])} parameters; this job's network has {self.z.size}")
+        self.z[:] = state["z"]
+        self._optimizer.square_avg[:] = state["square_avg"]
+        self.generator.set_state(torch.from_numpy(np.array(state["generator"], np.uint8)))
+        self.refresh()
+
+
+def resolve_device(name: str, local_rank: int = 0) -> str:
+    """Name the device to compute on.
+
+    Args:
+        name: auto, cpu or cuda; auto takes a GPU where there is one.
+        local_rank: Rank among those of this node, which share its GPUs in turn.
+
+    Raises:
+        UserError: There is no GPU.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("device is 'cuda', but torch finds no GPU here; must be 'cpu' or 'auto'")
+    if name == "cpu" or not available:
+        return "cpu"
+    return f"cuda:{local_rank % torch.cuda.device_count()}"
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """Name the precision to compute in: auto is bfloat16 where the device multiplies it fast, else float32."""
+    if name != "auto":
+        return name
+    fast = torch.cuda.is_bf16_supported(False) if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"

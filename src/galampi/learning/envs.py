@@ -1,0 +1,228 @@
+"""The simulators: any gymnasium environment as one vector with the same rules.
+
+Owns their creation, seeds, the check of actions and the record of what was chosen. Knows nothing of learning beyond
+the fact that a lost life may end a return.
+
+The rules: an episode's end is reported with its last observation; the step after it ignores its action and resets
+(gymnasium's NEXT_STEP autoreset). Rewards are the game's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+import psutil
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from galampi.errors import UserError
+from galampi.job import Environment
+
+gym.register_envs(ale_py)
+
+BYTES_PER_SIMULATOR = 4 << 20
+"""An upper estimate of what one simulator and its share of a rollout take."""
+MOST_SEED = 2**31 - 1
+"""The emulator's seeds are 32-bit integers."""
+
+
+class Step(NamedTuple):
+    """What B simulators answer to their actions.
+
+    Attributes:
+        observations: [B, ...] of the single observation space's dtype; the array is not used again by the simulators.
+        rewards: [B] float32, the game's own.
+        terminated: [B] bool, the episode ended.
+        truncated: [B] bool, the episode was cut.
+        life_lost: [B] bool, a life was lost and the return shall end there; the game goes on.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    life_lost: np.ndarray
+
+
+class Simulators:
+    """B simulators of one environment.
+
+    Attributes:
+        num_envs: B.
+        single_observation_space: Of one simulator.
+        single_action_space: Of one simulator.
+        is_atari: Whether these are Atari games.
+        description: What was chosen, for the record.
+    """
+
+    def __init__(
+        self, vector: VectorEnv, seed: int, is_atari: bool, life_ends_return: bool, settings: Mapping[str, str | int | float]
+    ) -> None:
+        self._vector = vector
+        self._seed = seed
+        self.num_envs = vector.num_envs
+        self.single_observation_space = vector.single_observation_space
+        self.single_action_space = vector.single_action_space
+        self.is_atari = is_atari
+        self._life_ends_return = life_ends_return
+        self._lives = np.zeros(self.num_envs, np.int64)
+        self.description: dict[str, str | int | float] = {
+            **settings,
+            "first_seed": seed,
+            "autoreset": "next step",
+            "life_loss_ends_return": int(life_ends_return),
+        }
+
+    def reset(self) -> np.ndarray:
+        """Start every simulator anew; simulator i with seed + i.
+
+        Returns:
+            Observations [B, ...].
+        """
+        observations, info = self._vector.reset(seed=self._seed)
+        self._lives = self._lives_of(info)
+        return observations
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Advance every simulator by one action.
+
+        Args:
+            actions: [B] int64, or [B, k] float32, which is clipped to the bounds of the action space.
+
+        Raises:
+            ValueError: An action lies outside the action space.
+        """
+        observations, rewards, terminated, truncated, info = self._vector.step(self._checked(actions))
+        lives = self._lives_of(info)
+        # A life lost in the step that ends the episode is no second end; the row that resets only ever gains lives.
+        life_lost = (lives < self._lives) & ~terminated & ~truncated & self._life_ends_return
+        self._lives = lives
+        return Step(observations, rewards.astype(np.float32), terminated, truncated, life_lost)
+
+    def close(self) -> None:
+        """End the simulators and their threads."""
+        self._vector.close()
+
+    def _lives_of(self, info: Mapping[str, np.ndarray]) -> np.ndarray:
+        return info["lives"] if self.is_atari else self._lives
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        space = self.single_action_space
+        if actions.shape != (self.num_envs, *space.shape):
+            raise ValueError(f"actions have shape {actions.shape}; must be {(self.num_envs, *space.shape)}")
+        if isinstance(space, gym.spaces.Box):
+            if not np.isfinite(actions).all():
+                raise ValueError(f"actions hold numbers that are not finite: {actions}")
+            return np.clip(actions, space.low, space.high)
+        # An action the emulator does not know would make it wait for ever.
+        least, most = int(space.start), int(space.start + space.n - 1)
+        if not np.issubdtype(actions.dtype, np.integer) or actions.min() < least or actions.max() > most:
+            raise ValueError(f"actions are {actions}; must be whole numbers from {least} to {most}")
+        return actions
+
+
+def make_simulators(
+    environment: Environment, *, seed: int, num_threads: int, life_ends_return: bool | Literal["auto"]
+) -> Simulators:
+    """Create the simulators of one rank.
+
+    Args:
+        environment: What to simulate.
+        seed: Seed of the first simulator; simulator i takes seed + i, so ranks need ranges apart.
+        num_threads: Threads of the emulator; the calling thread waits meanwhile. Only Atari has any.
+        life_ends_return: Whether to report lost lives; "auto" does for Atari. No other environment has lives.
+
+    Raises:
+        UserError: The id is unknown, its package is missing, its spaces are not supported, or memory does not suffice.
+    """
+    spec = _spec(environment.id)
+    if not 0 <= seed <= MOST_SEED - environment.num_envs:
+        raise UserError(f"seed: simulators would start at {seed}; must lie in [0, {MOST_SEED - environment.num_envs}]")
+    _require_memory(environment.num_envs)
+    is_atari = str(spec.entry_point).startswith("ale_py.")
+    settings: dict[str, str | int | float] = {"id": environment.id}
+    vector: VectorEnv
+    if is_atari:
+        if spec.namespace != "ALE":
+            raise UserError(f"environment.id is {environment.id!r}; Atari games must be named as 'ALE/{_game(spec)}-v5'")
+        atari = {
+            "max_num_frames_per_episode": environment.max_episode_frames,
+            "repeat_action_probability": environment.repeat_action_probability,
+            "full_action_space": environment.full_action_space,
+            "frameskip": environment.frame_skip,
+            "noop_max": environment.max_noops,
+            "num_threads": num_threads,
+            "img_height": 84,
+            "img_width": 84,
+            "grayscale": True,
+            "stack_num": 4,
+            "maxpool": True,
+            "use_fire_reset": True,
+            # Either flag for lives resets the whole game on a lost life; rewards are clipped by the learner, if at all.
+            "episodic_life": False,
+            "life_loss_info": False,
+            "reward_clipping": False,
+        }
+        vector = AtariVectorEnv(
+            spec.kwargs["game"], environment.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP, **atari
+        )
+        settings |= {"vector": "ale_py.vector_env.AtariVectorEnv"}
+        settings |= {key: int(value) if isinstance(value, bool) else value for key, value in atari.items()}
+    else:
+        vector = _sync_vector(environment)
+        settings |= {"vector": "gymnasium.vector.SyncVectorEnv"}
+    lives_count = is_atari if life_ends_return == "auto" else life_ends_return and is_atari
+    return Simulators(vector, seed, is_atari, lives_count, settings)
+
+
+def required_memory_bytes(num_envs: int) -> int:
+    """Estimate the memory that this many simulators and a rollout of theirs take."""
+    return num_envs * BYTES_PER_SIMULATOR
+
+
+def _require_memory(num_envs: int) -> None:
+    needed, available = required_memory_bytes(num_envs), psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"environment.num_envs is {num_envs}, which needs about {needed >> 20} MiB of memory; "
+            f"{available >> 20} MiB are free, enough for {available // BYTES_PER_SIMULATOR}"
+        )
+
+
+def _spec(environment_id: str) -> gym.envs.registration.EnvSpec:
+    try:
+        return gym.spec(environment_id)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise UserError(f"environment.id is {environment_id!r}; {_hint(environment_id, error)}") from None
+
+
+def _hint(environment_id: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"module {error.name!r} cannot be imported"
+    # Case and version are what is mostly wrong; Atari's old ids are never meant.
+    offered = [key for key, spec in gym.registry.items() if spec.namespace == "ALE" or "ale_py" not in str(spec.entry_point)]
+    folded = {key.lower(): key for key in offered}
+    near = [folded[key] for key in difflib.get_close_matches(environment_id.lower(), folded, n=3)]
+    return f"no such environment; nearest: {', '.join(near)}" if near else "no such environment"
+
+
+def _game(spec: gym.envs.registration.EnvSpec) -> str:
+    """Return the game's name as the ALE namespace writes it: SpaceInvaders for space_invaders."""
+    return "".join(word.capitalize() for word in re.split("_", spec.kwargs["game"]))
+
+
+def _sync_vector(environment: Environment) -> VectorEnv:
+    def make() -> gym.Env:
+        return gym.make(environment.id, disable_env_checker=True)
+
+    try:
+        return SyncVectorEnv([make] * environment.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except (gym.error.Error, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"environment.id is {environment.id!r}, which cannot be made: {reason}") from None

@@ -1,0 +1,95 @@
+"""The parameters: one flat float32 vector, and the copy of it that the network computes with.
+
+Owns the vector's layout, its initial value and its gradient. Knows nothing of what the parameters mean.
+The vector is all that other ranks, the optimizer and checkpoints ever see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tensor inside the flat vector.
+
+    Attributes:
+        shape: Shape, outputs first, as it lies in memory.
+        gain: Gain of the orthogonal initial value; 0 starts at zero.
+        low_precision: Whether the working copy may be of lower precision than float32.
+    """
+
+    shape: tuple[int, ...]
+    gain: float
+    low_precision: bool
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class FlatParameters:
+    """The flat vector `z`, its gradient, and a working copy cut into tensors.
+
+    `z` and `gradient` are host arrays, whatever the device: the optimizer, the gossip and the checkpoints work there.
+    The working copy lives on the device, in the precision asked for where a block permits it.
+
+    Attributes:
+        z: [P] float32. Whoever changes it calls `refresh` next.
+        gradient: [P] float32.
+        working: The working copy, one tensor a block.
+        version: Counts the calls of `refresh`.
+    """
+
+    def __init__(self, blocks: Sequence[Block], precision: torch.dtype, device: torch.device, seed: int) -> None:
+        # The working copy is one buffer for each precision: a refresh is then two casts, however many blocks there are.
+        if any(b.low_precision and not a.low_precision for a, b in zip(blocks, blocks[1:], strict=False)):
+            raise ValueError("low-precision blocks must come first")
+        self._num_low = sum(block.size for block in blocks if block.low_precision)
+        num_parameters = sum(block.size for block in blocks)
+        generator = torch.Generator().manual_seed(seed)
+        self._z = torch.cat([_initial_value(block, generator).flatten() for block in blocks])
+        self._gradient = torch.zeros(num_parameters)
+        self._low = torch.empty(self._num_low, dtype=precision, device=device)
+        self._full = torch.empty(num_parameters - self._num_low, device=device)
+        self.z: np.ndarray = self._z.numpy()
+        self.gradient: np.ndarray = self._gradient.numpy()
+        self.version = 0
+        self.working: list[torch.Tensor] = []
+        self._gradient_views: list[torch.Tensor] = []
+        start = 0
+        for block in blocks:
+            end = start + block.size
+            if block.low_precision:
+                flat = self._low[start:end]
+            else:
+                flat = self._full[start - self._num_low : end - self._num_low]
+            self.working.append(flat.view(block.shape))
+            self._gradient_views.append(self._gradient[start:end].view(block.shape))
+            start = end
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the working copy equal to `z`, rounded."""
+        self._low.copy_(self._z[: self._num_low])
+        self._full.copy_(self._z[self._num_low :])
+        self.version += 1
+
+    def set_gradient(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Write the gradients of the working tensors, in their order, into `gradient`."""
+        for view, gradient in zip(self._gradient_views, gradients, strict=True):
+            view.copy_(gradient)
+
+
+def _initial_value(block: Block, generator: torch.Generator) -> torch.Tensor:
+    if block.gain == 0:
+        return torch.zeros(block.shape)
+    weight = torch.empty(block.shape)
+    torch.nn.init.orthogonal_(weight, block.gain, generator)
+    return weight

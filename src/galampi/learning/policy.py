@@ -1,0 +1,304 @@
+"""The actor-critic network: a trunk of layers, a head for the policy and one for the value.
+
+Owns the architecture, its forward and backward pass and the two kinds of action. Knows nothing of rollouts.
+
+The backward pass of the trunk is written out because an actor-critic computes the activations of its batch while it
+acts: the policy does not change within a rollout, so training starts from the stored activations and needs no forward
+pass of its own. Images are `[N, height, width, channels]` throughout, the layout the processor's convolutions are
+fastest in; the flat vector holds a convolution's weight as `[out, height, width, in]` to match.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch.nn import functional
+
+from galampi.errors import UserError
+from galampi.job import Network
+from galampi.learning.parameters import Block, FlatParameters
+
+Tensor = torch.Tensor
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+CNN_CHANNELS = {"cnn": (32, 64, 64), "cnn-small": (32, 64, 32)}
+CNN_KERNELS_AND_STRIDES = ((8, 4), (4, 2), (3, 1))
+CNN_HIDDEN = 512
+MOST_CHANNELS = 16
+"""An image whose first axis is no longer than this, and shorter than its last, has its channels first."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without padding, followed by a rectifier.
+
+    Attributes:
+        weight_shape: out channels, kernel height, kernel width, in channels.
+        stride: In both directions.
+        output_shape: height, width, out channels.
+    """
+
+    weight_shape: tuple[int, int, int, int]
+    stride: int
+    output_shape: tuple[int, int, int]
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+        """Compute `out = relu(x * weight + bias)`; x: [N, h, w, in], out: [N, h', w', out channels]."""
+        y = functional.conv2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), bias, self.stride)
+        torch.clamp_min(y.permute(0, 2, 3, 1), 0, out=out)
+
+    def backward(
+        self, gradient: Tensor, x: Tensor, y: Tensor, weight: Tensor, needs_input: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Return the gradients of x (if needed), weight and bias; `y` is what forward wrote."""
+        gradient = torch.ops.aten.threshold_backward(gradient.view(y.shape), y, 0)
+        by_input, by_weight, by_bias = torch.ops.aten.convolution_backward(
+            gradient.permute(0, 3, 1, 2),
+            x.permute(0, 3, 1, 2),
+            weight.permute(0, 3, 1, 2),
+            [self.weight_shape[0]],
+            [self.stride, self.stride],
+            [0, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [needs_input, True, True],
+        )
+        return by_input.permute(0, 2, 3, 1) if needs_input else None, by_weight.permute(0, 2, 3, 1), by_bias
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A matrix multiplication, followed by a rectifier or a hyperbolic tangent.
+
+    Attributes:
+        weight_shape: out, in.
+        activation: "relu" or "tanh".
+        output_shape: out.
+    """
+
+    weight_shape: tuple[int, int]
+    activation: str
+    output_shape: tuple[int]
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+        """Compute `out = activation(x weight^T + bias)`; x: [N, ...] is flattened, out: [N, out]."""
+        y = functional.linear(x.flatten(1), weight, bias)
+        if self.activation == "relu":
+            torch.clamp_min(y, 0, out=out)
+        else:
+            torch.tanh(y, out=out)
+
+    def backward(
+        self, gradient: Tensor, x: Tensor, y: Tensor, weight: Tensor, needs_input: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Return the gradients of x (flattened, if needed), weight and bias; `y` is what forward wrote."""
+        if self.activation == "relu":
+            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        else:
+            gradient = torch.ops.aten.tanh_backward(gradient, y)
+        by_input = gradient @ weight if needs_input else None
+        return by_input, gradient.t() @ x.flatten(1), gradient.sum(0)
+
+
+class DiscreteActions:
+    """One of `n` actions, with probabilities softmax(outputs)."""
+
+    def __init__(self, space: gym.spaces.Discrete) -> None:
+        self.num_outputs = int(space.n)
+        self.num_free_parameters = 0
+        self._start = int(space.start)
+
+    def sample(self, outputs: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw actions [N] int64 for outputs [N, n] by the Gumbel-max rule: argmax_a (outputs_a - log E_a), E_a ~ Exp(1)."""
+        noise = torch.empty_like(outputs).exponential_(generator=generator).log_()
+        return (outputs - noise).argmax(-1).add_(self._start)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Return the most probable actions [N] int64."""
+        return outputs.argmax(-1).add_(self._start)
+
+    def log_prob_and_entropy(self, outputs: Tensor, free: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log pi(a) [N] and -sum_a pi(a) log pi(a) [N] for outputs [N, n] and actions [N]."""
+        log_probs = outputs.log_softmax(-1)
+        log_prob = log_probs.gather(-1, (actions - self._start).unsqueeze(-1)).squeeze(-1)
+        return log_prob, -(log_probs.exp() * log_probs).sum(-1)
+
+
+class GaussianActions:
+    """Vectors of independent normal numbers: mean from the network, log standard deviation a free parameter.
+
+    Not clipped here: the simulators clip what they are given to their bounds.
+    """
+
+    def __init__(self, space: gym.spaces.Box) -> None:
+        self.num_outputs = self.num_free_parameters = int(np.prod(space.shape))
+
+    def sample(self, outputs: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw actions [N, k] float32 for means [N, k] and log standard deviations [k]."""
+        return outputs + free.exp() * torch.randn(outputs.shape, generator=generator)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Return the most probable actions [N, k] float32."""
+        return outputs
+
+    def log_prob_and_entropy(self, outputs: Tensor, free: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density [N] and the differential entropy [N] for means [N, k] and actions [N, k]."""
+        log_two_pi = math.log(2 * math.pi)
+        standard = (actions - outputs) * (-free).exp()
+        log_prob = (-0.5 * (standard.square() + log_two_pi) - free).sum(-1)
+        return log_prob, (0.5 * (1 + log_two_pi) + free).sum().expand(len(outputs))
+
+
+class Policy:
+    """Policy and value of one network over a flat parameter vector.
+
+    Attributes:
+        parameters: The vector.
+        actions: How outputs of the policy head become actions.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self.actions = _actions(action_space)
+        self.device, self.precision = device, precision
+        self._image, self._channels_first, self._input_shape = _input_layout(observation_space, network.kind)
+        self._scale = 1 / 255 if observation_space.dtype == np.uint8 else 1.0
+        self._layers = _layers(network, self._input_shape, self._image)
+        gain = math.sqrt(2)
+        blocks = []
+        for layer in self._layers:
+            blocks += [Block(layer.weight_shape, gain, True), Block(layer.weight_shape[:1], 0, True)]
+        # The heads stay float32: they are small, and log probabilities rounded to 8 bits would be noise in every gradient.
+        width = self._layers[-1].output_shape[0] if self._layers else int(np.prod(self._input_shape))
+        blocks += [Block((self.actions.num_outputs, width), 0.01, False), Block((self.actions.num_outputs,), 0, False)]
+        blocks += [Block((1, width), 1.0, False), Block((1,), 0, False)]
+        blocks += [Block((self.actions.num_free_parameters,), 0, False)]
+        self.parameters = FlatParameters(blocks, precision, device, seed)
+
+    def new_activations(self, *batch_shape: int) -> list[Tensor]:
+        """Allocate what `forward` fills: the network's input, then the output of every layer of the trunk."""
+        shapes = [self._input_shape, *(layer.output_shape for layer in self._layers)]
+        return [torch.zeros(*batch_shape, *shape, dtype=self.precision, device=self.device) for shape in shapes]
+
+    def encode(self, observations: np.ndarray, out: Tensor) -> None:
+        """Write observations [N, ...] of the simulators as network input [N, ...]: channels last, bytes as [0, 1]."""
+        tensor = torch.from_numpy(observations).to(self.device, non_blocking=True)
+        if self._channels_first:
+            # Moving the channels as bytes and casting after is twice as fast as both at once.
+            tensor = tensor.permute(0, 2, 3, 1).contiguous()
+        out.copy_(tensor.view(out.shape))
+        if self._scale != 1:
+            out.mul_(self._scale)
+
+    @torch.no_grad()
+    def forward(self, activations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Fill the activations [N, ...] after the first, the input.
+
+        Returns:
+            Outputs of the policy head [N, outputs] and values [N], both float32 on the host.
+        """
+        weights = self.parameters.working
+        for k, layer in enumerate(self._layers):
+            layer.forward(activations[k], weights[2 * k], weights[2 * k + 1], activations[k + 1])
+        outputs, values = self._heads(activations[-1].float(), weights[2 * len(self._layers) :])
+        return outputs.cpu(), values.cpu()
+
+    def backward(self, activations: Sequence[Tensor], loss: LossFunction) -> None:
+        """Write the gradient of a loss of the heads' outputs into the parameters' gradient.
+
+        Args:
+            activations: [N, ...] as `forward` filled them.
+            loss: Takes outputs [N, outputs], values [N] and the actions' free parameters, on the device; returns a scalar.
+        """
+        num_layers = len(self._layers)
+        weights = self.parameters.working
+        features = activations[-1].float().requires_grad_()
+        head = [weight.detach().requires_grad_() for weight in weights[2 * num_layers :]]
+        gradient, *head_gradients = torch.autograd.grad(
+            loss(*self._heads(features, head), head[-1]), [features, *head], materialize_grads=True
+        )
+        gradients: list[Tensor] = []
+        flowing: Tensor | None = gradient.to(self.precision)
+        with torch.no_grad():
+            for k in reversed(range(num_layers)):
+                assert flowing is not None
+                flowing, by_weight, by_bias = self._layers[k].backward(
+                    flowing, activations[k], activations[k + 1], weights[2 * k], needs_input=k > 0
+                )
+                gradients = [by_weight, by_bias, *gradients]
+        self.parameters.set_gradient([*gradients, *head_gradients])
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> np.ndarray:
+        """Draw actions, [N] int64 or [N, k] float32, for outputs [N, outputs] on the host."""
+        return self.actions.sample(outputs, self._free.cpu(), generator).numpy()
+
+    @property
+    def _free(self) -> Tensor:
+        return self.parameters.working[-1]
+
+    def _heads(self, features: Tensor, head: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        policy_weight, policy_bias, value_weight, value_bias, _ = head
+        features = features.flatten(1)
+        outputs = functional.linear(features, policy_weight, policy_bias)
+        return outputs, functional.linear(features, value_weight, value_bias).squeeze(-1)
+
+
+def _actions(space: gym.Space) -> DiscreteActions | GaussianActions:
+    if isinstance(space, gym.spaces.Discrete):
+        return DiscreteActions(space)
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
+        return GaussianActions(space)
+    raise UserError(f"environment.id: action space {space} is not supported; must be Discrete or a vector Box of numbers")
+
+
+def _input_layout(space: gym.Space, kind: str) -> tuple[bool, bool, tuple[int, ...]]:
+    """Return whether the input is an image, whether its channels come first, and the network's input shape."""
+    if not isinstance(space, gym.spaces.Box) or not space.shape:
+        raise UserError(f"environment.id: observation space {space} is not supported; must be a Box")
+    looks_like_image = space.dtype == np.uint8 and len(space.shape) == 3
+    if kind == "mlp" or (kind == "auto" and not looks_like_image):
+        return False, False, (math.prod(space.shape),)
+    if not looks_like_image:
+        raise UserError(
+            f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' unless they are bytes of three axes"
+        )
+    channels_first = space.shape[0] <= MOST_CHANNELS and space.shape[0] < space.shape[2]
+    shape = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
+    return True, channels_first, shape
+
+
+def _layers(network: Network, input_shape: tuple[int, ...], image: bool) -> tuple[Convolution | Dense, ...]:
+    layers: list[Convolution | Dense] = []
+    if not image:
+        for width in network.hidden_sizes:
+            layers.append(Dense((width, input_shape[0]), "tanh", (width,)))
+            input_shape = (width,)
+        return tuple(layers)
+    shape = input_shape
+    channels = CNN_CHANNELS["cnn" if network.kind == "auto" else network.kind]
+    for out, (kernel, stride) in zip(channels, CNN_KERNELS_AND_STRIDES, strict=True):
+        height, width = ((side - kernel) // stride + 1 for side in shape[:2])
+        if min(height, width) < 1:
+            raise UserError(
+                f"environment.id: images of {input_shape[0]} x {input_shape[1]} are too small for the network;"
+                " must be 36 x 36 at least, or set network.kind to 'mlp'"
+            )
+        layers.append(Convolution((out, kernel, kernel, shape[2]), stride, (height, width, out)))
+        shape = (height, width, out)
+    layers.append(Dense((CNN_HIDDEN, math.prod(shape)), "relu", (CNN_HIDDEN,)))
+    return tuple(layers)
