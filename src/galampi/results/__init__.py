@@ -1,7 +1,7 @@
 """The files of a run: writing them, reading them, checkpoints.
 
-This wing knows h5py and numpy. It knows neither MPI nor torch, and imports pandas and xarray only in the methods
-that return their objects, so that a command on a login node starts at once.
+This wing knows h5py and numpy. It knows neither MPI nor torch, and imports pandas and xarray only in the
+methods that return their objects, so that a command on a login node starts at once.
 """
 
 from galampi.results.checkpoint import load_checkpoint, save_checkpoint

@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 
 from galampi.errors import ResultsError
-from galampi.results.files import open_for_reading, replacing
+from galampi.results.files import reading, replacing
 from galampi.results.schema import CHECKPOINT_FORMAT
 
 State = Mapping[str, Any]
-"""A nested dictionary. Its leaves are numpy arrays and scalars (numbers, booleans), int of any size, float, bool, str."""
+"""A nested dictionary of numpy arrays and scalars (numbers, booleans), int of any size, float, bool, str."""
 
 _KIND = "python_type"
 
@@ -43,14 +43,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ResultsError: The file is missing, truncated, foreign or of a newer schema.
     """
     try:
-        file = open_for_reading(path, CHECKPOINT_FORMAT)
+        with reading(path, CHECKPOINT_FORMAT) as file:
+            return _read(file["state"])
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: no such checkpoint") from error
-    with file:
-        try:
-            return _read(file["state"])
-        except (OSError, KeyError, RuntimeError) as error:
-            raise ResultsError(f"{path}: a damaged checkpoint: {error}") from error
 
 
 def _write(group: h5py.Group, state: State) -> None:

@@ -1,7 +1,7 @@
 """Open and replace HDF5 files so that no crash leaves half of one.
 
-Knows h5py and the file system, not what the files hold beyond the two root attributes every file has: `format` and
-`schema_version`.
+Knows h5py and the file system, not what the files hold beyond the two root attributes every file has:
+`format` and `schema_version`.
 """
 
 import os
@@ -25,7 +25,8 @@ def partial_name(path: Path) -> Path:
 
 def create(path: Path, file_format: str) -> h5py.File:
     """Create an HDF5 file that says what it is, over whatever lies at `path`."""
-    # Every file has one writer and appears by rename, so locks guard nothing; some cluster file systems refuse them.
+    # Every file has one writer and appears by rename, so locks guard nothing; some cluster file systems
+    # refuse them.
     file = h5py.File(path, "w", libver=LIBVER, locking=False)
     file.attrs["format"] = file_format
     file.attrs["schema_version"] = SCHEMA_VERSION
@@ -42,8 +43,8 @@ def move_into_place(path: Path) -> None:
 def replacing(path: Path, file_format: str) -> Iterator[h5py.File]:
     """Write a new file that takes the place of `path` in one step once it is complete and on the disk.
 
-    Whenever the process is killed, `path` is the old file or the new one, never a mixture. If the body raises, the
-    old file stays.
+    Whenever the process is killed, `path` is the old file or the new one, never a mixture. If the body
+    raises, the old file stays.
     """
     with create(partial_name(path), file_format) as file:
         yield file
@@ -65,16 +66,13 @@ def open_for_reading(path: Path, file_format: str) -> h5py.File:
     if not path.exists():
         raise FileNotFoundError(path)
     try:
+        file = _open(path)
+    except OSError:
+        # Between look and open the writer may have closed the file, or a resume replaced it: look again.
         try:
-            # A file that is being written, or whose writer was killed, opens in this mode only.
-            file = h5py.File(path, "r", swmr=True, libver="latest", locking=False)
-        except (OSError, ValueError):
-            # A file that h5repack or the like rewrote in an older format opens in this mode only.
-            file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise ResultsError(
-            f"{path}: not a readable HDF5 file (truncated or foreign): {_one_line(error)}"
-        ) from error
+            file = _open(path)
+        except OSError as error:
+            raise ResultsError(f"{path}: no HDF5 file, or a truncated one: {_one_line(error)}") from error
     found = file.attrs.get("format")
     version = file.attrs.get("schema_version")
     if found != file_format or version is None:
@@ -83,9 +81,24 @@ def open_for_reading(path: Path, file_format: str) -> h5py.File:
     if version > SCHEMA_VERSION:
         file.close()
         raise ResultsError(
-            f"{path}: schema_version is {version}; this galampi reads up to {SCHEMA_VERSION}, a newer one wrote the file"
+            f"{path}: schema_version is {version}, of a newer galampi; this one reads up to {SCHEMA_VERSION}"
         )
     return file
+
+
+@contextmanager
+def reading(path: Path, file_format: str) -> Iterator[h5py.File]:
+    """Open a file of a run for the reads in the body, and say in one line if it is damaged.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ResultsError: As `open_for_reading`, or what the body reads is missing or damaged.
+    """
+    with open_for_reading(path, file_format) as file:
+        try:
+            yield file
+        except (OSError, RuntimeError, KeyError) as error:
+            raise ResultsError(f"{path}: damaged: {_one_line(error)}") from error
 
 
 def _sync(path: Path) -> None:
@@ -95,6 +108,20 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> h5py.File:
+    # A file that is being written, or whose writer was killed, opens with swmr=True only. But in that mode
+    # HDF5 does not notice that a file is truncated and reads zeros, so it is for such files alone.
+    return h5py.File(path, "r", swmr=_is_open_for_writing(path), locking=False)
+
+
+def _is_open_for_writing(path: Path) -> bool:
+    """Whether the superblock says that a writer has, or had when it was killed, the file open."""
+    with path.open("rb") as stream:
+        start = stream.read(12)
+    # HDF5 File Format Specification, superblock version 3: the file consistency flags are byte 11.
+    return len(start) == 12 and start[8] == 3 and bool(start[11])
 
 
 def _one_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Read a run: finished, being written at this moment, or killed.
 
-Files are open only while something is read from them, so that a notebook can open them otherwise at the same time.
+Files are open only while something is read from them, so that a notebook can open them otherwise at the same
+time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.errors import ResultsError
-from galampi.results.files import open_for_reading
+from galampi.results.files import reading
 from galampi.results.schema import (
     EPISODES,
     JOB_FILE_NAME,
@@ -27,6 +28,7 @@ from galampi.results.schema import (
     TableSchema,
     rank_file_name,
 )
+from galampi.results.sketch import relative_error
 
 if TYPE_CHECKING:
     import pandas
@@ -38,8 +40,8 @@ TableName = Literal["updates", "episodes", "sketches", "restarts"]
 def open_run(path: Path | str) -> "Run":
     """Open the run in a directory.
 
-    What is returned is a picture of the moment: it holds the rows that were committed then. Open the run again to
-    see newer ones.
+    What is returned is a picture of the moment: it holds the rows that were committed then. Open the run
+    again to see newer ones.
 
     Args:
         path: The directory of the run, or its `job.h5`.
@@ -110,21 +112,20 @@ class Table(Mapping[str, NDArray[Any]]):
                 for column in chosen
             }
         try:
-            file = open_for_reading(self.path, RANK_FORMAT)
+            with reading(self.path, RANK_FORMAT) as file:
+                group = file[self.schema.name]
+                if group[NUM_ROWS][()] < self.num_rows:
+                    raise ResultsError(
+                        f"{self.path}: was resumed from a checkpoint since the run was opened; open it again"
+                    )
+                return {
+                    column.name: group[column.name].asstr()[rows]
+                    if column.dtype == "string"
+                    else group[column.name][rows]
+                    for column in chosen
+                }
         except FileNotFoundError as error:
             raise ResultsError(f"{self.path}: was removed since the run was opened") from error
-        with file:
-            group = file[self.schema.name]
-            if group[NUM_ROWS][()] < self.num_rows:
-                raise ResultsError(
-                    f"{self.path}: was resumed from a checkpoint since the run was opened; open it again"
-                )
-            return {
-                column.name: group[column.name].asstr()[rows]
-                if column.dtype == "string"
-                else group[column.name][rows]
-                for column in chosen
-            }
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Read all into a data frame; the values of a sketch become columns `value_0`, `value_1`, ..."""
@@ -139,7 +140,7 @@ class Table(Mapping[str, NDArray[Any]]):
         return pandas.DataFrame(columns)
 
     def to_xarray(self) -> "xarray.Dataset":
-        """Read all into a dataset along the table's dimension, with `units` and `description` as attributes."""
+        """Read all into a dataset along the table's dimension, with units and descriptions as attributes."""
         import xarray
 
         values = self.read()
@@ -164,18 +165,19 @@ class RankFile:
         self.exists = True
         """Whether the rank had begun to write."""
         self.attributes: dict[str, Any] = {}
-        file = None
         try:
-            file = open_for_reading(path, RANK_FORMAT)
-            self.attributes = _attributes(file)
+            with reading(path, RANK_FORMAT) as file:
+                self.attributes = _attributes(file)
+                self._open_tables(file)
         except FileNotFoundError:
             self.exists = False
-        self.updates = Table(path, UPDATES, file)
-        self.episodes = Table(path, EPISODES, file)
-        self.sketches = Table(path, SKETCH, file)
-        self.restarts = Table(path, RESTARTS, file)
-        if file is not None:
-            file.close()
+            self._open_tables(None)
+
+    def _open_tables(self, file: h5py.File | None) -> None:
+        self.updates = Table(self.path, UPDATES, file)
+        self.episodes = Table(self.path, EPISODES, file)
+        self.sketches = Table(self.path, SKETCH, file)
+        self.restarts = Table(self.path, RESTARTS, file)
 
     def table(self, name: TableName) -> Table:
         """Return one of the four tables by its name."""
@@ -194,13 +196,14 @@ class Run:
         """Read `job.h5` and the lengths of all tables in the directory `out`.
 
         Raises:
-            ResultsError: `out` holds no file of a run, or one that is truncated, foreign or of a newer schema.
+            ResultsError: `out` holds no file of a run, or one that is truncated, foreign or of a newer
+                schema.
         """
         self.path = out
         self.attributes: dict[str, Any] = {}
         """Root attributes of `job.h5`; empty if there is none."""
         try:
-            with open_for_reading(out / JOB_FILE_NAME, JOB_FORMAT) as file:
+            with reading(out / JOB_FILE_NAME, JOB_FORMAT) as file:
                 self.attributes = _attributes(file)
         except FileNotFoundError as error:
             if not _find_ranks(out):
@@ -254,8 +257,8 @@ class Run:
     def to_xarray(self, table: TableName = "updates") -> "xarray.Dataset":
         """Read one table of all ranks into one dataset with a dimension `rank` in front.
 
-        Ranks are joined by the table's own dimension (`update`, `episode`, ...). Where a rank has no such row there
-        is NaN, and integers become floating-point numbers.
+        Ranks are joined by the table's own dimension (`update`, `episode`, ...). Where a rank has no such row
+        there is NaN, and integers become floating-point numbers.
         """
         import pandas
         import xarray
@@ -268,15 +271,15 @@ class Run:
     def consensus_distance(self, align: Literal["time", "update"] = "time") -> "ConsensusDistance":
         """Estimate from the sketches how far each rank's parameters are from the mean of all ranks.
 
-        For every moment m and rank i, ||S(z_i) - mean_j S(z_j)||, which is ||z_i - mean_j z_j|| with the error that
-        `Sketch` states, for the sketch is linear.
+        For every moment m and rank i, ||S(z_i) - mean_j S(z_j)||, which is ||z_i - mean_j z_j|| with the
+        error that `Sketch` states, for the sketch is linear.
 
         Args:
-            align: `time` takes the moments at which rank 0 was sketched, as far as all ranks have sketches before
-                and after them, and interpolates the other ranks' sketches linearly between the two. What a rank
-                moves to and fro between two of its sketches is not seen. `update` takes the updates after which
-                every rank was sketched, whenever each of them was; without error of time where ranks are in step,
-                as with allreduce, and meaningless where some are slower.
+            align: `time` takes the moments at which rank 0 was sketched, as far as all ranks have sketches
+                before and after them, and interpolates the other ranks' sketches linearly between the two.
+                What a rank moves to and fro between two of its sketches is not seen. `update` takes the
+                updates after which every rank was sketched, whenever each of them was; without error of time
+                where ranks are in step, as with allreduce, and meaningless where some are slower.
 
         Raises:
             ResultsError: A rank has no sketches.
@@ -308,7 +311,7 @@ class Run:
             to_mean[row] = np.linalg.norm(sketches - sketches.mean(axis=0), axis=1)
             norm[row] = np.linalg.norm(sketches, axis=1)
         size = tables[0]["value"].shape[1]
-        return ConsensusDistance(at, to_mean, norm, relative_error=float(1 / np.sqrt(2 * size)))
+        return ConsensusDistance(at, to_mean, norm, relative_error=relative_error(size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,10 +332,9 @@ def _interpolate(moment: float, at: NDArray[Any], values: NDArray[np.float32]) -
     """The sketch at a moment within `at`, linear between its neighbours."""
     after = int(np.searchsorted(at, moment))
     if at[after] == moment:
-        return values[after].astype(np.float64)
+        return np.asarray(values[after], np.float64)
     share = (moment - at[after - 1]) / (at[after] - at[after - 1])
-    before = values[after - 1].astype(np.float64)
-    return before + share * (values[after] - before)
+    return np.asarray((1 - share) * values[after - 1].astype(np.float64) + share * values[after], np.float64)
 
 
 def _find_ranks(out: Path) -> list[int]:

@@ -1,21 +1,21 @@
 """What the files of a run hold: every table and column, with type, unit and meaning.
 
-This module is the only place where names, types and units are written down; writer, reader and the golden test
-follow it. A change here that takes away, renames or redefines anything needs a new `SCHEMA_VERSION`.
+This module is the only place where names, types and units are written down; writer, reader and the golden
+test follow it. A change here that takes away, renames or redefines anything needs a new `SCHEMA_VERSION`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 1
-"""Version of the layout; stands in the root attributes of every file. Grows only when an old reader would be wrong."""
+"""Version of the layout, in the root of every file. It grows only when an old reader would be wrong."""
 
 JOB_FORMAT = "galampi job"
 RANK_FORMAT = "galampi rank"
 CHECKPOINT_FORMAT = "galampi checkpoint"
 
 NUM_ROWS = "num_rows"
-"""Scalar int64 in every table: the rows that are committed. What lies beyond it is a write that never finished."""
+"""Scalar int64 in every table: the rows that are committed. Beyond them lies a write that never finished."""
 
 STATUSES = ("running", "finished", "stopped", "failed")
 """What the `status` of a job file can say."""
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """One group of a rank file: columns of the same length, the first of them the dimension scale of the rows."""
+    """One group of a rank file: columns of one length, the first of them the dimension scale of the rows."""
 
     name: str
     description: str

@@ -1,7 +1,7 @@
 """Count-sketches: a few numbers from which distances between long vectors can be read.
 
-The hash is a pure function of the index and of constants that never change, so that sketches made by different
-ranks, runs and versions can be compared.
+The hash is a pure function of the index and of constants that never change, so that sketches made by
+different ranks, runs and versions can be compared.
 """
 
 import math
@@ -24,15 +24,16 @@ class Sketch:
 
         S(z)[b] = sum over i with h(i) = b of s(i) z[i].
 
-    S is linear, so S(z) - S(z') is the sketch of z - z'. For d = z - z' the squared norm of S(d) has mean ||d||^2 and
-    variance 2 / size * (||d||_2^4 - ||d||_4^4) over random h and s: all products of two different components vanish
-    in the mean unless they are paired with themselves, and two indices share a bucket with probability 1 / size.
-    The norm of S(d) therefore is the norm of d with a relative standard error of at most about
+    S is linear, so S(z) - S(z') is the sketch of z - z'. For d = z - z' the squared norm of S(d) has mean
+    ||d||^2 and variance 2 / size * (||d||_2^4 - ||d||_4^4) over random h and s: all products of two different
+    components vanish in the mean unless they are paired with themselves, and two indices share a bucket with
+    probability 1 / size. The norm of S(d) therefore is the norm of d with a relative standard error of at
+    most about
 
         sqrt(2 / size) / 2 = 1 / sqrt(2 size)        (2.2 % at size 1024)
 
-    for any d whose mass is spread over many more than one component, as that of parameters is. Sketches are stored in
-    float32, as parameters are: distances below 1e-6 ||z|| are rounding.
+    for any d whose mass is spread over many more than one component, as that of parameters is. Sketches are
+    stored in float32, as parameters are: distances below 1e-6 ||z|| are rounding.
     """
 
     def __init__(self, size: int, num_parameters: int) -> None:
@@ -61,13 +62,18 @@ class Sketch:
         """
         if z.shape != (self.num_parameters,):
             raise ValueError(f"shape of z is {z.shape}; must be ({self.num_parameters},)")
-        sums = np.bincount(self._slots, weights=z, minlength=2 * self.size)
+        sums = np.asarray(np.bincount(self._slots, weights=z, minlength=2 * self.size), np.float64)
         return sums[: self.size] - sums[self.size :]
 
     @property
     def relative_error(self) -> float:
-        """Relative standard error of a distance between two sketches, 1 / sqrt(2 size)."""
-        return 1 / math.sqrt(2 * self.size)
+        """Relative standard error of a distance between two sketches."""
+        return relative_error(self.size)
+
+
+def relative_error(size: int) -> float:
+    """Relative standard error of a distance between two sketches of some size, 1 / sqrt(2 size)."""
+    return 1 / math.sqrt(2 * size)
 
 
 def _hash(size: int, num_parameters: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -78,7 +84,7 @@ def _hash(size: int, num_parameters: int) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix the bits of each state (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)."""
+    """Mix the bits of each state (Steele, Lea, Flood, "Fast splittable pseudorandom ...", OOPSLA 2014)."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,8 +1,8 @@
 """Write the files of a run: `job.h5` by rank 0, and one results file by each rank.
 
-A rank file is written in HDF5's single-writer-multiple-reader mode from the moment it has its name. Rows are buffered
-in memory; `RankWriter.flush` writes the rows first and the number of rows last. That number is the commit: a reader
-never looks past it, so a process killed between the two leaves nothing torn.
+A rank file is written in HDF5's single-writer-multiple-reader mode from the moment it has its name. Rows are
+buffered in memory; `RankWriter.flush` writes the rows first and the number of rows last. That number is the
+commit: a reader never looks past it, so a process killed between the two leaves nothing torn.
 """
 
 import os
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from galampi.errors import ResultsError
 from galampi.results import sketch as sketching
-from galampi.results.files import create, move_into_place, open_for_reading, partial_name, replacing
+from galampi.results.files import create, move_into_place, open_for_reading, partial_name, reading, replacing
 from galampi.results.schema import (
     COMPONENT,
     EPISODES,
@@ -78,7 +78,7 @@ class JobFile:
             raise ValueError(f"status is {status!r}; must be one of {', '.join(STATUSES)}")
         path = out / JOB_FILE_NAME
         try:
-            with open_for_reading(path, JOB_FORMAT) as file:
+            with reading(path, JOB_FORMAT) as file:
                 old = dict(file.attrs)
         except FileNotFoundError as error:
             raise ResultsError(f"{path}: no such file") from error
@@ -110,8 +110,8 @@ class Restart:
 class RankWriter:
     """The results file of one rank.
 
-    The file appears under its name complete with all its (empty or copied) tables; until then it is being made
-    beside it as `NAME.part`.
+    The file appears under its name complete with all its (empty or copied) tables; until then it is being
+    made beside it as `NAME.part`.
     """
 
     def __init__(
@@ -127,8 +127,9 @@ class RankWriter:
     ) -> None:
         """Start a new file, or resume the one at `path`.
 
-        To resume is to copy the rows up to `resume_at` into a fresh file that takes the old one's place: a file whose
-        writer was killed cannot be opened for writing again. Until the new file is complete the old one stays.
+        To resume is to copy the rows up to `resume_at` into a fresh file that takes the old one's place: a
+        file whose writer was killed cannot be opened for writing again. Until the new file is complete the
+        old one stays.
 
         Args:
             path: The file, `OUT/rank-0000.h5`. Its folder is created.
@@ -140,8 +141,8 @@ class RankWriter:
             restart: What to record of the resume; given exactly if `resume_at` is.
 
         Raises:
-            ResultsError: A new file would replace one; or the file to resume is missing, damaged, holds fewer rows
-                than `resume_at`, or was written with another thinning or sketch.
+            ResultsError: A new file would replace one; or the file to resume is missing, damaged, holds fewer
+                rows than `resume_at`, or was written with another thinning or sketch.
         """
         if (resume_at is None) != (restart is None):
             raise ValueError("resume_at and restart belong together")
@@ -295,8 +296,7 @@ class RankWriter:
                     self._file.attrs[name] = value
             if old.attrs["thinning"] != self.thinning:
                 raise ResultsError(
-                    f"{self.path}: thinning is {old.attrs['thinning']}, the job now asks for {self.thinning}; "
-                    "one file has one thinning"
+                    f"{self.path}: thinning is {old.attrs['thinning']}, the job now asks for {self.thinning}"
                 )
             lengths = zip((UPDATES, EPISODES, SKETCH), position, strict=True)
             for table, (schema, num_rows) in zip(
