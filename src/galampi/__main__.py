@@ -1,0 +1,46 @@
+"""Entry: run the command, and end the whole job when one rank fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from galampi.cli import run
+from galampi.errors import UserError
+
+
+# Set by Hydra (MPICH), by Open MPI's mpirun, by PMIx, and by srun.
+_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+def main() -> int:
+    """Run the command of this process and return its exit code."""
+    # Known before MPI starts, so that a mistake is reported once and not once for each rank.
+    rank = next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+    try:
+        return run(sys.argv[1:])
+    except UserError as error:
+        if rank == 0:
+            print(f"galampi: {error}", file=sys.stderr)
+        return 2
+    except SystemExit:
+        raise
+    except BaseException:
+        _fail(rank)
+        return 1
+
+
+def _fail(rank: int) -> None:
+    """Print this rank's traceback, and end the ranks that would wait for it for ever."""
+    text = traceback.format_exc()
+    print("\n".join(f"[rank {rank}] {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
+    if "mpi4py.MPI" in sys.modules:
+        from mpi4py import MPI
+
+        if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1:
+            MPI.COMM_WORLD.Abort(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The one progress display of a job, on rank 0: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_LINE_PERIOD_S = 10.0
+_LIVE_PERIOD_S = 0.5
+
+
+class Display:
+    """Shows how far a job is."""
+
+    def __init__(self, total_env_steps: int, env_steps: int) -> None:
+        """Show nothing yet.
+
+        Args:
+            total_env_steps: Budget of the job.
+            env_steps: Steps that were taken before this start.
+        """
+        terminal = _launcher_terminal()
+        self._live: Progress | None = None
+        self._due_s = 0.0
+        self._total = total_env_steps
+        self._before = env_steps
+        self._started_s = time.monotonic()
+        if terminal is not None:
+            console = Console(force_terminal=True, width=terminal.columns)
+            self._live = Progress(
+                TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps"),
+                BarColumn(bar_width=None),
+                TaskProgressColumn(),
+                TextColumn("{task.description}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+                refresh_per_second=2,
+                # The ranks' output passes through the launcher, which a redirection here would bypass.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._live.add_task("", total=total_env_steps, completed=env_steps)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to show something new."""
+        return time.monotonic() >= self._due_s
+
+    def update(self, env_steps: int, mean_return: float) -> None:
+        """Show the steps of all ranks known here, and the mean return of this rank's last episodes."""
+        now = time.monotonic()
+        first = self._due_s == 0.0
+        self._due_s = now + (_LIVE_PERIOD_S if self._live is not None else _LINE_PERIOD_S)
+        if first:
+            return
+        rate = (env_steps - self._before) / (now - self._started_s)
+        shown_return = "-" if mean_return != mean_return else f"{mean_return:.1f}"
+        if self._live is not None:
+            text = f"{rate:,.0f} steps/s  return {shown_return}"
+            self._live.update(self._task, completed=min(env_steps, self._total), description=text)
+            return
+        left_s = max(0.0, self._total - env_steps) / max(rate, 1e-9)
+        print(
+            f"{env_steps:,} / {self._total:,} steps  {env_steps / self._total:.0%}  {rate:,.0f} steps/s  "
+            f"return {shown_return}  left {time.strftime('%H:%M:%S', time.gmtime(left_s))}",
+            flush=True,
+        )
+
+
+def _launcher_terminal() -> os.terminal_size | None:
+    """Return the size of the terminal this job's output ends on, or None if it is no terminal.
+
+    Under mpirun rank 0 writes to a pipe or a pseudo-terminal of the launcher's, so what counts is where the output
+    of the topmost launcher above it goes.
+    """
+    if os.environ.get("TERM") == "dumb":
+        return None
+    output = sys.stdout.fileno() if hasattr(sys.stdout, "fileno") else -1
+    under_launcher = any(name in os.environ for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"))
+    if not under_launcher:
+        return os.get_terminal_size(output) if os.isatty(output) else None
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            name = stat[stat.index("(") + 1 : stat.rindex(")")]
+            if name in ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "orterun"):
+                with open(f"/proc/{pid}/fd/1", "wb", buffering=0) as target:
+                    return os.get_terminal_size(target.fileno()) if target.isatty() else None
+            pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+        except OSError:
+            return None
+    return None

@@ -1,0 +1,90 @@
+"""Where this rank runs: the ranks it was started with, the node they share, its cores and so its threads.
+
+Also the two ways ranks speak with one voice before training: a launcher that started strangers is refused, and an
+error on one rank is raised on all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mpi4py import MPI
+
+from galampi.errors import UserError
+
+# Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun.
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+
+def refuse_singletons(comm: MPI.Intracomm) -> None:
+    """Refuse to be one of several processes that do not know of each other. Local.
+
+    Raises:
+        UserError: The launcher started several processes, and MPI sees one.
+    """
+    for name in _SIZES:
+        size = os.environ.get(name, "1")
+        if comm.size == 1 and size.isdigit() and int(size) > 1:
+            library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip()
+            raise UserError(
+                f"{name} is {size}, yet MPI sees 1 rank: the launcher does not belong to the MPI library in use "
+                f"({library}); use that library's own mpirun, or srun with the --mpi type it speaks"
+            )
+
+
+@contextmanager
+def together(comm: MPI.Intracomm) -> Iterator[None]:
+    """Raise on every rank the first UserError that any rank raises inside. Collective over comm."""
+    mistake: str | None = None
+    try:
+        yield
+    except UserError as error:
+        mistake = str(error)
+    for line in comm.allgather(mistake):
+        if line is not None:
+            raise UserError(line)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a rank runs.
+
+    Attributes:
+        hostname: Name of the node.
+        rank_on_node: Number of this rank among those there.
+        cpus: Cores this rank may use.
+        num_sharing: Ranks on the node whose cores overlap with this rank's, itself among them.
+        num_threads: Threads for torch and for the emulators; they take turns, so each gets all of them.
+    """
+
+    hostname: str
+    rank_on_node: int
+    cpus: frozenset[int]
+    num_sharing: int
+    num_threads: int
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        cores = f"{len(self.cpus)} core{'s' * (len(self.cpus) > 1)}"
+        shared = f" shared by {self.num_sharing} ranks" if self.num_sharing > 1 else ""
+        threads = f"{self.num_threads} thread{'s' * (self.num_threads > 1)}"
+        return f"{self.hostname}: {cores}{shared}, {threads} for torch and for the emulators"
+
+
+def place(comm: MPI.Intracomm) -> Placement:
+    """Find where this rank runs and how many threads it may use. Collective over comm."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    cpus = frozenset(os.sched_getaffinity(0))
+    all_cpus = node.allgather(cpus)
+    num_sharing = sum(not cpus.isdisjoint(other) for other in all_cpus)
+    placement = Placement(
+        hostname=MPI.Get_processor_name(),
+        rank_on_node=node.rank,
+        cpus=cpus,
+        num_sharing=num_sharing,
+        num_threads=max(1, len(cpus) // num_sharing),
+    )
+    node.Free()
+    return placement
