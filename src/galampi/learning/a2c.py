@@ -159,9 +159,9 @@ class Learner:
         norm = float(torch.linalg.vector_norm(torch.from_numpy(self.gradient)))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the norm of the gradient is {norm}; the learning rate {learning_rate} may be too high")
-        # The small number is torch.nn.utils.clip_grad_norm_'s.
-        scale = min(1.0, self._settings.max_grad_norm / (norm + 1e-6))
-        self._optimizer.step(self.z, self.gradient, learning_rate, scale)
+        if norm > self._settings.max_grad_norm:
+            self.gradient *= np.float32(self._settings.max_grad_norm / norm)
+        self._optimizer.step(self.z, self.gradient, learning_rate)
         return norm
 
     def refresh(self) -> None:

@@ -1,0 +1,51 @@
+"""RMSprop in both forms: by hand, against torch, and against the formula of TensorFlow's kernel."""
+
+import numpy as np
+import pytest
+import torch
+from galampi.learning.optimizer import RMSprop
+
+
+def test_torch_form_by_hand():
+    optimizer = RMSprop(2, "rmsprop", alpha=0.75, epsilon=0.5)
+    z = np.array([1.0, 1.0], np.float32)
+    # s = 0.25 * 16 = 4, root 2;  s = 0.25 * 4 = 1, root 1
+    optimizer.step(z, np.array([4.0, -2.0], np.float32), learning_rate=0.5)
+    np.testing.assert_allclose(optimizer.square_avg, [4, 1])
+    np.testing.assert_allclose(z, [1 - 0.5 * 4 / 2.5, 1 + 0.5 * 2 / 1.5], rtol=1e-6)
+
+
+def test_tensorflow_form_by_hand():
+    optimizer = RMSprop(2, "rmsprop-tf", alpha=0.75, epsilon=0.25)
+    z = np.array([1.0, 1.0], np.float32)
+    # s = 0.75 * 1 + 0.25 * 12 = 3.75, + 0.25 = 4, root 2;  s = 0.75 * 1 + 0.25 * 0 = 0.75, + 0.25 = 1
+    optimizer.step(z, np.array([np.sqrt(12), 0.0], np.float32), learning_rate=0.5)
+    np.testing.assert_allclose(optimizer.square_avg, [3.75, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(z, [1 - 0.5 * np.sqrt(12) / 2, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.9, 0.99, 0.99999])
+def test_torch_form_is_torch_rmsprop(alpha):
+    rng = np.random.default_rng(0)
+    num_parameters = 1003
+    z = rng.normal(size=num_parameters).astype(np.float32)
+    expected = torch.nn.Parameter(torch.from_numpy(z.copy()))
+    reference = torch.optim.RMSprop([expected], lr=0.01, alpha=alpha, eps=1e-5)
+    optimizer = RMSprop(num_parameters, "rmsprop", alpha=alpha, epsilon=1e-5)
+    for _ in range(20):
+        gradient = (rng.normal(size=num_parameters) * 10.0 ** rng.uniform(-8, 2, num_parameters)).astype(np.float32)
+        expected.grad = torch.from_numpy(gradient.copy())
+        reference.step()
+        optimizer.step(z, gradient, learning_rate=0.01)
+    np.testing.assert_allclose(z, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(optimizer.square_avg, reference.state[expected]["square_avg"], rtol=1e-5)
+
+
+def test_a_learning_rate_may_change_between_steps():
+    z = np.zeros(4, np.float32)
+    gradient = np.ones(4, np.float32)
+    optimizer = RMSprop(4, "rmsprop", alpha=0.5, epsilon=1e-5)
+    optimizer.step(z, gradient, learning_rate=1.0)
+    first = z.copy()
+    optimizer.step(z, gradient, learning_rate=0.0)
+    np.testing.assert_array_equal(z, first)
