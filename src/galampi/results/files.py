@@ -73,16 +73,11 @@ def open_for_reading(path: Path, file_format: str) -> h5py.File:
             file = _open(path)
         except OSError as error:
             raise ResultsError(f"{path}: no HDF5 file, or a truncated one: {_one_line(error)}") from error
-    found = file.attrs.get("format")
-    version = file.attrs.get("schema_version")
-    if found != file_format or version is None:
+    try:
+        _check(file, path, file_format)
+    except BaseException:
         file.close()
-        raise ResultsError(f"{path}: format is {found!r}; must be {file_format!r}")
-    if version > SCHEMA_VERSION:
-        file.close()
-        raise ResultsError(
-            f"{path}: schema_version is {version}, of a newer galampi; this one reads up to {SCHEMA_VERSION}"
-        )
+        raise
     return file
 
 
@@ -108,6 +103,21 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check(file: h5py.File, path: Path, file_format: str) -> None:
+    """Raise ResultsError unless a file says it has the format and a version that can be read."""
+    try:
+        found = file.attrs.get("format")
+        version = file.attrs.get("schema_version")
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ResultsError(f"{path}: damaged: {_one_line(error)}") from error
+    if found != file_format or version is None:
+        raise ResultsError(f"{path}: format is {found!r}; must be {file_format!r}")
+    if version > SCHEMA_VERSION:
+        raise ResultsError(
+            f"{path}: schema_version is {version}, of a newer galampi; this one reads up to {SCHEMA_VERSION}"
+        )
 
 
 def _open(path: Path) -> h5py.File:

@@ -1,4 +1,4 @@
-"""Rows whose every column follows from the update, so that a torn one shows; and writers that are to be killed.
+"""Rows whose every column follows from the update, so that a torn one shows; and writers to be killed.
 
 Run as a script: `rank_rows.py endless FILE` or `rank_rows.py resume FILE CALL`.
 """

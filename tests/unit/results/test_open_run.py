@@ -1,0 +1,208 @@
+"""A run as its readers see it: `job.h5`, its links, and what may be missing."""
+
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import rank_rows
+from rank_rows import SKETCH, write_row
+
+from galampi.errors import ResultsError
+from galampi.results import JobFile, RankWriter, Sketch, open_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make a run of three ranks of which the last has not begun to write."""
+    attributes = {"job_toml": 'name = "é"\n', "argv": ["galampi", "train"], "seed": 1}
+    JobFile.create(tmp_path, attributes, num_ranks=3)
+    for rank in range(2):
+        with RankWriter(tmp_path / f"rank-{rank:04d}.h5", rank=rank, sketch=SKETCH) as writer:
+            for update in range(1, 6 + rank):
+                write_row(writer, update)
+    return tmp_path
+
+
+def test_job_file(run):
+    opened = open_run(run)
+    assert opened.status == "running"
+    assert opened.job_toml == 'name = "é"\n'
+    assert opened.num_ranks == 3
+    assert opened.attributes["argv"] == ["galampi", "train"]
+    assert opened.attributes["seed"] == 1
+    assert opened.attributes["schema_version"] == 1
+    assert open_run(run / "job.h5").attributes == open_run(str(run)).attributes == opened.attributes
+
+
+def test_status_changes_and_all_else_stays(run):
+    before = open_run(run).attributes
+    JobFile.set_status(run, "finished", wall_s=1.5)
+    after = open_run(run)
+    assert after.status == "finished"
+    assert after.attributes == {**before, "status": "finished", "wall_s": 1.5}
+    assert after.ranks[0].updates.num_rows == 5
+    with h5py.File(run / "job.h5") as file:
+        assert file["ranks/0001/updates/update"].shape == (6,)
+    with pytest.raises(ValueError, match="must be one of running, finished, stopped, failed"):
+        JobFile.set_status(run, "done")
+
+
+def test_status_of_a_run_without_job_file(tmp_path):
+    with pytest.raises(ResultsError, match="no such file"):
+        JobFile.set_status(tmp_path, "finished")
+
+
+def test_external_links_open_with_plain_h5py(run):
+    JobFile.set_status(run, "finished")
+    with h5py.File(run / "job.h5") as file:
+        np.testing.assert_array_equal(file["ranks/0000/updates/weight"], np.arange(1, 6))
+        assert file["ranks/0001"].attrs["rank"] == 1
+        assert list(file["ranks"]) == ["0000", "0001", "0002"]
+        with pytest.raises(KeyError):
+            file["ranks/0002"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_external_links_to_a_file_that_is_being_written(tmp_path, killed):
+    JobFile.create(tmp_path, {}, num_ranks=1)
+    command = [sys.executable, rank_rows.__file__, "endless", tmp_path / "rank-0000.h5"]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        if killed:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        with h5py.File(tmp_path / "job.h5", swmr=True) as file:
+            updates = file["ranks/0000/updates"]
+            num_rows = updates["num_rows"][()]
+            assert num_rows >= 3
+            np.testing.assert_array_equal(updates["weight"][:num_rows], np.arange(1, num_rows + 1))
+    finally:
+        writer.kill()
+        writer.communicate()
+
+
+def test_rank_file_that_does_not_exist_yet(run):
+    rank = open_run(run).ranks[2]
+    assert not rank.exists
+    assert rank.updates.num_rows == 0
+    assert rank.updates["weight"].shape == (0,)
+    assert rank.updates["weight"].dtype == np.float64
+    assert rank.sketches["value"].shape == (0, 0)
+    assert rank.restarts["reason"].shape == (0,)
+    assert rank.attributes == {}
+    assert [file.exists for file in open_run(run).ranks] == [True, True, False]
+
+
+def test_run_without_job_file(run):
+    (run / "job.h5").unlink()
+    opened = open_run(run)
+    assert opened.status == "unknown"
+    assert opened.num_ranks == 2
+    assert opened.attributes == {}
+    assert opened.ranks[1].updates.num_rows == 6
+    with pytest.raises(ResultsError, match=r"job\.h5: missing"):
+        _ = opened.job_toml
+
+
+def test_no_run_at_all(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(ResultsError, match="no run here"):
+            open_run(path)
+
+
+def set_schema_version(path, version):
+    """Pretend another version of galampi wrote a file."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema_version"] = version
+
+
+def test_newer_schema(run):
+    set_schema_version(run / "rank-0001.h5", 2)
+    with pytest.raises(ResultsError, match=r"rank-0001\.h5: schema_version is 2, of a newer galampi"):
+        _ = open_run(run).ranks
+    set_schema_version(run / "job.h5", 2)
+    with pytest.raises(ResultsError, match=r"job\.h5: schema_version is 2, of a newer galampi"):
+        open_run(run)
+
+
+def test_truncated_rank_file(run):
+    path = run / "rank-0000.h5"
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(ResultsError, match=r"rank-0000\.h5: no HDF5 file, or a truncated one") as failure:
+        _ = open_run(run).ranks
+    assert "\n" not in str(failure.value)
+
+
+def test_resumed_or_removed_since_it_was_opened(run):
+    opened = open_run(run)
+    assert opened.ranks[0].updates.num_rows == opened.ranks[1].updates.num_rows - 1
+    (run / "rank-0001.h5").unlink()
+    with pytest.raises(ResultsError, match="was removed"):
+        _ = opened.ranks[1].updates["weight"]
+    with RankWriter(run / "rank-0001.h5", rank=1) as writer:
+        write = opened.ranks[0].updates.read(start=-1)
+        writer.write_update(**{name: values[0].item() for name, values in write.items()})
+    with pytest.raises(ResultsError, match="was resumed"):
+        _ = opened.ranks[1].updates["weight"]
+
+
+def test_files_are_not_kept_open(run):
+    opened = open_run(run)
+    _ = opened.ranks[0].updates["weight"]
+    with h5py.File(run / "rank-0000.h5", "r+") as file:
+        file.attrs["mine"] = 1
+
+
+def write_sketches(out, rank, sketch, times, states):
+    """Write a rank file with these sketches of z, one every ten updates."""
+    with RankWriter(out / f"rank-{rank:04d}.h5", rank=rank, sketch=sketch) as writer:
+        for index, (time_s, z) in enumerate(zip(times, states, strict=True)):
+            writer.write_sketch(10 * index, time_s, sketch(z))
+
+
+def test_consensus_distance_against_the_exact_one(tmp_path):
+    rng = np.random.default_rng(3)
+    num_parameters = 5000
+    start, direction = rng.standard_normal((2, num_parameters))
+    offsets = 0.1 * rng.standard_normal((3, num_parameters))
+    sketch = Sketch(1024, num_parameters)
+    # All ranks move along one line of time, but are sketched at different moments.
+    times = [np.arange(0.0, 10.0), np.arange(0.5, 11.0), np.arange(-0.3, 20.0, 2.0)]
+    for rank in range(3):
+        states = [start + offsets[rank] + direction * time_s for time_s in times[rank]]
+        write_sketches(tmp_path, rank, sketch, times[rank], states)
+    exact = np.linalg.norm(offsets - offsets.mean(axis=0), axis=1)
+    found = open_run(tmp_path).consensus_distance()
+    np.testing.assert_array_equal(found.at, np.arange(1.0, 10.0))
+    assert found.relative_error == sketch.relative_error
+    np.testing.assert_allclose(found.to_mean, np.tile(exact, (9, 1)), rtol=5 * sketch.relative_error)
+    norms = [[np.linalg.norm(start + each + direction * time_s) for each in offsets] for time_s in found.at]
+    np.testing.assert_allclose(found.norm, norms, rtol=5 * sketch.relative_error)
+
+
+def test_consensus_distance_by_update(tmp_path):
+    sketch = Sketch(64, 300)
+    z = np.random.default_rng(4).standard_normal((4, 300))
+    # In step, but by clocks that differ: by update the distance is zero exactly.
+    write_sketches(tmp_path, 0, sketch, [0.0, 1.0, 2.0, 3.0], z)
+    write_sketches(tmp_path, 1, sketch, [0.1, 1.1, 2.1], z[:3])
+    found = open_run(tmp_path).consensus_distance(align="update")
+    assert found.at.tolist() == [0, 10, 20]
+    assert (found.to_mean == 0).all()
+    assert (open_run(tmp_path).consensus_distance().to_mean > 0).all()
+
+
+def test_consensus_distance_needs_sketches(run):
+    with pytest.raises(ResultsError, match=r"rank-0002\.h5: holds no sketches"):
+        open_run(run).consensus_distance()
+
+
+def test_the_wing_starts_fast():
+    slow = {"torch", "mpi4py", "pandas", "xarray", "scipy"}
+    code = f"import sys, galampi.results; print(sorted({slow} & sys.modules.keys()))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
