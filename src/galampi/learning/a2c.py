@@ -1,7 +1,7 @@
 """Advantage actor-critic: the loss, its gradient, the step.
 
-Owns the learner: its network, optimizer and random numbers. Knows nothing of other ranks, which may change the
-parameters between two updates.
+Owns the learner: its network, optimizer and random numbers. Knows nothing of other ranks, which may change
+the parameters between two updates.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Learner:
     def __init__(
         self,
         job: Job,
-        observation_space: gym.Space,
-        action_space: gym.Space,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         *,
         total_simulators: int,
         seed: int,
@@ -91,7 +91,9 @@ class Learner:
         )
         self.z = self.policy.parameters.z
         self.gradient = self.policy.parameters.gradient
-        self._optimizer = RMSprop(len(self.z), settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon)
+        self._optimizer = RMSprop(
+            len(self.z), settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon
+        )
         self._base_learning_rate = settings.learning_rate
         if settings.learning_rate_scaling == "sqrt":
             self._base_learning_rate *= math.sqrt(total_simulators / REFERENCE_SIMULATORS)
@@ -123,7 +125,12 @@ class Learner:
             last = policy.forward([layer[-1] for layer in rollout.activations])[1].numpy()
             values = np.concatenate([fresh, last[None]])
         advantages = gae(
-            rollout.rewards, values, rollout.terminated, rollout.truncated, settings.gamma, settings.gae_lambda
+            rollout.rewards,
+            values,
+            rollout.terminated,
+            rollout.truncated,
+            settings.gamma,
+            settings.gae_lambda,
         )
         device = policy.device
         # Rows that only reset a simulator have weight 0; what they hold is arbitrary but finite.
@@ -140,7 +147,8 @@ class Learner:
             value_loss = (weight * (target - value).square()).sum()
             mean_entropy = (weight * entropy).sum()
             torch.stack([policy_loss.detach(), value_loss.detach(), mean_entropy.detach()], out=terms)
-            return policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * mean_entropy
+            weighted_value_loss = settings.value_coefficient * value_loss
+            return policy_loss + weighted_value_loss - settings.entropy_coefficient * mean_entropy
 
         policy.backward(activations, loss)
         return Losses(*terms.tolist())
@@ -158,7 +166,9 @@ class Learner:
         """
         norm = float(torch.linalg.vector_norm(torch.from_numpy(self.gradient)))
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the norm of the gradient is {norm}; the learning rate {learning_rate} may be too high")
+            raise FloatingPointError(
+                f"the norm of the gradient is {norm}; is the learning rate {learning_rate} too high?"
+            )
         if norm > self._settings.max_grad_norm:
             self.gradient *= np.float32(self._settings.max_grad_norm / norm)
         self._optimizer.step(self.z, self.gradient, learning_rate)
@@ -183,7 +193,8 @@ class Learner:
             UserError: The state is that of another network.
         """
         if np.shape(state["z"]) != self.z.shape:
-            raise UserError(f"the checkpoint holds {np.size(state['z'])} parameters; this job's network has {self.z.size}")
+            stored = np.size(state["z"])
+            raise UserError(f"the checkpoint holds {stored} parameters; this job's network has {self.z.size}")
         self.z[:] = state["z"]
         self._optimizer.square_avg[:] = state["square_avg"]
         self.generator.set_state(torch.from_numpy(np.array(state["generator"], np.uint8)))
@@ -209,8 +220,11 @@ def resolve_device(name: str, local_rank: int = 0) -> str:
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """Name the precision to compute in: auto is bfloat16 where the device multiplies it fast, else float32."""
+    """Name the precision to compute in; auto: bfloat16 where the device multiplies it fast, else float32."""
     if name != "auto":
         return name
-    fast = torch.cuda.is_bf16_supported(False) if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
+    if device.startswith("cuda"):
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if fast else "float32"

@@ -1,18 +1,18 @@
 """The simulators: any gymnasium environment as one vector with the same rules.
 
-Owns their creation, seeds, the check of actions and the record of what was chosen. Knows nothing of learning beyond
-the fact that a lost life may end a return.
+Owns their creation, seeds, the check of actions and the record of what was chosen. Knows nothing of learning
+beyond the fact that a lost life may end a return.
 
-The rules: an episode's end is reported with its last observation; the step after it ignores its action and resets
-(gymnasium's NEXT_STEP autoreset). Rewards are the game's own.
+The rules: an episode's end is reported with its last observation; the step after it ignores its action and
+resets (gymnasium's NEXT_STEP autoreset). Rewards are the game's own.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
+import importlib
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ale_py
 import gymnasium as gym
@@ -26,8 +26,8 @@ from galampi.job import Environment
 
 gym.register_envs(ale_py)
 
-BYTES_PER_SIMULATOR = 4 << 20
-"""An upper estimate of what one simulator and its share of a rollout take."""
+ATARI_BYTES = 2 << 20
+"""What one emulator takes, its frames included."""
 MOST_SEED = 2**31 - 1
 """The emulator's seeds are 32-bit integers."""
 
@@ -36,7 +36,8 @@ class Step(NamedTuple):
     """What B simulators answer to their actions.
 
     Attributes:
-        observations: [B, ...] of the single observation space's dtype; the array is not used again by the simulators.
+        observations: [B, ...] of the single observation space's dtype; the array is not used again by the
+            simulators.
         rewards: [B] float32, the game's own.
         terminated: [B] bool, the episode ended.
         truncated: [B] bool, the episode was cut.
@@ -62,7 +63,13 @@ class Simulators:
     """
 
     def __init__(
-        self, vector: VectorEnv, seed: int, is_atari: bool, life_ends_return: bool, settings: Mapping[str, str | int | float]
+        self,
+        vector: VectorEnv,
+        *,
+        seed: int,
+        is_atari: bool,
+        life_ends_return: bool,
+        settings: Mapping[str, str | int | float],
     ) -> None:
         self._vector = vector
         self._seed = seed
@@ -75,7 +82,6 @@ class Simulators:
         self.description: dict[str, str | int | float] = {
             **settings,
             "first_seed": seed,
-            "autoreset": "next step",
             "life_loss_ends_return": int(life_ends_return),
         }
 
@@ -85,6 +91,7 @@ class Simulators:
         Returns:
             Observations [B, ...].
         """
+        observations: np.ndarray
         observations, info = self._vector.reset(seed=self._seed)
         self._lives = self._lives_of(info)
         return observations
@@ -100,7 +107,8 @@ class Simulators:
         """
         observations, rewards, terminated, truncated, info = self._vector.step(self._checked(actions))
         lives = self._lives_of(info)
-        # A life lost in the step that ends the episode is no second end; the row that resets only ever gains lives.
+        # A life lost in the step that ends the episode is no second end; the row that resets only ever gains
+        # lives.
         life_lost = (lives < self._lives) & ~terminated & ~truncated & self._life_ends_return
         self._lives = lives
         return Step(observations, rewards.astype(np.float32), terminated, truncated, life_lost)
@@ -110,16 +118,20 @@ class Simulators:
         self._vector.close()
 
     def _lives_of(self, info: Mapping[str, np.ndarray]) -> np.ndarray:
-        return info["lives"] if self.is_atari else self._lives
+        lives: np.ndarray = info["lives"] if self.is_atari else self._lives
+        return lives
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         space = self.single_action_space
-        if actions.shape != (self.num_envs, *space.shape):
-            raise ValueError(f"actions have shape {actions.shape}; must be {(self.num_envs, *space.shape)}")
+        shape = (self.num_envs, *(space.shape or ()))
+        if actions.shape != shape:
+            raise ValueError(f"actions have shape {actions.shape}; must be {shape}")
         if isinstance(space, gym.spaces.Box):
             if not np.isfinite(actions).all():
                 raise ValueError(f"actions hold numbers that are not finite: {actions}")
-            return np.clip(actions, space.low, space.high)
+            clipped: np.ndarray = np.clip(actions, space.low, space.high)
+            return clipped
+        assert isinstance(space, gym.spaces.Discrete)
         # An action the emulator does not know would make it wait for ever.
         least, most = int(space.start), int(space.start + space.n - 1)
         if not np.issubdtype(actions.dtype, np.integer) or actions.min() < least or actions.max() > most:
@@ -139,19 +151,22 @@ def make_simulators(
         life_ends_return: Whether to report lost lives; "auto" does for Atari. No other environment has lives.
 
     Raises:
-        UserError: The id is unknown, its package is missing, its spaces are not supported, or memory does not suffice.
+        UserError: The id is unknown, its package is missing, or memory does not suffice.
     """
     spec = _spec(environment.id)
     if not 0 <= seed <= MOST_SEED - environment.num_envs:
-        raise UserError(f"seed: simulators would start at {seed}; must lie in [0, {MOST_SEED - environment.num_envs}]")
-    _require_memory(environment.num_envs)
+        most = MOST_SEED - environment.num_envs
+        raise UserError(f"seed: the first simulator's would be {seed}; must lie in [0, {most}]")
     is_atari = str(spec.entry_point).startswith("ale_py.")
     settings: dict[str, str | int | float] = {"id": environment.id}
     vector: VectorEnv
     if is_atari:
         if spec.namespace != "ALE":
-            raise UserError(f"environment.id is {environment.id!r}; Atari games must be named as 'ALE/{_game(spec)}-v5'")
-        atari = {
+            raise UserError(
+                f"environment.id is {environment.id!r}; must be 'ALE/{_game(spec)}-v5' for this game"
+            )
+        require_memory(environment.num_envs * ATARI_BYTES, f"environment.num_envs is {environment.num_envs}")
+        atari: dict[str, Any] = {
             "max_num_frames_per_episode": environment.max_episode_frames,
             "repeat_action_probability": environment.repeat_action_probability,
             "full_action_space": environment.full_action_space,
@@ -164,40 +179,43 @@ def make_simulators(
             "stack_num": 4,
             "maxpool": True,
             "use_fire_reset": True,
-            # Either flag for lives resets the whole game on a lost life; rewards are clipped by the learner, if at all.
+            "autoreset_mode": "NextStep",
+            # Either flag for lives resets the whole game on a lost life; the learner clips rewards, if at
+            # all.
             "episodic_life": False,
             "life_loss_info": False,
             "reward_clipping": False,
         }
-        vector = AtariVectorEnv(
-            spec.kwargs["game"], environment.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP, **atari
-        )
+        vector = AtariVectorEnv(spec.kwargs["game"], environment.num_envs, **atari)
         settings |= {"vector": "ale_py.vector_env.AtariVectorEnv"}
         settings |= {key: int(value) if isinstance(value, bool) else value for key, value in atari.items()}
     else:
         vector = _sync_vector(environment)
-        settings |= {"vector": "gymnasium.vector.SyncVectorEnv"}
+        settings |= {"vector": "gymnasium.vector.SyncVectorEnv", "autoreset_mode": "NextStep"}
     lives_count = is_atari if life_ends_return == "auto" else life_ends_return and is_atari
-    return Simulators(vector, seed, is_atari, lives_count, settings)
+    return Simulators(vector, seed=seed, is_atari=is_atari, life_ends_return=lives_count, settings=settings)
 
 
-def required_memory_bytes(num_envs: int) -> int:
-    """Estimate the memory that this many simulators and a rollout of theirs take."""
-    return num_envs * BYTES_PER_SIMULATOR
+def require_memory(needed_bytes: int, keys: str) -> None:
+    """Refuse what this machine's free memory cannot hold; `keys` names the settings that ask for it.
 
-
-def _require_memory(num_envs: int) -> None:
-    needed, available = required_memory_bytes(num_envs), psutil.virtual_memory().available
-    if needed > available:
+    Raises:
+        UserError: It does not fit.
+    """
+    free_bytes = psutil.virtual_memory().available
+    if needed_bytes > free_bytes:
         raise UserError(
-            f"environment.num_envs is {num_envs}, which needs about {needed >> 20} MiB of memory; "
-            f"{available >> 20} MiB are free, enough for {available // BYTES_PER_SIMULATOR}"
+            f"{keys}: needs about {needed_bytes >> 20} MiB of memory; {free_bytes >> 20} MiB are free"
         )
 
 
 def _spec(environment_id: str) -> gym.envs.registration.EnvSpec:
+    # As in gymnasium, "module:id" imports the module that registers the environment.
+    module, _, registered_id = environment_id.rpartition(":")
     try:
-        return gym.spec(environment_id)
+        if module:
+            importlib.import_module(module)
+        return gym.spec(registered_id)
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise UserError(f"environment.id is {environment_id!r}; {_hint(environment_id, error)}") from None
 
@@ -206,7 +224,11 @@ def _hint(environment_id: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"module {error.name!r} cannot be imported"
     # Case and version are what is mostly wrong; Atari's old ids are never meant.
-    offered = [key for key, spec in gym.registry.items() if spec.namespace == "ALE" or "ale_py" not in str(spec.entry_point)]
+    offered = [
+        key
+        for key, spec in gym.registry.items()
+        if spec.namespace == "ALE" or not str(spec.entry_point).startswith("ale_py.")
+    ]
     folded = {key.lower(): key for key in offered}
     near = [folded[key] for key in difflib.get_close_matches(environment_id.lower(), folded, n=3)]
     return f"no such environment; nearest: {', '.join(near)}" if near else "no such environment"
@@ -214,7 +236,7 @@ def _hint(environment_id: str, error: Exception) -> str:
 
 def _game(spec: gym.envs.registration.EnvSpec) -> str:
     """Return the game's name as the ALE namespace writes it: SpaceInvaders for space_invaders."""
-    return "".join(word.capitalize() for word in re.split("_", spec.kwargs["game"]))
+    return "".join(word.capitalize() for word in spec.kwargs["game"].split("_"))
 
 
 def _sync_vector(environment: Environment) -> VectorEnv:

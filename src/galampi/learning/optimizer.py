@@ -14,7 +14,8 @@ class RMSprop:
 
         s <- alpha s + (1 - alpha) g^2
         rmsprop:     z <- z - learning_rate g / (sqrt(s) + epsilon)     s starts at 0, as torch.optim.RMSprop
-        rmsprop-tf:  z <- z - learning_rate g / sqrt(s + epsilon)       s starts at 1, as tf.train.RMSPropOptimizer
+        rmsprop-tf:  z <- z - learning_rate g / sqrt(s + epsilon)       s starts at 1, as
+        tf.train.RMSPropOptimizer
 
     Attributes:
         square_avg: [P] float32, the mean square s.
@@ -36,8 +37,9 @@ class RMSprop:
             torch.add(square_avg, self._epsilon, out=self._scratch).sqrt_()
             parameters.addcdiv_(g, self._scratch, value=-learning_rate)
             return
-        # Adam without momentum, at a step count that leaves no bias to correct, is RMSprop; and torch has Adam, alone
-        # among its optimizers of this kind, as one pass over memory: 0.9 ms where the five passes of the formula take 4.
+        # Adam without momentum, at a step count that leaves no bias to correct, is RMSprop; and torch has
+        # Adam, alone among its optimizers of this kind, as one pass over memory: 0.9 ms where the five passes
+        # of the formula take 4.
         torch._fused_adam_(
             [parameters],
             [g],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ class Block:
 class FlatParameters:
     """The flat vector `z`, its gradient, and a working copy cut into tensors.
 
-    `z` and `gradient` are host arrays, whatever the device: the optimizer, the gossip and the checkpoints work there.
-    The working copy lives on the device, in the precision asked for where a block permits it.
+    `z` and `gradient` are host arrays, whatever the device: the optimizer, the gossip and the checkpoints
+    work there. The working copy lives on the device, in the precision asked for where a block permits it.
 
     Attributes:
         z: [P] float32. Whoever changes it calls `refresh` next.
@@ -47,9 +48,12 @@ class FlatParameters:
         version: Counts the calls of `refresh`.
     """
 
-    def __init__(self, blocks: Sequence[Block], precision: torch.dtype, device: torch.device, seed: int) -> None:
-        # The working copy is one buffer for each precision: a refresh is then two casts, however many blocks there are.
-        if any(b.low_precision and not a.low_precision for a, b in zip(blocks, blocks[1:], strict=False)):
+    def __init__(
+        self, blocks: Sequence[Block], precision: torch.dtype, device: torch.device, seed: int
+    ) -> None:
+        # The working copy is one buffer for each precision: a refresh is then two casts, however many blocks
+        # there are.
+        if any(b.low_precision and not a.low_precision for a, b in pairwise(blocks)):
             raise ValueError("low-precision blocks must come first")
         self._num_low = sum(block.size for block in blocks if block.low_precision)
         num_parameters = sum(block.size for block in blocks)

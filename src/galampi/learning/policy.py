@@ -2,10 +2,11 @@
 
 Owns the architecture, its forward and backward pass and the two kinds of action. Knows nothing of rollouts.
 
-The backward pass of the trunk is written out because an actor-critic computes the activations of its batch while it
-acts: the policy does not change within a rollout, so training starts from the stored activations and needs no forward
-pass of its own. Images are `[N, height, width, channels]` throughout, the layout the processor's convolutions are
-fastest in; the flat vector holds a convolution's weight as `[out, height, width, in]` to match.
+The backward pass of the trunk is written out because an actor-critic computes the activations of its batch
+while it acts: the policy does not change within a rollout, so training starts from the stored activations and
+needs no forward pass of its own. Images are `[N, height, width, channels]` throughout, the layout the
+processor's convolutions are fastest in; the flat vector holds a convolution's weight as `[out, height, width,
+in]` to match.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -116,7 +118,7 @@ class DiscreteActions:
         self._start = int(space.start)
 
     def sample(self, outputs: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions [N] int64 for outputs [N, n] by the Gumbel-max rule: argmax_a (outputs_a - log E_a), E_a ~ Exp(1)."""
+        """Draw actions [N] int64 for outputs [N, n] as argmax_a (outputs_a - log E_a), E_a ~ Exp(1)."""
         noise = torch.empty_like(outputs).exponential_(generator=generator).log_()
         return (outputs - noise).argmax(-1).add_(self._start)
 
@@ -167,8 +169,8 @@ class Policy:
     def __init__(
         self,
         network: Network,
-        observation_space: gym.Space,
-        action_space: gym.Space,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         *,
         seed: int,
         device: torch.device,
@@ -179,24 +181,34 @@ class Policy:
         self._image, self._channels_first, self._input_shape = _input_layout(observation_space, network.kind)
         self._scale = 1 / 255 if observation_space.dtype == np.uint8 else 1.0
         self._layers = _layers(network, self._input_shape, self._image)
+        self._activation_shapes = [self._input_shape, *(layer.output_shape for layer in self._layers)]
         gain = math.sqrt(2)
         blocks = []
         for layer in self._layers:
             blocks += [Block(layer.weight_shape, gain, True), Block(layer.weight_shape[:1], 0, True)]
-        # The heads stay float32: they are small, and log probabilities rounded to 8 bits would be noise in every gradient.
+        # The heads stay float32: they are small, and rounding log probabilities to 8 bits would blur every
+        # gradient.
         width = self._layers[-1].output_shape[0] if self._layers else int(np.prod(self._input_shape))
-        blocks += [Block((self.actions.num_outputs, width), 0.01, False), Block((self.actions.num_outputs,), 0, False)]
+        num_outputs = self.actions.num_outputs
+        blocks += [Block((num_outputs, width), 0.01, False), Block((num_outputs,), 0, False)]
         blocks += [Block((1, width), 1.0, False), Block((1,), 0, False)]
         blocks += [Block((self.actions.num_free_parameters,), 0, False)]
         self.parameters = FlatParameters(blocks, precision, device, seed)
 
     def new_activations(self, *batch_shape: int) -> list[Tensor]:
         """Allocate what `forward` fills: the network's input, then the output of every layer of the trunk."""
-        shapes = [self._input_shape, *(layer.output_shape for layer in self._layers)]
-        return [torch.zeros(*batch_shape, *shape, dtype=self.precision, device=self.device) for shape in shapes]
+        return [
+            torch.zeros(*batch_shape, *shape, dtype=self.precision, device=self.device)
+            for shape in self._activation_shapes
+        ]
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that the activations of one observation take."""
+        return sum(math.prod(shape) for shape in self._activation_shapes) * self.precision.itemsize
 
     def encode(self, observations: np.ndarray, out: Tensor) -> None:
-        """Write observations [N, ...] of the simulators as network input [N, ...]: channels last, bytes as [0, 1]."""
+        """Write the simulators' observations [N, ...] as network input: channels last, bytes as [0, 1]."""
         tensor = torch.from_numpy(observations).to(self.device, non_blocking=True)
         if self._channels_first:
             # Moving the channels as bytes and casting after is twice as fast as both at once.
@@ -223,7 +235,7 @@ class Policy:
 
         Args:
             activations: [N, ...] as `forward` filled them.
-            loss: Takes outputs [N, outputs], values [N] and the actions' free parameters, on the device; returns a scalar.
+            loss: Takes outputs [N, outputs], values [N] and the actions' free parameters; returns a scalar.
         """
         num_layers = len(self._layers)
         weights = self.parameters.working
@@ -258,16 +270,22 @@ class Policy:
         return outputs, functional.linear(features, value_weight, value_bias).squeeze(-1)
 
 
-def _actions(space: gym.Space) -> DiscreteActions | GaussianActions:
+def _actions(space: gym.Space[Any]) -> DiscreteActions | GaussianActions:
     if isinstance(space, gym.spaces.Discrete):
         return DiscreteActions(space)
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
+    if (
+        isinstance(space, gym.spaces.Box)
+        and len(space.shape) == 1
+        and np.issubdtype(space.dtype, np.floating)
+    ):
         return GaussianActions(space)
-    raise UserError(f"environment.id: action space {space} is not supported; must be Discrete or a vector Box of numbers")
+    raise UserError(
+        f"environment.id: action space {space} is not supported; must be Discrete or a Box vector"
+    )
 
 
-def _input_layout(space: gym.Space, kind: str) -> tuple[bool, bool, tuple[int, ...]]:
-    """Return whether the input is an image, whether its channels come first, and the network's input shape."""
+def _input_layout(space: gym.Space[Any], kind: str) -> tuple[bool, bool, tuple[int, ...]]:
+    """Tell whether the input is an image, whether its channels come first, and the network's input shape."""
     if not isinstance(space, gym.spaces.Box) or not space.shape:
         raise UserError(f"environment.id: observation space {space} is not supported; must be a Box")
     looks_like_image = space.dtype == np.uint8 and len(space.shape) == 3
@@ -275,7 +293,7 @@ def _input_layout(space: gym.Space, kind: str) -> tuple[bool, bool, tuple[int, .
         return False, False, (math.prod(space.shape),)
     if not looks_like_image:
         raise UserError(
-            f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' unless they are bytes of three axes"
+            f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' unless they are byte images"
         )
     channels_first = space.shape[0] <= MOST_CHANNELS and space.shape[0] < space.shape[2]
     shape = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
@@ -295,7 +313,7 @@ def _layers(network: Network, input_shape: tuple[int, ...], image: bool) -> tupl
         height, width = ((side - kernel) // stride + 1 for side in shape[:2])
         if min(height, width) < 1:
             raise UserError(
-                f"environment.id: images of {input_shape[0]} x {input_shape[1]} are too small for the network;"
+                f"environment.id: images of {input_shape[0]} x {input_shape[1]} are too small;"
                 " must be 36 x 36 at least, or set network.kind to 'mlp'"
             )
         layers.append(Convolution((out, kernel, kernel, shape[2]), stride, (height, width, out)))

@@ -1,9 +1,10 @@
 """Returns and advantages of a rollout, as pure functions of arrays.
 
 Every array is `[T, B]`: T steps of B simulators. `terminated[t]` says that the return ends with reward t.
-`truncated[t]` says that the episode was cut after reward t although it could have gone on: its return continues with
-the value of the observation it was cut at, `values[t + 1]`. Rows that are no step at all (the one that resets a
-simulator after an episode) need no mask here: nothing flows past an end, and what is computed for them is not used.
+`truncated[t]` says that the episode was cut after reward t although it could have gone on: its return
+continues with the value of the observation it was cut at, `values[t + 1]`. Rows that are no step at all (the
+one that resets a simulator after an episode) need no mask here: nothing flows past an end, and what is
+computed for them is not used.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 def n_step_returns(
     rewards: np.ndarray, values: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, gamma: float
 ) -> np.ndarray:
-    """Compute returns that bootstrap from the value at the rollout's end (A3C, Mnih et al. 2016, Algorithm S3).
+    """Compute returns that bootstrap at the rollout's end (A3C, Mnih et al. 2016, Algorithm S3).
 
         R_t = r_t + gamma * (0 if terminated_t; V_{t+1} if truncated_t or t = T-1; R_{t+1} otherwise)
 

@@ -1,10 +1,11 @@
 """Rollouts: T steps of B simulators under one policy, and the episodes that ended meanwhile.
 
-Owns the store of frames and activations, the masks and the running episodes. Knows neither losses nor optimizers.
+Owns the store of frames and activations, the masks and the running episodes. Knows no losses.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 
 from galampi.job import Job
 from galampi.learning.a2c import Learner
-from galampi.learning.envs import Simulators
+from galampi.learning.envs import Simulators, require_memory
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Rollout:
     """T steps of B simulators. The arrays are the collector's own, and hold until it collects again.
 
     Attributes:
-        activations: Network input [T+1, B, ...], then the output of every layer of the trunk. The input's last row is
-            the observation after the last step.
+        activations: Network input [T+1, B, ...], then the output of every layer of the trunk. Their last row
+            is of the observation after the last step.
         actions: [T, B] int64 or [T, B, k] float32.
         rewards: [T, B] float32, scaled and clipped as the learner wants them.
         values: [T+1, B] float32.
@@ -79,9 +80,14 @@ class RolloutCollector:
         self._reward_scale = np.float32(settings.reward_scale)
         shape = (settings.rollout_length, simulators.num_envs)
         values_shape = (shape[0] + 1, shape[1])
+        # The backward pass takes as much again: the gradient of every activation.
+        require_memory(
+            2 * math.prod(values_shape) * learner.policy.row_bytes,
+            f"learner.rollout_length is {shape[0]} and environment.num_envs is {shape[1]}",
+        )
         self._activations = learner.policy.new_activations(*values_shape)
-        action_space = simulators.single_action_space
-        self._actions = np.zeros((*shape, *action_space.shape), np.float32 if action_space.shape else np.int64)
+        action_shape = simulators.single_action_space.shape or ()
+        self._actions = np.zeros((*shape, *action_shape), np.float32 if action_shape else np.int64)
         self._rewards = np.zeros(shape, np.float32)
         self._values = np.zeros(values_shape, np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros(shape, np.bool_) for _ in range(3))

@@ -4,10 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
+
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.policy import DiscreteActions, GaussianActions, Policy
-from torch.nn import functional
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 VECTOR = gym.spaces.Box(-1, 1, (3,), np.float32)
@@ -53,7 +54,9 @@ def test_forward_and_backward_equal_autograd(kind, space, action_space):
     policy = make_policy(space, action_space)
     rng = np.random.default_rng(0)
     observations = (
-        rng.integers(0, 256, (6, *space.shape), np.uint8) if kind == "cnn" else rng.normal(size=(6, 3)).astype(np.float32)
+        rng.integers(0, 256, (6, *space.shape), np.uint8)
+        if kind == "cnn"
+        else rng.normal(size=(6, 3)).astype(np.float32)
     )
     activations = policy.new_activations(6)
     policy.encode(observations, activations[0])
@@ -67,7 +70,12 @@ def test_forward_and_backward_equal_autograd(kind, space, action_space):
     policy.backward(activations, loss_of)
     expected = torch.autograd.grad(loss_of(expected_outputs, expected_values, free), blocks)
     gradient = torch.cat([block.flatten() for block in expected])
-    torch.testing.assert_close(torch.from_numpy(policy.parameters.gradient), gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item())
+    torch.testing.assert_close(
+        torch.from_numpy(policy.parameters.gradient),
+        gradient,
+        rtol=1e-4,
+        atol=1e-4 * gradient.abs().max().item(),
+    )
 
 
 def test_bfloat16_equals_float32_to_rounding():
@@ -132,7 +140,12 @@ def test_channels_last_images_are_read_as_such():
     ("observation_space", "action_space", "network", "message"),
     [
         (gym.spaces.Discrete(16), TWO_ACTIONS, {}, r"observation space Discrete\(16\) is not supported"),
-        (VECTOR, gym.spaces.MultiDiscrete([2, 2]), {}, r"action space MultiDiscrete\(\[2 2\]\) is not supported"),
+        (
+            VECTOR,
+            gym.spaces.MultiDiscrete([2, 2]),
+            {},
+            r"action space MultiDiscrete\(\[2 2\]\) is not supported",
+        ),
         (VECTOR, TWO_ACTIONS, {"kind": "cnn"}, "network.kind is 'cnn'"),
         (gym.spaces.Box(0, 255, (20, 20, 3), np.uint8), TWO_ACTIONS, {}, "20 x 20 are too small"),
     ],
@@ -164,7 +177,9 @@ def test_gaussian_log_prob_entropy_against_torch():
 def test_actions_are_drawn_from_the_policy():
     generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([0.0, 1.0, -2.0, 0.5])
-    actions = DiscreteActions(gym.spaces.Discrete(4)).sample(logits.expand(40_000, 4), torch.empty(0), generator)
+    actions = DiscreteActions(gym.spaces.Discrete(4)).sample(
+        logits.expand(40_000, 4), torch.empty(0), generator
+    )
     frequencies = torch.bincount(actions, minlength=4) / len(actions)
     torch.testing.assert_close(frequencies, logits.softmax(0), rtol=0, atol=0.01)
 
