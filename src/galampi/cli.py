@@ -7,6 +7,7 @@ its command.
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import sys
 import time
@@ -33,7 +34,11 @@ def run(argv: Sequence[str]) -> int:
         if words and not words[0].startswith("-"):
             raise UserError(f"{words[0]} is not a command; there is: {', '.join(commands)}")
         words.insert(0, "train")
-    arguments = _parser().parse_args(words)
+    arguments, unknown = _parser().parse_known_args(words)
+    if unknown:
+        options = ["--out", "--resume", "--quiet", *(f"--{key}" for key, _ in fields())]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
+        raise UserError(f"{unknown[0]} is not an option{f'; did you mean {near[0]}?' if near else ''}")
     code: int = arguments.run(arguments)
     return code
 

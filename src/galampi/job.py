@@ -34,7 +34,7 @@ class Environment(Section):
 
     id: str = "ALE/Breakout-v5"
     """Any gymnasium environment id."""
-    num_envs: int = Field(16, ge=1, le=4096)
+    num_envs: int = Field(16, ge=1, le=65_536)
     """Simulators of each rank."""
     frame_skip: int = Field(4, ge=1, le=60)
     """Emulator frames that one action lasts (Atari)."""

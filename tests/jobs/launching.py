@@ -1,0 +1,110 @@
+"""Whole commands in subprocesses, under whichever MPI library is installed beside them, and what to ask of their runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from galampi.results import load_checkpoint, open_run
+
+JOBS = Path(__file__).parents[2] / "jobs"
+# A job that starts at once and whose updates take a millisecond.
+SMALL_JOB = """
+name = "small"
+precision = "float32"
+[environment]
+id = "CartPole-v1"
+num_envs = 4
+[checkpoint]
+every_updates = 50
+[record]
+sketch_every_updates = 20
+sketch_size = 64
+"""
+
+
+class Command:
+    """A running `mpirun ... python -m galampi ...`."""
+
+    def __init__(self, arguments: list[str], ranks: int | None, env: dict[str, str]) -> None:
+        launcher = ["mpirun", "-n", str(ranks)] if ranks else []
+        self.process = subprocess.Popen(
+            [*launcher, sys.executable, "-m", "galampi", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+
+    def ranks(self) -> list[psutil.Process]:
+        """Return the processes of the ranks, in order of their start."""
+        try:
+            below = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        found = []
+        for process in below:
+            try:
+                if "galampi" in process.cmdline() and "mpirun" not in process.name():
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        python = [p for p in found if p.name().startswith("python")]
+        return sorted(python, key=lambda process: (process.create_time(), process.pid))
+
+    def finish(self, timeout_s: float = 120) -> tuple[int, str, str]:
+        """Wait for the end; return exit code, output and errors."""
+        out, err = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        """Kill the launcher and every rank, as a node going down does, and nobody else."""
+        ranks = self.ranks()
+        for process in [psutil.Process(self.process.pid), *ranks] if self.process.poll() is None else ranks:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(ranks, timeout=20)
+        self.process.communicate(timeout=20)
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s} s")
+        time.sleep(0.02)
+
+
+def rank_of(process: psutil.Process) -> int:
+    """Return the rank that the launcher gave a process."""
+    environment = process.environ()
+    return int(environment.get("PMI_RANK", environment.get("OMPI_COMM_WORLD_RANK", -1)))
+
+
+def assert_sound(out: Path, *, num_ranks: int, status: str) -> None:
+    """A run's files say one thing: counters rise, weights sum to n, nothing is doubled."""
+    run = open_run(out)
+    assert run.status == status
+    assert run.num_ranks == num_ranks
+    for rank in run.ranks:
+        updates = rank.updates["update"]
+        assert (np.diff(updates) == 1).all()
+        assert updates[0] == 1
+        assert (np.diff(rank.updates["env_steps"]) > 0).all()
+        assert (np.diff(rank.updates["time_s"]) >= 0).all()
+        for counter in ("sent", "received", "skipped"):
+            assert (np.diff(rank.updates[counter]) >= 0).all()
+        assert (np.diff(rank.episodes["episode"]) == 1).all()
+    weights = [load_checkpoint(out / f"checkpoint/rank-{r:04d}.h5")["weight"] for r in range(num_ranks)]
+    assert sum(weights) == pytest.approx(num_ranks, abs=1e-9)

@@ -1,0 +1,100 @@
+import time
+from pathlib import Path
+
+import pytest
+from launching import wait_for
+
+
+def assert_one_line(command, *parts: str) -> None:
+    code, output, errors = command.finish(60)
+    lines = [line for line in errors.splitlines() if line.startswith("galampi: ")]
+    assert code == 2, output + errors
+    assert len(lines) == 1, errors
+    assert "Traceback" not in errors
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_an_exception_on_one_rank_ends_the_job(galampi, small_job, tmp_path) -> None:
+    command = galampi(
+        "train",
+        small_job,
+        "--out",
+        tmp_path / "run",
+        "--environment.id",
+        "faulty_env:Faulty-v0",
+        "--total_env_steps",
+        10_000_000,
+        env={"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    wait_for(lambda: len(command.ranks()) == 2)
+    ranks = command.ranks()
+    began_s = time.monotonic()
+    code, _, errors = command.finish(60)
+    assert time.monotonic() - began_s < 30
+    assert code not in (0, 2, 3)
+    assert "[rank 1] ZeroDivisionError: the simulator broke" in errors
+    wait_for(lambda: not any(process.is_running() for process in ranks), 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--environment.id", "ALE/Pnog-v5"], ["ALE/Pnog-v5", "ALE/Pong-v5"]),
+        (["--environment.num_env", 3], ["environment.num_env", "environment.num_envs"]),
+        (["--learner.gamma", 1.5], ["command line: learner.gamma is 1.5; must be", "at most 1"]),
+        (["--learner.gamma", "much"], ["learner.gamma is 'much'; must be a number"]),
+        (["--gossip.method", "pushsum"], ["'push-sum'"]),
+        (["--device", "cuda"], ["device is 'cuda'"]),
+        (["--environment.num_envs", 65536, "--environment.id", "ALE/Pong-v5"], ["environment.num_envs"]),
+        (["no-such-file.toml"], ["no-such-file.toml", "cannot be read"]),
+        (["--resume"], ["--out"]),
+    ],
+)
+def test_a_mistake_is_one_line(galampi, tmp_path, arguments, parts) -> None:
+    folder = tmp_path / "run"
+    out = [] if "--resume" in arguments else ["--out", folder]
+    assert_one_line(galampi("train", *arguments, *out), *parts)
+    assert not folder.exists() or not (folder / "job.h5").exists()
+
+
+def test_a_mistake_in_a_file_names_the_file(galampi, tmp_path) -> None:
+    job = tmp_path / "bad.toml"
+    job.write_text("[learner]\ngamma = 1.5\n")
+    assert_one_line(galampi("train", job), f"{job}: learner.gamma is 1.5", "at least 0 and at most 1")
+    job.write_text("[learner\n")
+    assert_one_line(galampi("train", job), f"{job}: not TOML")
+
+
+def test_a_folder_with_something_in_it_is_left_alone(galampi, small_job, tmp_path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    assert_one_line(galampi("train", small_job, "--out", folder), str(folder), "not empty", "--resume")
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_that_cannot_be_made(galampi, small_job, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_one_line(galampi("train", small_job, "--out", tmp_path / "file" / "run"), "cannot be written")
+
+
+def test_nothing_to_resume(galampi, small_job, tmp_path) -> None:
+    assert_one_line(galampi("train", small_job, "--resume", "--out", tmp_path / "none"), "job.h5 is missing")
+
+
+def test_a_running_job_keeps_its_folder(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    first = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000)
+    wait_for(lambda: (out / "job.h5").exists())
+    assert_one_line(galampi("train", small_job, "--out", out, "--resume"), "in use by a job that is still running")
+    assert first.process.poll() is None
+
+
+def test_strangers_are_refused(galampi, small_job, tmp_path) -> None:
+    """What a launcher of another MPI library makes: processes that do not know of each other."""
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"):
+        command = galampi("train", small_job, "--out", tmp_path / "run", ranks=None, env={name: "4"})
+        assert_one_line(command, f"{name} is 4", "1 rank")
+        assert not (tmp_path / "run").exists()

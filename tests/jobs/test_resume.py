@@ -1,0 +1,124 @@
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+from launching import assert_sound, rank_of, wait_for
+
+from galampi.results import load_checkpoint, open_run
+
+
+def checkpoints(out):
+    return sorted((out / "checkpoint").glob("rank-*.h5"))
+
+
+def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    chance = random.Random(1)
+    budget = 400_000
+    kept: list[dict[str, np.ndarray]] = [{}, {}]
+    for kill in range(10):
+        resume = ["--resume"] if kill else []
+        command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, *resume)
+        wait_for(lambda: (out / "job.h5").exists() and len(command.ranks()) == 2)
+        before = [path.stat().st_mtime_ns for path in checkpoints(out)]
+        # At any moment after both ranks have come further than last time.
+        wait_for(
+            lambda before=before: len(checkpoints(out)) == 2
+            and all(p.stat().st_mtime_ns not in before for p in checkpoints(out))
+        )
+        time.sleep(chance.uniform(0, 0.5))
+        command.kill()
+        assert open_run(out).status == "running"
+        for rank in open_run(out).ranks:
+            saved = load_checkpoint(out / f"checkpoint/rank-{rank.rank:04d}.h5")
+            rows = saved["position"]["num_updates"]
+            updates = rank.updates["update"]
+            # No row before the checkpoint is lost, and none of an earlier start is written twice or differently.
+            assert len(updates) >= rows
+            np.testing.assert_array_equal(updates, np.arange(1, len(updates) + 1))
+            assert updates[rows - 1] == saved["counters"]["update"]
+            for name, values in kept[rank.rank].items():
+                np.testing.assert_array_equal(rank.updates[name][: len(values)], values)
+            kept[rank.rank] = {
+                name: rank.updates[name][:rows] for name in ("env_steps", "time_s", "grad_norm", "weight")
+            }
+    total = sum(load_checkpoint(path)["counters"]["env_steps"] for path in checkpoints(out))
+    budget = total + 5000
+    code, _, errors = galampi("train", small_job, "--out", out, "--total_env_steps", budget, "--resume").finish()
+    assert code == 0, errors
+    assert_sound(out, num_ranks=2, status="finished")
+    run = open_run(out)
+    assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= budget
+    assert len(run.ranks[0].restarts["restart"]) == 10
+    assert run.ranks[0].restarts["weights_restarted"].all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_path, number) -> None:
+    out = tmp_path / "run"
+    command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--quiet")
+    wait_for(lambda: len(checkpoints(out)) == 2)
+    next(p for p in command.ranks() if rank_of(p) == 1).send_signal(number)
+    code, output, errors = command.finish(30)
+    assert code == 3, output + errors
+    assert_sound(out, num_ranks=2, status="stopped")
+    stopped_at = [load_checkpoint(path) for path in checkpoints(out)]
+    assert all(saved["exact"] for saved in stopped_at)
+
+    # Weights go on from where they were; so do counters, and the files end where the checkpoints say.
+    total = sum(saved["counters"]["env_steps"] for saved in stopped_at)
+    code, _, errors = galampi("--out", out, "--resume", "--total_env_steps", total + 4000).finish()
+    assert code == 0, errors
+    assert_sound(out, num_ranks=2, status="finished")
+    for rank, saved in zip(open_run(out).ranks, stopped_at, strict=True):
+        assert rank.restarts["update"][0] == saved["counters"]["update"]
+        assert not rank.restarts["weights_restarted"][0]
+
+
+def test_a_signal_stops_allreduce_on_all_ranks_at_one_update(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    command = galampi(
+        "train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--gossip.method", "allreduce"
+    )
+    wait_for(lambda: len(checkpoints(out)) == 2)
+    next(p for p in command.ranks() if rank_of(p) == 0).send_signal(signal.SIGTERM)
+    assert command.finish(30)[0] == 3
+    first, second = (load_checkpoint(path) for path in checkpoints(out))
+    assert first["counters"]["update"] == second["counters"]["update"]
+    assert first["learner"]["z"].tobytes() == second["learner"]["z"].tobytes()
+
+
+def test_resume_on_fewer_and_on_more_ranks(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+
+    def train(ranks: int, budget: int, *more: str) -> None:
+        code, _, errors = galampi(
+            "train", small_job, "--out", out, "--total_env_steps", budget, *more, ranks=ranks
+        ).finish()
+        assert code == 0, errors
+
+    train(3, 6000)
+    saved = [load_checkpoint(path) for path in checkpoints(out)]
+    total = sum(s["counters"]["env_steps"] for s in saved)
+    mean = sum(s["weight"] * s["learner"]["z"].astype(np.float64) for s in saved) / 3
+    # A budget that is met stops before the first update; the start is the weighted mean.
+    train(2, total + 1, "--resume")
+    after = load_checkpoint(checkpoints(out)[0])
+    assert np.linalg.norm(after["learner"]["z"] - mean) < 0.05 * np.linalg.norm(mean)
+    assert_sound(out, num_ranks=2, status="finished")
+    train(3, 12000, "--resume")
+    assert_sound(out, num_ranks=3, status="finished")
+    run = open_run(out)
+    assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= 12000
+    assert "3 ranks instead of 2" in run.ranks[2].restarts["reason"][-1]
+
+
+def test_a_run_that_is_done_says_so(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", small_job, "--out", out, "--total_env_steps", 1000)
+    assert galampi(*arguments).finish()[0] == 0
+    code, output, _ = galampi(*arguments, "--resume").finish()
+    assert code == 0
+    assert "finished already" in output

@@ -1,0 +1,167 @@
+"""The invariants of gossip between real ranks.
+
+Run on shared memory, and with --network on the path between nodes.
+"""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+ALL_SIZES = [1, 2, 3, 4, 5]
+
+
+def staging(request: pytest.FixtureRequest) -> bool | None:
+    """On the network path, put as between nodes even where the library says that the ranks share one."""
+    return True if request.config.getoption("--network") else None
+
+
+@pytest.mark.mpi(ranks=ALL_SIZES, timeout=120)
+def test_weight_and_mass_are_conserved_and_ranks_agree(comm, request) -> None:
+    from galampi.gossip import Gossip, Mailboxes, PushSum, exponential
+
+    num_messages = 100_000 if not request.config.getoption("--network") else 20_000
+    random = np.random.default_rng(comm.rank)
+    z = random.normal(size=64).astype(np.float32)
+    mass_before = comm.allreduce(z.astype(np.float64))
+    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, stage=staging(request))
+    gossip = Gossip(mailboxes, PushSum())
+    injected = np.zeros(64)
+    while comm.size > 1 and gossip.sent.sum() < num_messages / comm.size:
+        if mailboxes.stop_announced:
+            break
+        skipped = gossip.skipped.sum()
+        gossip.step(z)
+        chance = random.random()
+        if chance < 0.01 and gossip.sent.sum() < num_messages / comm.size / 2:
+            # What an optimizer step does: z moves, and the mass with it.
+            change = random.normal(size=64).astype(np.float32) * np.float32(0.01)
+            before = z.astype(np.float64)
+            z += change
+            injected += gossip.mixing.weight * (z.astype(np.float64) - before)
+        if chance < 0.001:
+            time.sleep(random.exponential(1e-3))
+        if gossip.skipped.sum() > skipped:
+            os.sched_yield()
+    mailboxes.announce_stop()
+
+    # Held and in flight: once all puts are through, what no rank holds waits in a mailbox.
+    while not mailboxes.finish():
+        os.sched_yield()
+    comm.Barrier()
+    waiting = sum(message.weight for message in mailboxes.poll().values())
+    held_and_flying = comm.allreduce(gossip.mixing.weight + waiting)
+    gossip.drain(z)
+    mailboxes.free()
+
+    assert held_and_flying == pytest.approx(comm.size, abs=1e-9)
+    weights = comm.allgather(gossip.mixing.weight)
+    assert sum(weights) == pytest.approx(comm.size, abs=1e-9)
+    assert comm.allreduce(int(gossip.sent.sum())) == comm.allreduce(int(gossip.received.sum()))
+    if comm.size > 1:
+        assert comm.allreduce(int(gossip.sent.sum())) > num_messages / comm.size
+    mass = comm.allreduce(gossip.mixing.weight * z.astype(np.float64))
+    expected = mass_before + comm.allreduce(injected)
+    np.testing.assert_allclose(mass, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(z, expected / comm.size, rtol=0, atol=1e-5 + 1e-4 / comm.size)
+    assert max(np.abs(z - other).max() for other in comm.allgather(z)) < 1e-5
+
+
+@pytest.mark.mpi(ranks=[2, 3, 4], timeout=120)
+def test_no_message_is_torn(comm, request) -> None:
+    """Every element of a payload carries its sender and number, so a mixture of two messages shows."""
+    from galampi.gossip import Mailboxes, complete
+
+    num_parameters, num_messages = 300_007, 300
+    mailboxes = Mailboxes(comm, complete(comm.size), num_parameters, stage=staging(request))
+    peers_in = mailboxes.topology.in_peers(comm.rank)
+    edges = range(comm.size - 1)
+    z = np.empty(num_parameters, dtype=np.float32)
+    sent, received = np.zeros(len(edges), dtype=int), np.zeros(len(edges), dtype=int)
+    while sent.min() < num_messages or received.min() < num_messages:
+        for edge in edges:
+            if sent[edge] < num_messages:
+                number = int(sent[edge]) + 1
+                z[:] = comm.rank * 1000 + number
+                sent[edge] += mailboxes.push(edge, z, weight=float(number), update=number, time_s=0.5 * number)
+                # The vector is the sender's again at once: what was sent must not change with it.
+                z[:] = -1
+        for edge, message in mailboxes.poll().items():
+            received[edge] += 1
+            number = int(received[edge])
+            assert message.update == number
+            assert message.weight == number
+            assert message.time_s == 0.5 * number
+            assert (message.payload == peers_in[edge] * 1000 + number).all()
+            mailboxes.acknowledge(edge)
+    mailboxes.free()
+
+
+@pytest.mark.mpi(ranks=[3], timeout=60)
+def test_a_full_mailbox_is_left_alone(comm, request) -> None:
+    from galampi.gossip import Mailboxes, ring
+
+    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=staging(request))
+    z = np.full(10, comm.rank, dtype=np.float32)
+    assert mailboxes.push(0, z, 0.5, 1, 0.0)
+    assert not mailboxes.push(0, z + 100, 0.25, 2, 0.0)
+    while not mailboxes.finish():
+        pass
+    comm.Barrier()
+    (message,) = mailboxes.poll().values()
+    assert (message.weight, message.update) == (0.5, 1)
+    assert (message.payload == (comm.rank - 1) % 3).all()
+    mailboxes.free()
+
+
+@pytest.mark.mpi(ranks=[4], timeout=60)
+def test_progress_spreads_and_never_falls(comm, request) -> None:
+    from galampi.gossip import Gossip, Mailboxes, PushSum, ring
+
+    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=staging(request))
+    gossip = Gossip(mailboxes, PushSum())
+    z = np.zeros(10, dtype=np.float32)
+    deadline = time.monotonic() + 30
+    seen = mailboxes.progress.copy()
+    while not mailboxes.progress.all() and time.monotonic() < deadline:
+        mailboxes.progress[comm.rank] += 1
+        gossip.step(z)
+        assert (mailboxes.progress >= seen).all()
+        seen = mailboxes.progress.copy()
+        os.sched_yield()
+    # A rank that has heard of all must go on passing it on until the others have too.
+    while not all(comm.allgather(bool(mailboxes.progress.all()))) and time.monotonic() < deadline:
+        gossip.step(z)
+    assert mailboxes.progress.all()
+    gossip.drain(z)
+    mailboxes.free()
+
+
+@pytest.mark.mpi(ranks=[3], timeout=60)
+def test_a_stop_reaches_every_rank(comm, request) -> None:
+    from galampi.gossip import Mailboxes, ring
+
+    mailboxes = Mailboxes(comm, ring(comm.size), 1, stage=staging(request))
+    assert not mailboxes.stop_announced
+    comm.Barrier()
+    if comm.rank == 1:
+        mailboxes.announce_stop()
+    deadline = time.monotonic() + 30
+    while not mailboxes.stop_announced:
+        mailboxes.poll()
+        assert time.monotonic() < deadline
+    mailboxes.free()
+
+
+@pytest.mark.mpi(ranks=[2], timeout=60)
+def test_too_little_shared_memory_is_one_error_on_every_rank(comm, monkeypatch) -> None:
+    from galampi.errors import UserError
+    from galampi.gossip import Mailboxes, ring
+
+    class Room:
+        f_bavail, f_frsize = (1, 4096) if comm.rank == 1 else (1 << 40, 4096)
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Room)
+    with pytest.raises(UserError, match=r"/dev/shm on .* has 0 MiB free; .* need \d+ MiB"):
+        Mailboxes(comm, ring(comm.size), 1_000_000)
