@@ -27,16 +27,16 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: The command cannot be carried out as given.
     """
-    commands = ("train",)
     words = list(argv)
-    if not words or (words[0] not in commands and words[0] not in ("-h", "--help", "--version")):
+    if not words or (words[0] not in _COMMANDS and words[0] not in ("-h", "--help", "--version")):
         # Bare options belong to train, the command that needs no name.
         if words and not words[0].startswith("-"):
-            raise UserError(f"{words[0]} is not a command; there is: {', '.join(commands)}")
+            raise UserError(f"{words[0]} is not a command; there is: {', '.join(_COMMANDS)}")
         words.insert(0, "train")
-    arguments, unknown = _parser().parse_known_args(words)
+    parser, by_command = _parser()
+    arguments, unknown = parser.parse_known_args(words)
     if unknown:
-        options = ["--out", "--resume", "--quiet", *(f"--{key}" for key, _ in fields())]
+        options = [option for action in by_command[words[0]]._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
         raise UserError(f"{unknown[0]} is not an option{f'; did you mean {near[0]}?' if near else ''}")
     code: int = arguments.run(arguments)
@@ -51,7 +51,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of all commands, and that of each."""
     from galampi import __version__
 
     parser = _Parser(
@@ -62,18 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"galampi {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    _add_train(commands)
-    return parser
+    by_command = {}
+    for name, (add_arguments, summary, example) in _COMMANDS.items():
+        by_command[name] = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary}: {example}",
+            epilog=_EXIT_CODES,
+            allow_abbrev=False,
+        )
+        add_arguments(by_command[name])
+    return parser, by_command
 
 
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train a job (the command that bare options go to)",
-        description="Train a job: mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3",
-        epilog=_EXIT_CODES,
-        allow_abbrev=False,
-    )
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "python -m galampi [train] [JOB.toml] [--out DIR] [--resume] [--quiet] [--section.key VALUE ...]"
     parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
     parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; must be empty or new")
     parser.add_argument(
@@ -134,3 +138,9 @@ def _train(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
     return 3 if outcome is not None and outcome.status == "stopped" else 0
+
+
+_COMMANDS = {
+    "train": (_add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
+}
+"""Each command's arguments, its summary and an example."""
