@@ -55,7 +55,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     """Return the parser of all commands, and that of each."""
     from galampi import __version__
 
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="python -m galampi",
         description="Deep reinforcement learning by gossip between MPI ranks.",
         epilog=_EXIT_CODES,
@@ -63,7 +63,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     parser.add_argument("--version", action="version", version=f"galampi {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    by_command = {}
+    by_command: dict[str, argparse.ArgumentParser] = {}
     for name, (add_arguments, summary, example) in _COMMANDS.items():
         by_command[name] = commands.add_parser(
             name,
@@ -120,7 +120,7 @@ def _train(arguments: argparse.Namespace) -> int:
     # The first rank's clock names the folder for all.
     default = Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     out = comm.bcast(arguments.out or default)
-    outcome = train(job, out, resume=arguments.resume, argv=sys.argv, comm=comm)
+    outcome = train(job, out, resume=arguments.resume, argv=sys.argv, comm=comm, quiet=arguments.quiet)
     if comm.rank == 0 and not arguments.quiet:
         if outcome is None:
             print(f"{out}: finished already; raise --total_env_steps to train further")

@@ -18,6 +18,7 @@ from galampi.errors import UserError
 # Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 
+
 def refuse_singletons(comm: MPI.Intracomm) -> None:
     """Refuse to be one of several processes that do not know of each other. Local.
 

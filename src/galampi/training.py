@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage
 from galampi.job import Job, dump_job
 from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
 from galampi.placement import Placement, place, refuse_singletons, together
-from galampi.results import JobFile, Restart, RankWriter, Sketch, open_run, save_checkpoint
+from galampi.results import JobFile, RankWriter, Restart, Sketch, open_run, save_checkpoint
 from galampi.resuming import Start, checkpoint_path, find_start, replace_set
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,9 @@ class Outcome:
     relative_distance: float
 
 
-def train(job: Job, out: Path, *, resume: bool, argv: Sequence[str], comm: MPI.Intracomm) -> Outcome | None:
+def train(
+    job: Job, out: Path, *, resume: bool, argv: Sequence[str], comm: MPI.Intracomm, quiet: bool = False
+) -> Outcome | None:
     """Train a job, from its start or from its checkpoints. Collective over comm.
 
     Args:
@@ -78,6 +80,7 @@ def train(job: Job, out: Path, *, resume: bool, argv: Sequence[str], comm: MPI.I
         resume: Go on with the run in `out`; otherwise `out` must be empty or new.
         argv: Command line, for the record.
         comm: The ranks of the job.
+        quiet: Show no progress.
 
     Returns:
         What the run came to, or None if it had been finished before.
@@ -92,7 +95,7 @@ def train(job: Job, out: Path, *, resume: bool, argv: Sequence[str], comm: MPI.I
     with together(comm):
         lock = _claim(out, resume=resume) if comm.rank == 0 else None
     try:
-        return _Rank(job, out, placement, comm, resume=resume, argv=argv).run()
+        return _Rank(job, out, placement, comm, resume=resume, argv=argv).run(quiet=quiet)
     finally:
         if lock is not None:
             os.close(lock)
@@ -107,19 +110,24 @@ class _Rank:
         self.job, self.out, self.placement, self.comm, self.argv = job, out, placement, comm, argv
         with together(comm):
             num_restarts = int(open_run(out).attributes["num_restarts"]) + 1 if resume else 0
-            self.start = find_start(out, num_restarts, comm) if resume else Start(progress=np.zeros(comm.size, np.int64))
+            self.start = (
+                find_start(out, num_restarts, comm) if resume else Start(progress=np.zeros(comm.size, np.int64))
+            )
         self.counters = dict(self.start.counters)
         self.update = self.counters["update"]
         self.env_steps = self.counters["env_steps"]
 
-    def run(self) -> Outcome | None:
+    def run(self, *, quiet: bool) -> Outcome | None:
         """Set up, train, drain, save."""
         if self.total_env_steps(self.start.progress) >= self.job.total_env_steps:
             return None
         self._set_up()
         with _signals_caught() as caught:
-            self._loop(caught)
-            return self._end("stopped" if caught and not self._budget_is_spent() else "finished")
+            total_before = self.total_env_steps(self.start.progress)
+            shows = self.comm.rank == 0 and not quiet
+            with Display(self.job.total_env_steps, total_before) if shows else nullcontext() as display:
+                self._loop(caught, display)
+            return self._end()
 
     def total_env_steps(self, progress: np.ndarray[Any, np.dtype[np.int64]]) -> int:
         """Return the env steps of all ranks, those that have left the job included."""
@@ -229,79 +237,68 @@ class _Rank:
         if start.num_restarts and start.reason.startswith("resumed on"):
             replace_set(self.out, self._state(exact=False), comm)
 
-    def _loop(self, caught: list[int]) -> None:
+    def _loop(self, caught: list[int], display: Display | None) -> None:
         job = self.job
-        total_before = self.total_env_steps(self.start.progress)
         flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
-        record_s = 0.0
-        display = Display(job.total_env_steps, total_before) if self.comm.rank == 0 else None
-        with _entered(display):
-            while not self._is_to_stop(caught):
-                rollout, episodes = self.collector.collect()
-                self.update += 1
-                self.env_steps += rollout.num_valid
-                self.mailboxes.progress[self.comm.rank] = self.env_steps
-                rate = self.learner.learning_rate(min(1.0, self._total_known() / job.total_env_steps))
+        laps, record_s = _Laps(), 0.0
+        while not self._is_to_stop(caught):
+            rollout, episodes = self.collector.collect()
+            self.update += 1
+            self.env_steps += rollout.num_valid
+            self.mailboxes.progress[self.comm.rank] = self.env_steps
+            rate = self.learner.learning_rate(min(1.0, self._total_known() / job.total_env_steps))
 
-                learning_from_s = time.monotonic()
-                losses = self.learner.compute_gradient(rollout)
-                averaging_from_s = time.monotonic()
-                if self.allreduce is not None:
-                    self._average_gradients(rollout.num_valid, stop=bool(caught))
-                averaged_s = time.monotonic()
-                grad_norm = self.learner.apply_gradient(rate)
-                gossip_from_s = time.monotonic()
-                now_s = self._job_time_s()
-                message_age_s = self.gossip.step(self.learner.z, self.update, now_s)
-                refresh_from_s = time.monotonic()
-                self.learner.refresh()
-                recording_from_s = time.monotonic()
+            laps.lap_s()
+            losses = self.learner.compute_gradient(rollout)
+            learn_s = laps.lap_s()
+            if self.allreduce is not None:
+                self._average_gradients(rollout.num_valid, stop=bool(caught))
+            gossip_s = laps.lap_s()
+            grad_norm = self.learner.apply_gradient(rate)
+            learn_s += laps.lap_s()
+            now_s = self._job_time_s()
+            message_age_s = self.gossip.step(self.learner.z, self.update, now_s)
+            gossip_s += laps.lap_s()
+            self.learner.refresh()
+            learn_s += laps.lap_s()
 
-                counts = self._counts()
-                self.writer.write_update(
-                    update=self.update,
+            self.writer.write_update(
+                update=self.update,
+                env_steps=self.env_steps,
+                time_s=now_s,
+                policy_loss=losses.policy_loss,
+                value_loss=losses.value_loss,
+                entropy=losses.entropy,
+                grad_norm=grad_norm,
+                learning_rate=rate,
+                weight=self.mixing.weight,
+                **self._counts(),
+                message_age_s=message_age_s,
+                env_s=self.collector.env_s,
+                act_s=self.collector.act_s,
+                learn_s=learn_s,
+                gossip_s=gossip_s,
+                record_s=record_s,
+            )
+            for episode in episodes:
+                self.returns.append((now_s, episode.episodic_return))
+                self.writer.write_episode(
+                    episodic_return=episode.episodic_return,
+                    length=episode.length,
                     env_steps=self.env_steps,
                     time_s=now_s,
-                    policy_loss=losses.policy_loss,
-                    value_loss=losses.value_loss,
-                    entropy=losses.entropy,
-                    grad_norm=grad_norm,
-                    learning_rate=rate,
-                    weight=self.mixing.weight,
-                    sent=counts["sent"],
-                    received=counts["received"],
-                    skipped=counts["skipped"],
-                    message_age_s=message_age_s,
-                    env_s=self.collector.env_s,
-                    act_s=self.collector.act_s,
-                    learn_s=averaging_from_s
-                    - learning_from_s
-                    + gossip_from_s
-                    - averaged_s
-                    + recording_from_s
-                    - refresh_from_s,
-                    gossip_s=averaged_s - averaging_from_s + refresh_from_s - gossip_from_s,
-                    record_s=record_s,
+                    simulator=episode.simulator,
                 )
-                for episode in episodes:
-                    self.returns.append((now_s, episode.episodic_return))
-                    self.writer.write_episode(
-                        episodic_return=episode.episodic_return,
-                        length=episode.length,
-                        env_steps=self.env_steps,
-                        time_s=now_s,
-                        simulator=episode.simulator,
-                    )
-                if self.update % job.record.sketch_every_updates == 0:
-                    self.writer.write_sketch(self.update, now_s, self.sketch(self.learner.z))
-                if time.monotonic() >= flush_due_s:
-                    self.writer.flush()
-                    flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
-                if self.update % job.checkpoint.every_updates == 0:
-                    self._save(exact=False)
-                if display is not None and display.due:
-                    display.update(self._total_known(), _mean([value for _, value in self.returns]))
-                record_s = time.monotonic() - recording_from_s
+            if self.update % job.record.sketch_every_updates == 0:
+                self.writer.write_sketch(self.update, now_s, self.sketch(self.learner.z))
+            if time.monotonic() >= flush_due_s:
+                self.writer.flush()
+                flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
+            if self.update % job.checkpoint.every_updates == 0:
+                self._save(exact=False)
+            if display is not None and display.due:
+                display.update(self._total_known(), _mean([value for _, value in self.returns]))
+            record_s = laps.lap_s()
 
     def _average_gradients(self, num_samples: int, *, stop: bool) -> None:
         assert self.allreduce is not None
@@ -353,7 +350,7 @@ class _Rank:
     def _save(self, *, exact: bool) -> None:
         save_checkpoint(checkpoint_path(self.out, self.comm.rank), self._state(exact=exact))
 
-    def _end(self, status: str) -> Outcome:
+    def _end(self) -> Outcome:
         """Drain, save and sum up. Collective over comm."""
         comm = self.comm
         elapsed_s = time.monotonic() - self.started_s
@@ -389,6 +386,18 @@ class _Rank:
             JobFile.set_status(self.out, status)
         comm.Barrier()
         return outcome
+
+
+class _Laps:
+    """A stopwatch for the phases of an update."""
+
+    def __init__(self) -> None:
+        self._from_s = time.monotonic()
+
+    def lap_s(self) -> float:
+        """Return the seconds since the last call."""
+        before_s, self._from_s = self._from_s, time.monotonic()
+        return self._from_s - before_s
 
 
 def _claim(out: Path, *, resume: bool) -> int:
@@ -432,15 +441,6 @@ def _signals_caught() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _entered(display: Display | None) -> Iterator[None]:
-    if display is None:
-        yield
-        return
-    with display:
-        yield
 
 
 def _simulator_seed(job: Job, num_restarts: int, rank: int, total_simulators: int) -> int:

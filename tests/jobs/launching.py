@@ -1,4 +1,4 @@
-"""Whole commands in subprocesses, under whichever MPI library is installed beside them, and what to ask of their runs."""
+"""Whole commands in subprocesses, under whichever MPI library is installed beside them."""
 
 import os
 import signal

@@ -87,7 +87,7 @@ def test_nothing_to_resume(galampi, small_job, tmp_path) -> None:
 def test_a_running_job_keeps_its_folder(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     first = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000)
-    wait_for(lambda: (out / "job.h5").exists())
+    wait_for((out / "job.h5").exists)
     assert_one_line(galampi("train", small_job, "--out", out, "--resume"), "in use by a job that is still running")
     assert first.process.poll() is None
 

@@ -16,17 +16,17 @@ def checkpoints(out):
 def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     chance = random.Random(1)
-    budget = 400_000
     kept: list[dict[str, np.ndarray]] = [{}, {}]
     for kill in range(10):
         resume = ["--resume"] if kill else []
         command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, *resume)
-        wait_for(lambda: (out / "job.h5").exists() and len(command.ranks()) == 2)
+        wait_for(lambda command=command: (out / "job.h5").exists() and len(command.ranks()) == 2)
         before = [path.stat().st_mtime_ns for path in checkpoints(out)]
         # At any moment after both ranks have come further than last time.
         wait_for(
-            lambda before=before: len(checkpoints(out)) == 2
-            and all(p.stat().st_mtime_ns not in before for p in checkpoints(out))
+            lambda before=before: (
+                len(checkpoints(out)) == 2 and all(p.stat().st_mtime_ns not in before for p in checkpoints(out))
+            )
         )
         time.sleep(chance.uniform(0, 0.5))
         command.kill()
@@ -79,9 +79,7 @@ def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_pat
 
 def test_a_signal_stops_allreduce_on_all_ranks_at_one_update(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
-    command = galampi(
-        "train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--gossip.method", "allreduce"
-    )
+    command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--gossip.method", "allreduce")
     wait_for(lambda: len(checkpoints(out)) == 2)
     next(p for p in command.ranks() if rank_of(p) == 0).send_signal(signal.SIGTERM)
     assert command.finish(30)[0] == 3

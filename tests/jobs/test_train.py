@@ -11,9 +11,7 @@ from galampi.results import load_checkpoint, open_run
 @pytest.mark.parametrize("method", ["push-sum", "gala", "allreduce", "none"])
 def test_every_method_reaches_its_budget(galampi, small_job, tmp_path, method) -> None:
     out = tmp_path / "run"
-    command = galampi(
-        "train", small_job, "--out", out, "--gossip.method", method, "--total_env_steps", 8000, ranks=2
-    )
+    command = galampi("train", small_job, "--out", out, "--gossip.method", method, "--total_env_steps", 8000, ranks=2)
     code, output, errors = command.finish()
     assert code == 0, errors
     assert f"finished: {out}" in output

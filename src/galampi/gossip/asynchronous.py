@@ -43,9 +43,7 @@ class Gossip:
         skipped: Pushes not made on each out-edge, its mailbox still full or the weight at its floor, [num_hops] int64.
     """
 
-    def __init__(
-        self, mailboxes: MessagePassing, mixing: PushSum | UniformAverage, *, all_peers: bool = False
-    ) -> None:
+    def __init__(self, mailboxes: MessagePassing, mixing: PushSum | UniformAverage, *, all_peers: bool = False) -> None:
         """Join the exchange.
 
         Args:

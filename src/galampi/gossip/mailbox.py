@@ -86,7 +86,7 @@ class Mailboxes:
         node.Free()
 
         self._window = MPI.Win.Allocate(num_bytes, 1, comm=self._comm)
-        memory = np.frombuffer(self._window.tomemory(), dtype=np.uint8)
+        memory = np.asarray(self._window.tomemory()).view(np.uint8)
         memory[:] = 0
         self._stop = memory[:8].view(np.int64)
         self._acks = memory[self._acks_at : self._flags_at].view(np.int64)[:: _LINE // 8]
@@ -300,7 +300,7 @@ def _round_up(num_bytes: int) -> int:
     return -(-num_bytes // _LINE) * _LINE
 
 
-def _check_shared_memory(comm: MPI.Intracomm, node: MPI.Intracomm, num_bytes: int) -> None:
+def _check_shared_memory(comm: MPI.Comm, node: MPI.Comm, num_bytes: int) -> None:
     """Raise on every rank when the windows of some node do not fit. Collective over comm."""
     if not os.path.isdir(_SHARED_MEMORY):
         free_bytes = None

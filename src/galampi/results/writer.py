@@ -37,7 +37,7 @@ from galampi.results.schema import (
 )
 from galampi.results.sketch import Sketch
 
-Attribute = str | int | float | Sequence[str]
+Attribute = str | int | float | Sequence[str] | Sequence[int]
 
 
 class JobFile:
