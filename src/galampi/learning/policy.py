@@ -293,7 +293,7 @@ def _input_layout(space: gym.Space[Any], kind: str) -> tuple[bool, bool, tuple[i
         return False, False, (math.prod(space.shape),)
     if not looks_like_image:
         raise UserError(
-            f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' unless they are byte images"
+            f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' for these"
         )
     channels_first = space.shape[0] <= MOST_CHANNELS and space.shape[0] < space.shape[2]
     shape = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
