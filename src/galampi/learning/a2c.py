@@ -174,6 +174,10 @@ class Learner:
         self._optimizer.step(self.z, self.gradient, learning_rate)
         return norm
 
+    def step_norm(self, learning_rate: float) -> float:
+        """Return the Euclidean norm of the change that the last `apply_gradient` made to `z`."""
+        return self._optimizer.step_norm(self.gradient, learning_rate)
+
     def refresh(self) -> None:
         """Make the network compute with `z`; call after every change of it."""
         self.policy.parameters.refresh()

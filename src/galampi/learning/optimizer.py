@@ -8,6 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+# 256 KiB of float32: stays within a core's second-level cache.
+_CHUNK = 1 << 16
+
 
 class RMSprop:
     """RMSprop without momentum (Tieleman & Hinton 2012, lecture 6.5).
@@ -28,6 +31,22 @@ class RMSprop:
         self._alpha, self._epsilon = alpha, epsilon
         self.square_avg = np.full(num_parameters, 1.0 if self._epsilon_inside_root else 0.0, np.float32)
         self._scratch = torch.zeros(num_parameters)
+
+    def step_norm(self, gradient: np.ndarray, learning_rate: float) -> float:
+        """Return the Euclidean norm of the change that `step`, called last with the same arguments, made to z."""
+        total = 0.0
+        scratch = self._scratch.numpy()
+        for start in range(0, gradient.size, _CHUNK):
+            part = slice(start, min(start + _CHUNK, gradient.size))
+            quotient = scratch[: part.stop - start]
+            if self._epsilon_inside_root:
+                np.sqrt(self.square_avg[part] + np.float32(self._epsilon), out=quotient)
+            else:
+                np.sqrt(self.square_avg[part], out=quotient)
+                quotient += np.float32(self._epsilon)
+            np.divide(gradient[part], quotient, out=quotient)
+            total += float(quotient @ quotient)
+        return learning_rate * math.sqrt(total)
 
     def step(self, z: np.ndarray, gradient: np.ndarray, learning_rate: float) -> None:
         """Change z by one step against the gradient; both are [P] float32."""

@@ -206,7 +206,7 @@ def test_seeds_beyond_the_emulators_are_refused():
 def test_more_simulators_than_memory_are_refused(monkeypatch):
     monkeypatch.setattr(envs.psutil, "virtual_memory", lambda: type("", (), {"available": 5 << 20}))
     make("ALE/Breakout-v5", num_envs=2)
-    with pytest.raises(UserError, match="environment.num_envs is 3: needs about 6 MiB of memory; 5 MiB are free"):
+    with pytest.raises(UserError, match=r"environment\.num_envs is 3: needs about 6 MiB of memory; 5 MiB are free"):
         make("ALE/Breakout-v5", num_envs=3)
 
 

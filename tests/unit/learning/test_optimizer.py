@@ -34,9 +34,7 @@ def test_torch_form_is_torch_rmsprop(alpha):
     reference = torch.optim.RMSprop([expected], lr=0.01, alpha=alpha, eps=1e-5)
     optimizer = RMSprop(num_parameters, "rmsprop", alpha=alpha, epsilon=1e-5)
     for _ in range(20):
-        gradient = (rng.normal(size=num_parameters) * 10.0 ** rng.uniform(-8, 2, num_parameters)).astype(
-            np.float32
-        )
+        gradient = (rng.normal(size=num_parameters) * 10.0 ** rng.uniform(-8, 2, num_parameters)).astype(np.float32)
         expected.grad = torch.from_numpy(gradient.copy())
         reference.step()
         optimizer.step(z, gradient, learning_rate=0.01)

@@ -177,9 +177,7 @@ def test_gaussian_log_prob_entropy_against_torch():
 def test_actions_are_drawn_from_the_policy():
     generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([0.0, 1.0, -2.0, 0.5])
-    actions = DiscreteActions(gym.spaces.Discrete(4)).sample(
-        logits.expand(40_000, 4), torch.empty(0), generator
-    )
+    actions = DiscreteActions(gym.spaces.Discrete(4)).sample(logits.expand(40_000, 4), torch.empty(0), generator)
     frequencies = torch.bincount(actions, minlength=4) / len(actions)
     torch.testing.assert_close(frequencies, logits.softmax(0), rtol=0, atol=0.01)
 

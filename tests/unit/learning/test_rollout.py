@@ -50,7 +50,7 @@ def make_collector(environment_id, num_envs=1, rollout_length=3, **settings):
             # What is tested here does not depend on the network: a small one is fast.
             "network.kind": "mlp",
             "network.hidden_sizes": "[8]",
-            **{f"learner.{key}": str(value) for key, value in settings.items()},
+            **{key.replace("__", "."): str(value) for key, value in settings.items()},
         },
     )
     simulators = make_simulators(
@@ -110,7 +110,7 @@ def test_the_bootstrap_of_a_cut_episode_is_the_value_where_it_was_cut(clock):
 
 
 def test_rewards_are_scaled_then_clipped_for_the_learner_only(clock):
-    collector, _ = make_collector("Clock-v0", clip_rewards="true", reward_scale=0.05)
+    collector, _ = make_collector("Clock-v0", learner__clip_rewards="true", learner__reward_scale=0.05)
     (_, rewards, *_), episodes = collect_all(collector, 2)
     np.testing.assert_allclose(rewards, np.minimum([0.55, 0.6, 0.65, 0, 1.05, 1.1], 1), rtol=1e-6)
     assert [e.episodic_return for e in episodes] == [36]
@@ -128,7 +128,7 @@ def test_a_lost_life_ends_the_return_and_nothing_else(monkeypatch):
 
     monkeypatch.setattr(collector._simulators, "step", noting)
     episodes, rows, lost = [], [], np.zeros(2, int)
-    while len(episodes) < 3:
+    while len(episodes) < 2:
         rollout, ended = collector.collect()
         episodes += ended
         for t, result in enumerate(seen[-5:]):
@@ -148,7 +148,7 @@ def test_a_lost_life_ends_the_return_and_nothing_else(monkeypatch):
 
 
 def test_episodic_return_is_the_unclipped_score():
-    collector, _ = make_collector("ALE/SpaceInvaders-v5", num_envs=2, rollout_length=20)
+    collector, _ = make_collector("ALE/SpaceInvaders-v5", 2, 20, environment__max_episode_frames=800)
     episodes, rewards = [], []
     while not episodes:
         rollout, ended = collector.collect()
@@ -167,5 +167,5 @@ def test_seconds_are_told_apart(clock):
 
 def test_a_rollout_longer_than_memory_is_refused(monkeypatch):
     monkeypatch.setattr(envs.psutil, "virtual_memory", lambda: type("", (), {"available": 50 << 20}))
-    with pytest.raises(UserError, match="learner.rollout_length is 10000 and environment.num_envs is 64"):
+    with pytest.raises(UserError, match=r"learner\.rollout_length is 10000 and environment\.num_envs is 64"):
         make_collector("CartPole-v1", num_envs=64, rollout_length=10000)

@@ -1,0 +1,25 @@
+"""The norm of a step, told without a copy of the parameters."""
+
+import numpy as np
+import pytest
+
+from galampi.learning.optimizer import RMSprop
+
+
+@pytest.mark.parametrize("form", ["rmsprop", "rmsprop-tf"])
+@pytest.mark.parametrize("num_parameters", [1, 70_000])
+def test_norm_of_a_step_is_that_of_the_change(form, num_parameters):
+    rng = np.random.default_rng(3)
+    optimizer = RMSprop(num_parameters, form, alpha=0.9, epsilon=1e-5)
+    # Small, so that rounding of z does not cover the change.
+    z = np.zeros(num_parameters, np.float32)
+    for _ in range(3):
+        gradient = rng.normal(size=num_parameters).astype(np.float32)
+        before = z.copy()
+        optimizer.step(z, gradient, learning_rate=0.01)
+        change = np.linalg.norm((z - before).astype(np.float64))
+        assert optimizer.step_norm(gradient, 0.01) == pytest.approx(change, rel=1e-4)
+        # It changes nothing that the next step reads.
+        after = z.copy()
+        optimizer.step_norm(gradient, 0.01)
+        np.testing.assert_array_equal(z, after)
