@@ -84,6 +84,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on with the run in --out; its own job unless one is given"
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+    _add_settings(parser)
+    parser.set_defaults(run=_train)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every setting of a job."""
     settings = parser.add_argument_group("settings of the job, over those of the file")
     defaults = Job()
     for key, field in fields():
@@ -94,11 +100,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         settings.add_argument(
             f"--{key}", metavar="VALUE", help=f"{text} Takes {allowed(field)} [{value}]".replace("True", "true")
         )
-    parser.set_defaults(run=_train)
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the settings given on the command line."""
+    return {key: value for key, _ in fields() if (value := getattr(arguments, key)) is not None}
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    overrides = {key: value for key, _ in fields() if (value := getattr(arguments, key)) is not None}
+    overrides = _overrides(arguments)
     if arguments.resume and arguments.out is None:
         raise UserError("--resume needs --out, the folder of the run to go on with")
     if arguments.job is None and arguments.resume:
@@ -140,7 +150,159 @@ def _train(arguments: argparse.Namespace) -> int:
     return 3 if outcome is not None and outcome.status == "stopped" else 0
 
 
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_path", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--episodes", type=_positive, default=10, metavar="N", help="episodes to play [10]")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--greedy", action="store_true", help="take the most probable action [this]")
+    actions.add_argument("--sample", action="store_true", help="draw the action, as in training")
+    _add_policy(parser)
+    parser.add_argument("--seed", type=_whole, metavar="S", help="seed of games and actions [the job's]")
+    parser.add_argument(
+        "--stuck_after",
+        type=_positive,
+        default=3000,
+        metavar="STEPS",
+        help="env steps without reward or lost life after which a game is ended as stuck [3000]",
+    )
+    parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="film the first episode; needs galampi[video]")
+    parser.add_argument("--out", type=Path, metavar="FILE.h5", help="results file [RUN/evaluation.h5]")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from galampi.stored_policy import find_policy
+
+    stored = find_policy(arguments.run_path, rank=arguments.rank, update=arguments.checkpoint)
+
+    from galampi.evaluation import evaluate, summary
+    from galampi.results.evaluation import EvaluatedEpisode
+
+    def report(episode: EvaluatedEpisode) -> None:
+        score = f"return {episode.episodic_return:10.2f}  length {episode.length:7,} env steps"
+        print(f"episode {episode.episode:4}  {score}  {episode.end}", flush=True)
+
+    path = arguments.out or arguments.run_path / "evaluation.h5"
+    episodes = evaluate(
+        stored,
+        path,
+        num_episodes=arguments.episodes,
+        greedy=not arguments.sample,
+        seed=arguments.seed,
+        stuck_after=arguments.stuck_after,
+        video=arguments.video,
+        report=report,
+    )
+    print(f"{summary(stored, episodes)}\nwritten: {path}")
+    return 0
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a stored policy."""
+    parser.add_argument(
+        "--rank", type=_rank, metavar="R|mean", help="whose policy: a rank's, or the weighted mean of all [mean]"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=_positive,
+        metavar="K",
+        help="the policy kept after update K [newest]; see checkpoint.keep_every_updates",
+    )
+
+
+def _positive(text: str) -> int:
+    if not _whole(text):
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be at least 1")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be a whole number, 0 or more")
+    return int(text)
+
+
+def _rank(text: str) -> int | None:
+    if text != "mean" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be a rank or 'mean'")
+    return None if text == "mean" else int(text)
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    from galampi.launch.submit import LAUNCHERS, SIGNALS
+
+    parser.usage = "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...]"
+    parser.add_argument("job", type=Path, metavar="JOB.toml|SWEEP", help="job file, or a sweep's folder: what it lacks")
+    parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
+    parser.add_argument(
+        "--sweep", action="append", default=[], metavar="KEY=A,B,C", help="one run for each; repeatable"
+    )
+    parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
+    parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
+    parser.add_argument("--script", type=Path, help="batch file [slurm/requeue.sbatch; of a sweep slurm/sweep.sbatch]")
+    slurm = parser.add_argument_group("what to ask of Slurm, over what the batch file asks")
+    slurm.add_argument("--nodes", type=int, help="number of nodes")
+    slurm.add_argument("--ntasks-per-node", type=int, metavar="RANKS", help="ranks on each node")
+    slurm.add_argument("--cpus-per-task", type=int, metavar="CORES", help="cores of a rank")
+    slurm.add_argument("--time", help="time limit of one stretch, as Slurm writes it: 04:00:00")
+    slurm.add_argument("--partition", help="partition")
+    slurm.add_argument("--account", help="account")
+    slurm.add_argument("--nodelist", help="nodes to use")
+    slurm.add_argument("--gpus", type=int, help="GPUs of each node")
+    slurm.add_argument("--launcher", choices=LAUNCHERS, help="what starts the ranks")
+    slurm.add_argument("--mpi", metavar="TYPE", help="what srun speaks: pmi2 for MPICH, pmix for Open MPI")
+    slurm.add_argument("--save-signal", choices=SIGNALS, help="signal that makes the ranks save")
+    slurm.add_argument("--notice-s", type=int, metavar="SECONDS", help="save this long before the time limit")
+    slurm.add_argument("--max-restarts", type=int, metavar="N", help="most times a run goes back to the queue")
+    _add_settings(parser)
+    parser.set_defaults(run=_submit)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from galampi.launch.commands import Request, submit
+    from galampi.launch.submit import Resources
+
+    given = {name: value for name in Resources.__dataclass_fields__ if (value := getattr(arguments, name)) is not None}
+    return submit(
+        Request(
+            job=arguments.job,
+            overrides=_overrides(arguments),
+            out=arguments.out,
+            script=arguments.script,
+            resources=given,
+            sweeps=arguments.sweep,
+            num_seeds=arguments.array_seeds,
+            at_once=arguments.at_once,
+            dry_run=arguments.dry_run,
+        )
+    )
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "exit codes, the largest of all folders: 0 finished; 1 failed; 2 no run there; 3 stopped, saved; "
+        "4 running, or killed, or part of a sweep not done"
+    )
+    parser.add_argument("folder", nargs="+", type=Path, metavar="RUN|SWEEP", help="folder of a run or of a sweep")
+    parser.add_argument("--failed", action="store_true", help="first record that the job failed (for batch files)")
+    parser.set_defaults(run=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from galampi.launch.commands import show_status
+
+    return show_status(arguments.folder, failed=arguments.failed)
+
+
 _COMMANDS = {
     "train": (_add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
+    "submit": (_add_submit, "Submit a job to Slurm", "python -m galampi submit jobs/pong.toml --nodes 2"),
+    "status": (_add_status, "Say what became of runs", "python -m galampi status runs/pong"),
+    "evaluate": (
+        _add_evaluate,
+        "Play episodes with a run's policy",
+        "python -m galampi evaluate runs/pong --episodes 10",
+    ),
 }
 """Each command's arguments, its summary and an example."""

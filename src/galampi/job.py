@@ -110,6 +110,8 @@ class Checkpoint(Section):
 
     every_updates: int = Field(5000, ge=1)
     """Updates of a rank between two of its checkpoints."""
+    keep_every_updates: int = Field(0, ge=0)
+    """Updates between two checkpoints that are kept beside the newest, for evaluate --checkpoint; 0 keeps none."""
 
 
 class Record(Section):

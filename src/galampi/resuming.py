@@ -17,6 +17,7 @@ from mpi4py import MPI
 
 from galampi.errors import ResultsError
 from galampi.results import Position, load_checkpoint, save_checkpoint
+from galampi.stored_policy import checkpoint_path
 
 Checkpoints = dict[int, dict[str, Any]]
 
@@ -50,11 +51,6 @@ class Start:
     retired_env_steps: int = 0
     weights_restarted: bool = True
     reason: str = ""
-
-
-def checkpoint_path(out: Path, rank: int) -> Path:
-    """Return the path of a rank's checkpoint."""
-    return out / "checkpoint" / f"rank-{rank:04d}.h5"
 
 
 def find_start(out: Path, num_restarts: int, comm: MPI.Intracomm) -> Start:

@@ -35,7 +35,8 @@ from galampi.job import Job, dump_job
 from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
 from galampi.placement import Placement, place, refuse_singletons, together
 from galampi.results import JobFile, RankWriter, Restart, Sketch, open_run, save_checkpoint
-from galampi.resuming import Start, checkpoint_path, find_start, replace_set
+from galampi.resuming import Start, find_start, replace_set
+from galampi.stored_policy import checkpoint_path
 
 log = logging.getLogger(__name__)
 
@@ -296,6 +297,8 @@ class _Rank:
                 flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
             if self.update % job.checkpoint.every_updates == 0:
                 self._save(exact=False)
+            if job.checkpoint.keep_every_updates and self.update % job.checkpoint.keep_every_updates == 0:
+                save_checkpoint(checkpoint_path(self.out, self.comm.rank, self.update), self._state(exact=False))
             if display is not None and display.due:
                 display.update(self._total_known(), _mean([value for _, value in self.returns]))
             record_s = laps.lap_s()

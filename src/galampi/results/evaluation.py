@@ -1,0 +1,105 @@
+"""The file of an evaluation: every episode that was played with a stored policy.
+
+Written as a whole when the last episode has ended, so it is never half there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from galampi.errors import ResultsError
+from galampi.results.files import reading, replacing
+from galampi.results.schema import NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, TableSchema
+
+EVALUATION_FILE_NAME = "evaluation.h5"
+EVALUATION_FORMAT = "galampi evaluation"
+
+EVALUATED = TableSchema(
+    "episodes",
+    "one row for each episode that was played, in the order of their seeds",
+    (
+        Column("episode", "int64", "1", "number of the episode, from 1"),
+        Column("return", "float64", "1", "episodic return: sum of the raw, unclipped rewards of the full game"),
+        Column("length", "int64", "env step", "length of the episode"),
+        Column("end", "string", "1", "how it ended: terminated, truncated, or stuck (nothing happened any more)"),
+        Column("seed", "int64", "1", "seed of its simulator"),
+    ),
+    chunk_rows=64,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedEpisode:
+    """One row of `episodes`; `EVALUATED` says what each value is."""
+
+    episode: int
+    episodic_return: float
+    length: int
+    end: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation file holds.
+
+    Attributes:
+        attributes: Root attributes: whose policy, how it was played, versions.
+        episodes: Column name to [num_episodes].
+    """
+
+    attributes: dict[str, Any]
+    episodes: dict[str, NDArray[Any]]
+
+
+def save_evaluation(
+    path: Path, episodes: Sequence[EvaluatedEpisode], attributes: Mapping[str, str | int | float | Sequence[int]]
+) -> None:
+    """Write an evaluation in place of one that is there.
+
+    Args:
+        path: The file, `OUT/evaluation.h5`.
+        episodes: The rows.
+        attributes: Root attributes.
+    """
+    columns = zip(*((e.episode, e.episodic_return, e.length, e.end, e.seed) for e in episodes), strict=True)
+    with replacing(path, EVALUATION_FORMAT) as file:
+        file.attrs.update(attributes)
+        group = file.create_group(EVALUATED.name)
+        group.attrs["description"] = EVALUATED.description
+        datasets = [group.create_dataset(NUM_ROWS, data=np.int64(len(episodes)))]
+        for column, values in zip(EVALUATED, columns, strict=True):
+            dtype = h5py.string_dtype() if column.dtype == "string" else column.dtype
+            datasets.append(group.create_dataset(column.name, data=values, dtype=dtype))
+            datasets[-1].attrs.update({"units": column.units, "description": column.description})
+        datasets[0].attrs.update({"units": "1", "description": NUM_ROWS_DESCRIPTION})
+        datasets[1].make_scale(EVALUATED.scale)
+        for dataset in datasets[2:]:
+            dataset.dims[0].attach_scale(datasets[1])
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """Read what `save_evaluation` wrote.
+
+    Raises:
+        ResultsError: The file is missing, truncated, foreign or of a newer schema.
+    """
+    try:
+        with reading(path, EVALUATION_FORMAT) as file:
+            group = file[EVALUATED.name]
+            episodes = {
+                column.name: group[column.name].asstr()[:] if column.dtype == "string" else group[column.name][:]
+                for column in EVALUATED
+            }
+            attributes = {
+                name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+                for name, value in file.attrs.items()
+            }
+            return Evaluation(attributes, episodes)
+    except FileNotFoundError as error:
+        raise ResultsError(f"{path}: no such evaluation; python -m galampi evaluate writes it") from error

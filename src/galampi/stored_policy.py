@@ -1,0 +1,87 @@
+"""The policy that a run has stored: which checkpoints there are, and the parameters they hold.
+
+Knows the layout of `OUT/checkpoint` and `OUT/kept` and what a checkpoint says of the parameters. Knows neither MPI nor
+torch: a policy is looked up wherever the files can be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from galampi.errors import ResultsError
+from galampi.job import Job, parse_job
+from galampi.results import load_checkpoint, open_run
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPolicy:
+    """Parameters as they were saved.
+
+    Attributes:
+        job: The job that trained them.
+        z: [P] float32.
+        source: Whose they are: `mean`, or `rank 3`.
+        updates: Updates each of the ranks that `z` comes from had made.
+        env_steps: Env steps of those ranks together.
+    """
+
+    job: Job
+    z: np.ndarray
+    source: str
+    updates: tuple[int, ...]
+    env_steps: int
+
+
+def checkpoint_path(out: Path, rank: int, update: int | None = None) -> Path:
+    """Return the path of a rank's newest checkpoint, or of the one kept after an update."""
+    folder = out / "checkpoint" if update is None else out / "kept" / f"update-{update:08d}"
+    return folder / f"rank-{rank:04d}.h5"
+
+
+def find_policy(out: Path, *, rank: int | None = None, update: int | None = None) -> StoredPolicy:
+    """Read the policy of a run from its checkpoints.
+
+    The mean is weighted by push-sum weight, z = sum_i w_i z_i / sum_i w_i, in float64. Checkpoints saved on the way are
+    of different moments on each rank; those of a run that has ended are of one.
+
+    Args:
+        out: Folder of the run.
+        rank: Whose parameters; None for the weighted mean of all ranks.
+        update: Take the checkpoints kept after this update rather than the newest.
+
+    Raises:
+        ResultsError: There is no run, no such rank, or a checkpoint is missing or damaged.
+    """
+    run = open_run(out)
+    job = parse_job(run.job_toml, f"{run.path}/job.h5")
+    if rank is not None and rank >= run.num_ranks:
+        raise ResultsError(f"{run.path}: rank is {rank}; must lie in [0, {run.num_ranks - 1}]")
+    ranks = range(run.num_ranks) if rank is None else [rank]
+    if update is not None and not (run.path / "kept" / f"update-{update:08d}").is_dir():
+        raise ResultsError(f"{run.path}: no checkpoint of update {update}; {_kept(run.path)}")
+    weighted: np.ndarray = np.zeros(1)
+    total, updates, env_steps = 0.0, [], 0
+    for each in ranks:
+        path = checkpoint_path(run.path, each, update)
+        state = load_checkpoint(path)
+        try:
+            # The weights of a rank on its own do not matter, and its bytes stay as they are.
+            weight = float(state["weight"]) if rank is None else 1.0
+            weighted = weighted + weight * state["learner"]["z"].astype(np.float64)
+            updates.append(int(state["counters"]["update"]))
+            env_steps += int(state["counters"]["env_steps"])
+        except (KeyError, ValueError) as error:
+            raise ResultsError(f"{path}: holds no parameters that fit those of the other ranks: {error}") from error
+        total += weight
+    source = "mean" if rank is None else f"rank {rank}"
+    return StoredPolicy(job, (weighted / total).astype(np.float32), source, tuple(updates), env_steps)
+
+
+def _kept(out: Path) -> str:
+    updates = sorted(int(path.name.removeprefix("update-")) for path in (out / "kept").glob("update-*"))
+    if not updates:
+        return "none is kept but the newest; see checkpoint.keep_every_updates"
+    return f"kept are those of update {', '.join(map(str, updates))}"

@@ -1,0 +1,157 @@
+"""Pictures of an episode as a video file.
+
+Owns the second simulator that shows the game in colour, and the encoder. Knows nothing of policies: it is told the
+actions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from galampi.errors import UserError
+from galampi.job import Environment
+from galampi.learning import Simulators
+
+ATARI_FRAMES_PER_S = 60
+LEAST_HEIGHT = 400
+"""Smaller pictures are enlarged by a whole number, to be seen at all."""
+
+
+class Video:
+    """A film of one simulator, made by a twin: a second one with the same seed that is given the same actions.
+
+    The simulators of a policy show small grey pictures, or none. The twin plays the same game, for simulators depend
+    on nothing but their seed and their actions; where that is not so, making the film fails.
+    """
+
+    def __init__(self, path: Path, environment: Environment, seed: int) -> None:
+        """Start the twin and the file.
+
+        Args:
+            path: The file; its suffix names the format.
+            environment: What is simulated.
+            seed: Of the simulator to film.
+
+        Raises:
+            UserError: The encoder is not installed, knows no such format, or the environment draws no pictures.
+        """
+        try:
+            self._av: Any = importlib.import_module("av")
+        except ModuleNotFoundError:
+            raise UserError("--video needs the package av: pip install 'galampi[video]'") from None
+        self._path = path
+        try:
+            self._container = self._av.open(str(path), "w")
+        except (ValueError, OSError):
+            raise UserError(f"--video is {path}; its name must end in .mp4, .mkv or another known format") from None
+        self._is_atari = str(gym.spec(environment.id.rpartition(":")[2]).entry_point).startswith("ale_py.")
+        self._vector, frames_per_s = _atari(environment) if self._is_atari else _drawn(environment)
+        self._simulators = Simulators(
+            self._vector, seed=seed, is_atari=self._is_atari, life_ends_return=False, settings={}
+        )
+        self._stream = self._container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
+        self._stream.pix_fmt = "yuv420p"
+        self._observations = self._simulators.reset()
+        first = self._picture()
+        self._stream.height, self._stream.width = first.shape[:2]
+        self._write(first)
+
+    def follow(self, action: np.ndarray, reward: float) -> None:
+        """Take a step and add its picture.
+
+        Args:
+            action: Of the simulator that is filmed, [] or [k].
+            reward: What that simulator answered.
+
+        Raises:
+            UserError: The twin answers otherwise.
+        """
+        step = self._simulators.step(action[None])
+        if step.rewards[0] != reward:
+            raise UserError(
+                f"--video: a second simulator with the same seed and actions had reward {step.rewards[0]}, the first"
+                f" {reward}; environments with randomness of their own cannot be filmed"
+            )
+        self._observations = step.observations
+        self._write(self._picture())
+
+    def close(self) -> None:
+        """Finish the file and end the twin."""
+        for packet in self._stream.encode(None):
+            self._container.mux(packet)
+        self._container.close()
+        self._simulators.close()
+
+    def __enter__(self) -> Self:
+        """Return the video, to be closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _picture(self) -> np.ndarray:
+        """Return the picture [height, width, 3] uint8 with even sides, as the encoder wants them."""
+        if self._is_atari:
+            picture = self._observations[0, 0]
+        else:
+            try:
+                picture = np.asarray(self._vector.render()[0])  # type: ignore[index]
+            except (gym.error.Error, ImportError) as error:
+                raise UserError(f"--video: the environment cannot be drawn: {' '.join(str(error).split())}") from None
+        scale = -(-LEAST_HEIGHT // picture.shape[0])
+        picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+        return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
+
+    def _write(self, picture: np.ndarray) -> None:
+        for packet in self._stream.encode(self._av.VideoFrame.from_ndarray(picture, format="rgb24")):
+            self._container.mux(packet)
+
+
+def _atari(environment: Environment) -> tuple[VectorEnv, int]:
+    """Return one game under the settings of `make_simulators`, but in colour and full size; and pictures a second."""
+    game = gym.spec(environment.id).kwargs["game"]
+    vector = AtariVectorEnv(
+        game,
+        1,
+        max_num_frames_per_episode=environment.max_episode_frames,
+        repeat_action_probability=environment.repeat_action_probability,
+        full_action_space=environment.full_action_space,
+        frameskip=environment.frame_skip,
+        noop_max=environment.max_noops,
+        num_threads=1,
+        img_height=210,
+        img_width=160,
+        grayscale=False,
+        stack_num=1,
+        maxpool=True,
+        use_fire_reset=True,
+        autoreset_mode="NextStep",
+    )
+    return vector, max(1, round(ATARI_FRAMES_PER_S / environment.frame_skip))
+
+
+def _drawn(environment: Environment) -> tuple[VectorEnv, int]:
+    """Return the environment as it draws itself, and pictures a second."""
+
+    def make() -> gym.Env:
+        return gym.make(environment.id, render_mode="rgb_array", disable_env_checker=True)
+
+    try:
+        vector = SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP)
+    except (gym.error.Error, ImportError, TypeError) as error:
+        raise UserError(f"--video: {environment.id} draws no pictures: {' '.join(str(error).split())}") from None
+    metadata = vector.envs[0].metadata
+    if "rgb_array" not in metadata.get("render_modes", []):
+        raise UserError(f"--video: {environment.id} draws no pictures: it has no render mode 'rgb_array'")
+    return vector, int(metadata.get("render_fps", 30))
