@@ -34,13 +34,15 @@ from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage
 from galampi.job import Job, dump_job
 from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
 from galampi.placement import Placement, place, refuse_singletons, together
-from galampi.results import JobFile, RankWriter, Restart, Sketch, open_run, save_checkpoint
+from galampi.results import EnergyMeter, JobFile, RankWriter, Restart, Sketch, open_run, save_checkpoint
 from galampi.resuming import Start, find_start, replace_set
 from galampi.stored_policy import checkpoint_path
 
 log = logging.getLogger(__name__)
 
 _FLUSH_PERIOD_S = 2.0
+_STEP_NORM_EVERY = 8
+_LOCK = "lock"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PACKAGES = ("galampi", "torch", "mpi4py", "h5py", "gymnasium", "ale-py", "numpy")
 
@@ -179,7 +181,7 @@ class _Rank:
         self.own_budget = self.env_steps + math.ceil(left / comm.size)
         if comm.rank == 0:
             log.info("%s, %s; %s parameters", precision, device, f"{num_parameters:,}")
-        log.info("%s", self.placement)
+        _say_placements(comm, self.placement)
         comm.Barrier()
         self.started_s = time.monotonic()
 
@@ -198,6 +200,8 @@ class _Rank:
         hostnames = comm.gather(self.placement.hostname)
         with together(comm):
             self.sketch = Sketch(job.record.sketch_size, num_parameters)
+            gpus = device.startswith("cuda")
+            self.energy = EnergyMeter(gpus=gpus) if self.placement.rank_on_node == 0 else None
             try:
                 self.writer = RankWriter(
                     self.out / f"rank-{comm.rank:04d}.h5",
@@ -209,6 +213,8 @@ class _Rank:
                         "num_threads": self.placement.num_threads,
                         "cpus": sorted(self.placement.cpus),
                         "out_peers": self.mailboxes.topology.out_peers(comm.rank),
+                        "rank_on_node": self.placement.rank_on_node,
+                        "energy_unread": "\n".join(self.energy.unread) if self.energy is not None else "",
                     },
                     resume_at=start.position,
                     restart=None
@@ -256,6 +262,9 @@ class _Rank:
                 self._average_gradients(rollout.num_valid, stop=bool(caught))
             gossip_s = laps.lap_s()
             grad_norm = self.learner.apply_gradient(rate)
+            # A pass over all parameters: made now and then.
+            keeps_norm = self.update % (_STEP_NORM_EVERY * job.record.every_updates) == 0
+            step_norm = self.learner.step_norm(rate) if keeps_norm else math.nan
             learn_s += laps.lap_s()
             now_s = self._job_time_s()
             message_age_s = self.gossip.step(self.learner.z, self.update, now_s)
@@ -271,6 +280,7 @@ class _Rank:
                 value_loss=losses.value_loss,
                 entropy=losses.entropy,
                 grad_norm=grad_norm,
+                step_norm=step_norm,
                 learning_rate=rate,
                 weight=self.mixing.weight,
                 **self._counts(),
@@ -292,6 +302,10 @@ class _Rank:
                 )
             if self.update % job.record.sketch_every_updates == 0:
                 self.writer.write_sketch(self.update, now_s, self.sketch(self.learner.z))
+                edges = self.gossip.sent, self.gossip.received, self.gossip.skipped
+                self.writer.write_edges(self.update, now_s, self.mailboxes.topology.hops, *edges)
+            if self.energy is not None and self.energy.due:
+                self.writer.write_energy(now_s, self.energy.counted_j())
             if time.monotonic() >= flush_due_s:
                 self.writer.flush()
                 flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
@@ -364,6 +378,8 @@ class _Rank:
         weights = comm.allgather(self.mixing.weight)
         assert abs(sum(weights) - comm.size) < 1e-9 * comm.size, f"push-sum weights sum to {sum(weights)}"
         self._save(exact=True)
+        if self.energy is not None:
+            self.writer.write_energy(self._job_time_s(), self.energy.counted_j())
         self.writer.close()
         self.mailboxes.free()
         self.simulators.close()
@@ -391,6 +407,15 @@ class _Rank:
         return outcome
 
 
+def _say_placements(comm: MPI.Intracomm, placement: Placement) -> None:
+    """Say on rank 0 where all ranks run, those that run alike in one line. Collective over comm."""
+    ranks_by_place: dict[str, list[str]] = {}
+    for rank, text in enumerate(comm.gather(str(placement)) or ()):
+        ranks_by_place.setdefault(text, []).append(str(rank))
+    for text, ranks in ranks_by_place.items():
+        log.info("rank%s %s on %s", "s" * (len(ranks) > 1), ", ".join(ranks), text)
+
+
 class _Laps:
     """A stopwatch for the phases of an update."""
 
@@ -415,9 +440,9 @@ def _claim(out: Path, *, resume: bool) -> int:
                 raise UserError(f"{out}: no run to resume there: job.h5 is missing")
         else:
             out.mkdir(parents=True, exist_ok=True)
-            if any(out.iterdir()):
+            if any(path.name != _LOCK for path in out.iterdir()):
                 raise UserError(f"{out}: not empty; add --resume to go on with its run, or choose another --out")
-        descriptor = os.open(out / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        descriptor = os.open(out / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
     try:

@@ -5,6 +5,7 @@ methods that return their objects, so that a command on a login node starts at o
 """
 
 from galampi.results.checkpoint import load_checkpoint, save_checkpoint
+from galampi.results.energy import EnergyMeter
 from galampi.results.reader import ConsensusDistance, RankFile, Run, Table, open_run
 from galampi.results.schema import SCHEMA_VERSION
 from galampi.results.sketch import Sketch
@@ -13,6 +14,7 @@ from galampi.results.writer import JobFile, Position, RankWriter, Restart
 __all__ = [
     "SCHEMA_VERSION",
     "ConsensusDistance",
+    "EnergyMeter",
     "JobFile",
     "Position",
     "RankFile",

@@ -63,9 +63,7 @@ def _write(group: h5py.Group, state: State) -> None:
             group[key] = str(value) if isinstance(value, int) else value
             group[key].attrs[_KIND] = type(value).__name__
         else:
-            raise TypeError(
-                f"{group.name}/{key}: a checkpoint cannot hold {type(value).__name__} {value!r:.80}"
-            )
+            raise TypeError(f"{group.name}/{key}: a checkpoint cannot hold {type(value).__name__} {value!r:.80}")
 
 
 def _read(group: h5py.Group) -> dict[str, Any]:

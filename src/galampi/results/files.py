@@ -121,17 +121,19 @@ def _check(file: h5py.File, path: Path, file_format: str) -> None:
 
 
 def _open(path: Path) -> h5py.File:
-    # A file that is being written, or whose writer was killed, opens with swmr=True only. But in that mode
-    # HDF5 does not notice that a file is truncated and reads zeros, so it is for such files alone.
-    return h5py.File(path, "r", swmr=_is_open_for_writing(path), locking=False)
-
-
-def _is_open_for_writing(path: Path) -> bool:
-    """Whether the superblock says that a writer has, or had when it was killed, the file open."""
     with path.open("rb") as stream:
-        start = stream.read(12)
-    # HDF5 File Format Specification, superblock version 3: the file consistency flags are byte 11.
-    return len(start) == 12 and start[8] == 3 and bool(start[11])
+        superblock = stream.read(48)
+        size_bytes = stream.seek(0, os.SEEK_END)
+    # HDF5 File Format Specification, superblock version 3: byte 11 holds the file consistency flags, which are
+    # set while a writer has the file open and stay set if it is killed; bytes 28 to 35 hold the end of the file.
+    if len(superblock) < 48 or superblock[8] != 3 or not superblock[11]:
+        return h5py.File(path, "r", locking=False)
+    # Such a file opens with swmr=True only. In that mode HDF5 takes a truncated file for one that is about to
+    # grow: it reads zeros, or tries again for ever.
+    end = int.from_bytes(superblock[28:36], "little")
+    if size_bytes < end:
+        raise OSError(f"it has {size_bytes} of {end} bytes")
+    return h5py.File(path, "r", swmr=True, locking=False)
 
 
 def _one_line(error: Exception) -> str:

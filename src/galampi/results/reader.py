@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from galampi.errors import ResultsError
 from galampi.results.files import reading
 from galampi.results.schema import (
+    EDGES,
+    ENERGY,
     EPISODES,
     JOB_FILE_NAME,
     JOB_FORMAT,
@@ -25,6 +27,7 @@ from galampi.results.schema import (
     RESTARTS,
     SKETCH,
     UPDATES,
+    Column,
     TableSchema,
     rank_file_name,
 )
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-TableName = Literal["updates", "episodes", "sketches", "restarts"]
+TableName = Literal["updates", "episodes", "sketches", "edges", "energy", "restarts"]
 
 
 def open_run(path: Path | str) -> "Run":
@@ -94,7 +97,7 @@ class Table(Mapping[str, NDArray[Any]]):
             stop: Row after the last one; None for the last committed one.
 
         Returns:
-            Column name to `[rows]` array.
+            Column name to `[rows]` array. A column that an older galampi did not write holds NaN, -1 or ''.
 
         Raises:
             KeyError: There is no such column.
@@ -107,7 +110,7 @@ class Table(Mapping[str, NDArray[Any]]):
             return {
                 column.name: np.empty(
                     (0, 0) if column.per_component else 0,
-                    object if column.dtype == "string" else column.dtype,
+                    object if column.is_text else column.dtype,
                 )
                 for column in chosen
             }
@@ -118,12 +121,7 @@ class Table(Mapping[str, NDArray[Any]]):
                     raise ResultsError(
                         f"{self.path}: was resumed from a checkpoint since the run was opened; open it again"
                     )
-                return {
-                    column.name: group[column.name].asstr()[rows]
-                    if column.dtype == "string"
-                    else group[column.name][rows]
-                    for column in chosen
-                }
+                return {column.name: _column(group, column, rows) for column in chosen}
         except FileNotFoundError as error:
             raise ResultsError(f"{self.path}: was removed since the run was opened") from error
 
@@ -177,14 +175,18 @@ class RankFile:
         self.updates = Table(self.path, UPDATES, file)
         self.episodes = Table(self.path, EPISODES, file)
         self.sketches = Table(self.path, SKETCH, file)
+        self.edges = Table(self.path, EDGES, file)
+        self.energy = Table(self.path, ENERGY, file)
         self.restarts = Table(self.path, RESTARTS, file)
 
     def table(self, name: TableName) -> Table:
-        """Return one of the four tables by its name."""
+        """Return one of the tables by its name."""
         return {
             "updates": self.updates,
             "episodes": self.episodes,
             "sketches": self.sketches,
+            "edges": self.edges,
+            "energy": self.energy,
             "restarts": self.restarts,
         }[name]
 
@@ -207,9 +209,7 @@ class Run:
                 self.attributes = _attributes(file)
         except FileNotFoundError as error:
             if not _find_ranks(out):
-                raise ResultsError(
-                    f"{out}: no run here; neither {JOB_FILE_NAME} nor {rank_file_name(0)}"
-                ) from error
+                raise ResultsError(f"{out}: no run here; neither {JOB_FILE_NAME} nor {rank_file_name(0)}") from error
 
     @cached_property
     def ranks(self) -> tuple[RankFile, ...]:
@@ -268,7 +268,9 @@ class Run:
         ranks = pandas.Index([file.rank for file in present], name="rank")
         return xarray.concat(datasets, dim=ranks, join="outer", data_vars="all", combine_attrs="override")
 
-    def consensus_distance(self, align: Literal["time", "update"] = "time") -> "ConsensusDistance":
+    def consensus_distance(
+        self, align: Literal["time", "update"] = "time", last: int | None = None
+    ) -> "ConsensusDistance":
         """Estimate from the sketches how far each rank's parameters are from the mean of all ranks.
 
         For every moment m and rank i, ||S(z_i) - mean_j S(z_j)||, which is ||z_i - mean_j z_j|| with the
@@ -280,6 +282,7 @@ class Run:
                 What a rank moves to and fro between two of its sketches is not seen. `update` takes the
                 updates after which every rank was sketched, whenever each of them was; without error of time
                 where ranks are in step, as with allreduce, and meaningless where some are slower.
+            last: Read only so many of the newest sketches of each rank; None for all.
 
         Raises:
             ResultsError: A rank has no sketches.
@@ -287,7 +290,7 @@ class Run:
         for file in self.ranks:
             if not file.sketches.num_rows:
                 raise ResultsError(f"{file.path}: holds no sketches; see record.sketch_every_updates")
-        tables = [file.sketches.read() for file in self.ranks]
+        tables = [file.sketches.read(start=-last if last else 0) for file in self.ranks]
         if len({table["value"].shape[1] for table in tables}) > 1:
             raise ResultsError(f"{self.path}: the ranks' sketches differ in size")
         name = {"time": "time_s", "update": "update"}[align]
@@ -301,17 +304,21 @@ class Run:
                 at = np.intersect1d(at, each)
         to_mean = np.empty((len(at), len(tables)))
         norm = np.empty_like(to_mean)
+        between = np.zeros((len(tables), len(tables)))
         for row, moment in enumerate(at):
             sketches = np.stack(
-                [
-                    _interpolate(moment, each, table["value"])
-                    for each, table in zip(positions, tables, strict=True)
-                ]
+                [_interpolate(moment, each, table["value"]) for each, table in zip(positions, tables, strict=True)]
             )
-            to_mean[row] = np.linalg.norm(sketches - sketches.mean(axis=0), axis=1)
+            differences = sketches - sketches.mean(axis=0)
+            to_mean[row] = np.linalg.norm(differences, axis=1)
             norm[row] = np.linalg.norm(sketches, axis=1)
+            if row >= len(at) // 2:
+                squares, products = to_mean[row] ** 2, differences @ differences.T
+                between += np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0))
+        between /= max(1, len(at) - len(at) // 2)
+        np.fill_diagonal(between, 0)
         size = tables[0]["value"].shape[1]
-        return ConsensusDistance(at, to_mean, norm, relative_error=relative_error(size))
+        return ConsensusDistance(at, to_mean, norm, between, relative_error=relative_error(size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,8 +331,21 @@ class ConsensusDistance:
     """`[M, N]`: distance of every rank's z to the (unweighted) mean over the ranks."""
     norm: NDArray[np.float64]
     """`[M, N]`: norm of every rank's z, to compare with."""
+    between: NDArray[np.float64]
+    """`[N, N]`: distance between every two ranks, mean over the last half of the moments."""
     relative_error: float
     """Relative standard error of the distances and norms."""
+
+
+def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
+    """Read some rows of a column; one that is not in the file as what was never written."""
+    if column.name in group:
+        dataset = group[column.name]
+        return np.asarray((dataset.asstr() if column.is_text else dataset)[rows])
+    if column.is_text:
+        return np.full(rows.stop - rows.start, "", object)
+    kind = np.dtype(column.dtype)
+    return np.full(rows.stop - rows.start, np.nan if kind.kind == "f" else np.array(-1).astype(kind), kind)
 
 
 def _interpolate(moment: float, at: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -27,12 +27,17 @@ class Column:
 
     name: str
     dtype: str
-    """`int64`, `uint8`, `float64`, `float32`, or `string` (variable-length UTF-8)."""
+    """`int64`, `uint8`, `float64`, `float32`, `string` (variable-length UTF-8) or `S64` (64 bytes of ASCII)."""
     units: str
     """`1` where the value has no unit."""
     description: str
     per_component: bool = False
     """Whether a row is a vector along the `component` dimension, not one number."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are text."""
+        return self.dtype in ("string", "S64")
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,17 @@ UPDATES = TableSchema(
         Column("value_loss", "float64", "1", "value loss of this update, before its coefficient"),
         Column("entropy", "float64", "nat", "mean entropy of the policy over the rollout"),
         Column("grad_norm", "float64", "1", "Euclidean norm of the gradient before clipping"),
+        Column(
+            "step_norm",
+            "float64",
+            "1",
+            "Euclidean norm of the optimizer's change of z; of each 8th row, the others NaN",
+        ),
         Column("learning_rate", "float64", "1", "learning rate this update used"),
         Column("weight", "float64", "1", "push-sum weight w after this update's gossip"),
         Column("sent", "int64", "message", "messages this rank has sent so far"),
         Column("received", "int64", "message", "messages this rank has averaged so far"),
-        Column(
-            "skipped", "int64", "message", "sends skipped so far because the last message was still unread"
-        ),
+        Column("skipped", "int64", "message", "sends skipped so far because the last message was still unread"),
         Column(
             "message_age_s",
             "float64",
@@ -94,12 +103,8 @@ EPISODES = TableSchema(
     "episodes",
     "one row for each finished episode (full game) of this rank's simulators",
     (
-        Column(
-            "episode", "int64", "1", "number of the episode on this rank, from 1, in the order they ended"
-        ),
-        Column(
-            "return", "float64", "1", "episodic return: sum of the raw, unclipped rewards of the full game"
-        ),
+        Column("episode", "int64", "1", "number of the episode on this rank, from 1, in the order they ended"),
+        Column("return", "float64", "1", "episodic return: sum of the raw, unclipped rewards of the full game"),
         Column("length", "int64", "env step", "length of the episode"),
         Column("env_steps", "int64", "env step", "env steps this rank had taken when the episode ended"),
         Column("time_s", "float64", "s", _TIME),
@@ -119,6 +124,33 @@ SKETCH = TableSchema(
     chunk_rows=16,
 )
 
+EDGES = TableSchema(
+    "edges",
+    "one row for each hop of the graph at each moment that was sketched; counts since the last (re)start",
+    (
+        Column("entry", "int64", "1", "number of the row, from 1"),
+        Column("update", "int64", "1", "number of the update on this rank"),
+        Column("time_s", "float64", "s", _TIME),
+        Column("hop", "int64", "1", "h: sent to rank + h, received from rank - h, modulo the number of ranks"),
+        Column("sent", "int64", "message", "messages sent along the hop since the last (re)start"),
+        Column("received", "int64", "message", "messages averaged from the hop since the last (re)start"),
+        Column("skipped", "int64", "message", "sends along the hop skipped since the last (re)start"),
+    ),
+    chunk_rows=256,
+)
+
+ENERGY = TableSchema(
+    "energy",
+    "one row for each source at each reading; only the first rank of a node reads, for the whole node",
+    (
+        Column("reading", "int64", "1", "number of the row, from 1"),
+        Column("time_s", "float64", "s", _TIME),
+        Column("source", "S64", "1", "what was read: a processor package, its dram, or a GPU"),
+        Column("energy_j", "float64", "J", "energy the source has counted since the last (re)start of the job"),
+    ),
+    chunk_rows=256,
+)
+
 RESTARTS = TableSchema(
     "restarts",
     "one row each time this rank was resumed from a checkpoint",
@@ -133,7 +165,7 @@ RESTARTS = TableSchema(
     chunk_rows=16,
 )
 
-TABLES = {table.name: table for table in (UPDATES, EPISODES, SKETCH, RESTARTS)}
+TABLES = {table.name: table for table in (UPDATES, EPISODES, SKETCH, EDGES, ENERGY, RESTARTS)}
 """The tables of a rank file. `sketch` is missing from a file whose job makes no sketches."""
 
 COMPONENT = Column("component", "int64", "1", "index of the component of a sketch", per_component=True)

@@ -9,9 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-HASH = (
-    "splitmix64(index + 0x67616c616d7069): bucket = (hash >> 32) * size >> 32, sign = -1 if hash & 1 else 1"
-)
+HASH = "splitmix64(index + 0x67616c616d7069): bucket = (hash >> 32) * size >> 32, sign = -1 if hash & 1 else 1"
 """The hash as the files state it."""
 
 _KEY = np.uint64(0x67616C616D7069)

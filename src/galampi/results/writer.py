@@ -6,7 +6,7 @@ commit: a reader never looks past it, so a process killed between the two leaves
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from galampi.results import sketch as sketching
 from galampi.results.files import create, move_into_place, open_for_reading, partial_name, reading, replacing
 from galampi.results.schema import (
     COMPONENT,
+    EDGES,
+    ENERGY,
     EPISODES,
     JOB_FILE_NAME,
     JOB_FORMAT,
@@ -158,9 +160,11 @@ class RankWriter:
             self._updates = _TableWriter(self._file, UPDATES)
             self._episodes = _TableWriter(self._file, EPISODES)
             self._sketches = _TableWriter(self._file, SKETCH, sketch) if sketch is not None else None
+            self._edges = _TableWriter(self._file, EDGES)
+            self._energy = _TableWriter(self._file, ENERGY)
             restarts = _TableWriter(self._file, RESTARTS)
             if resume_at is not None and restart is not None:
-                self._copy(resume_at, restarts)
+                self._copy(resume_at, restart.update, restarts)
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 row = (restart.update, restart.time_s, now, restart.reason, int(restart.weights_restarted))
                 restarts.rows.append((restarts.num_rows + 1, *row))
@@ -184,6 +188,7 @@ class RankWriter:
         value_loss: float,
         entropy: float,
         grad_norm: float,
+        step_norm: float,
         learning_rate: float,
         weight: float,
         sent: int,
@@ -208,6 +213,7 @@ class RankWriter:
                 value_loss,
                 entropy,
                 grad_norm,
+                step_norm,
                 learning_rate,
                 weight,
                 sent,
@@ -235,6 +241,25 @@ class RankWriter:
         assert self._sketches is not None, "the writer was made without a sketch"
         # A copy, for the caller may use its array again before the next flush.
         self._sketches.rows.append((update, time_s, np.array(values, np.float32)))
+
+    def write_edges(
+        self,
+        update: int,
+        time_s: float,
+        hops: Iterable[int],
+        sent: Iterable[int],
+        received: Iterable[int],
+        skipped: Iterable[int],
+    ) -> None:
+        """Buffer one row of `edges` for each hop: its counts since the last (re)start, each `[num_hops]`."""
+        for counts in zip(hops, sent, received, skipped, strict=True):
+            self._edges.rows.append((self._edges.num_rows + len(self._edges.rows) + 1, update, time_s, *counts))
+
+    def write_energy(self, time_s: float, energy_j: Mapping[str, float]) -> None:
+        """Buffer one row of `energy` for each source: what it has counted since the last (re)start."""
+        for source, joules in energy_j.items():
+            number = self._energy.num_rows + len(self._energy.rows) + 1
+            self._energy.rows.append((number, time_s, source.encode("ascii", "replace"), joules))
 
     def flush(self) -> None:
         """Write what is buffered and commit it, so that readers see it and `kill -9` cannot take it.
@@ -276,20 +301,19 @@ class RankWriter:
         self.close()
 
     def _tables(self) -> list["_TableWriter"]:
-        return [table for table in (self._updates, self._episodes, self._sketches) if table is not None]
+        tables = (self._updates, self._episodes, self._sketches, self._edges, self._energy)
+        return [table for table in tables if table is not None]
 
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.id.get_vfd_handle())
 
-    def _copy(self, position: Position, restarts: "_TableWriter") -> None:
+    def _copy(self, position: Position, update: int, restarts: "_TableWriter") -> None:
         """Copy the rows up to `position`, all restarts, and the attributes that are not given anew."""
         try:
             old = open_for_reading(self.path, RANK_FORMAT)
         except FileNotFoundError as error:
-            raise ResultsError(
-                f"{self.path}: no such file; the checkpoint cannot be resumed without it"
-            ) from error
+            raise ResultsError(f"{self.path}: no such file; the checkpoint cannot be resumed without it") from error
         with old:
             for name, value in old.attrs.items():
                 if name not in self._file.attrs:
@@ -299,13 +323,18 @@ class RankWriter:
                     f"{self.path}: thinning is {old.attrs['thinning']}, the job now asks for {self.thinning}"
                 )
             lengths = zip((UPDATES, EPISODES, SKETCH), position, strict=True)
-            for table, (schema, num_rows) in zip(
-                (self._updates, self._episodes, self._sketches), lengths, strict=True
-            ):
+            for table, (schema, num_rows) in zip((self._updates, self._episodes, self._sketches), lengths, strict=True):
                 if table is not None:
                     table.copy(old, num_rows)
                 elif schema.name in old:
                     raise ResultsError(f"{self.path}: holds sketches, the job now asks for none")
+            if EDGES.name in old:
+                edges = old[EDGES.name]
+                updates = edges["update"][: edges[NUM_ROWS][()]]
+                self._edges.copy(old, int(np.searchsorted(updates, update, side="right")))
+            if ENERGY.name in old:
+                # What was used after the checkpoint was used all the same.
+                self._energy.copy(old, None)
             restarts.copy(old, None)
 
 
@@ -325,9 +354,7 @@ class _TableWriter:
             group.attrs["num_parameters"] = sketch.num_parameters
             group.attrs["relative_error"] = sketch.relative_error
             group.attrs["hash"] = sketching.HASH
-            component = group.create_dataset(
-                COMPONENT.name, data=np.arange(sketch.size, dtype=COMPONENT.dtype)
-            )
+            component = group.create_dataset(COMPONENT.name, data=np.arange(sketch.size, dtype=COMPONENT.dtype))
             _describe(component, COMPONENT.units, COMPONENT.description)
             component.make_scale(COMPONENT.name)
         self._datasets = [
@@ -346,7 +373,7 @@ class _TableWriter:
             chunks=(self.schema.chunk_rows, *tail),
             dtype=dtype,
             # What an unfinished write leaves must not look like a value.
-            fillvalue=None if is_string else (np.nan if dtype.kind == "f" else np.array(-1).astype(dtype)),
+            fillvalue=None if column.is_text else (np.nan if dtype.kind == "f" else np.array(-1).astype(dtype)),
         )
         _describe(dataset, column.units, column.description)
         if column.name == self.schema.scale:
@@ -382,7 +409,12 @@ class _TableWriter:
         if num_rows > committed:
             raise ResultsError(f"{where} has {committed} rows, the checkpoint counts {num_rows}")
         for dataset in self._datasets:
-            column = source[dataset.name.rsplit("/", 1)[1]]
+            name = dataset.name.rsplit("/", 1)[1]
+            if name not in source:
+                # A column that galampi did not write yet: its rows read as what was never written.
+                dataset.resize(num_rows, axis=0)
+                continue
+            column = source[name]
             if column.shape[1:] != dataset.shape[1:]:
                 raise ResultsError(
                     f"{where} has sketches of size {column.shape[1]}, the job now asks for {dataset.shape[1]}"

@@ -29,6 +29,7 @@ def write_row(writer: RankWriter, update: int) -> None:
         value_loss=n,
         entropy=n,
         grad_norm=n,
+        step_norm=n,
         learning_rate=n,
         weight=n,
         sent=update,
@@ -43,6 +44,8 @@ def write_row(writer: RankWriter, update: int) -> None:
     )
     writer.write_episode(episodic_return=n, length=update, env_steps=80 * update, time_s=n, simulator=update)
     writer.write_sketch(update, n, np.full(8, n))
+    writer.write_edges(update, n, [1], [update], [update], [update])
+    writer.write_energy(n, {"package-0": n})
 
 
 def write_endlessly(path: Path) -> None:

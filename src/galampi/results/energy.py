@@ -1,0 +1,172 @@
+"""How much energy a node and its GPUs use, by the counters the hardware keeps.
+
+Owns the reading of RAPL (through /sys/class/powercap) and NVML counters. Reads counters only: what cannot be read is
+said with the reason, and never estimated. Knows neither MPI nor torch; that there is one reader on a node is the
+caller's part.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+POWERCAP = Path("/sys/class/powercap")
+# RAPL counters wrap after 262 kJ on most processors, a quarter of an hour at 300 W.
+_PERIOD_S = 30.0
+
+
+@dataclass
+class _Counter:
+    """A counter that only rises, but for its wraps.
+
+    Attributes:
+        name: What it counts.
+        read: Its value in `unit_j`.
+        unit_j: Joules in one of its units.
+        wraps_at: Value after which it begins again at 0; None if it never does.
+    """
+
+    name: str
+    read: Callable[[], int]
+    unit_j: float
+    wraps_at: int | None
+    _last: int = 0
+    _total: int = 0
+
+    def start(self) -> None:
+        """Count from here."""
+        self._last, self._total = self.read(), 0
+
+    def counted_j(self) -> float:
+        """Return what was counted since the start; to be called at least once a wrap.
+
+        Raises:
+            OSError: It cannot be read any more, or was reset.
+        """
+        value = self.read()
+        step = value - self._last
+        if step < 0:
+            if self.wraps_at is None:
+                raise OSError("the counter was reset")
+            step += self.wraps_at
+        self._last, self._total = value, self._total + step
+        return self._total * self.unit_j
+
+
+class EnergyMeter:
+    """The energy counters of one node, counted from the creation of this object.
+
+    Attributes:
+        unread: What could not be read, each with its reason.
+    """
+
+    def __init__(self, *, gpus: bool, powercap: Path = POWERCAP) -> None:
+        """Find the counters that can be read.
+
+        Args:
+            gpus: Read the node's GPUs too: those of CUDA_VISIBLE_DEVICES if it is set, else all.
+            powercap: Where the kernel shows the RAPL zones.
+        """
+        self.unread: list[str] = []
+        self._counters: list[_Counter] = []
+        for counter in [*self._rapl(powercap), *(self._nvml() if gpus else [])]:
+            try:
+                counter.start()
+                self._counters.append(counter)
+            except OSError as error:
+                self.unread.append(f"{counter.name}: {_reason(error)}")
+        self._due_s = time.monotonic() + _PERIOD_S
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next reading."""
+        return time.monotonic() >= self._due_s
+
+    def counted_j(self) -> dict[str, float]:
+        """Return what each source has counted since the start, in J. One that fails is not asked again."""
+        self._due_s = time.monotonic() + _PERIOD_S
+        counted = {}
+        for counter in list(self._counters):
+            try:
+                counted[counter.name] = counter.counted_j()
+            except OSError as error:
+                self._counters.remove(counter)
+                self.unread.append(f"{counter.name}: {_reason(error)}")
+        return counted
+
+    def _rapl(self, powercap: Path) -> list[_Counter]:
+        """Find packages and their dram. The zone psys holds the packages once more, as does intel-rapl-mmio."""
+        zones = {path.name: path for path in sorted(powercap.glob("intel-rapl:*"))}
+        counters = []
+        for zone, path in zones.items():
+            try:
+                name = (path / "name").read_text().strip()
+                if name == "dram":
+                    name = f"{(zones[zone.rpartition(':')[0]] / 'name').read_text().strip()}/dram"
+                elif not name.startswith("package"):
+                    continue
+                wraps_at = int((path / "max_energy_range_uj").read_text())
+            except (OSError, ValueError, KeyError) as error:
+                self.unread.append(f"{path}: {_reason(error)}")
+                continue
+            counters.append(_Counter(name, _file_reader(path / "energy_uj"), 1e-6, wraps_at))
+        if not zones:
+            self.unread.append(f"RAPL: {powercap} has no intel-rapl zones")
+        return counters
+
+    def _nvml(self) -> list[_Counter]:
+        try:
+            import pynvml as nvml
+        except ImportError:
+            self.unread.append("NVML: nvidia-ml-py is not installed; pip install 'galampi[energy]' brings it")
+            return []
+        try:
+            nvml.nvmlInit()
+            counters = []
+            for handle in _gpu_handles(nvml):
+                counters.append(_Counter(nvml.nvmlDeviceGetUUID(handle), _gpu_reader(nvml, handle), 1e-3, None))
+        except nvml.NVMLError as error:
+            self.unread.append(f"NVML: {error}")
+            return []
+        return counters
+
+
+def _file_reader(path: Path) -> Callable[[], int]:
+    def read() -> int:
+        try:
+            return int(path.read_text())
+        except ValueError as error:
+            raise OSError(f"{path}: {error}") from error
+
+    return read
+
+
+def _gpu_reader(nvml: Any, handle: Any) -> Callable[[], int]:
+    def read() -> int:
+        try:
+            return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+        except nvml.NVMLError as error:
+            raise OSError(str(error)) from error
+
+    return read
+
+
+def _gpu_handles(nvml: Any) -> list[Any]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return [
+        nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+        for name in names
+    ]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())

@@ -1,0 +1,204 @@
+"""Numbers computed from runs: learning curves, means over seeds with intervals, thinned series.
+
+Pure functions of arrays and of `Run`. Knows no figures. scipy, which takes half a second to import, is imported where
+it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galampi.results.reader import Run, Table
+
+Floats = NDArray[np.float64]
+
+WINDOW_EPISODES = 100
+"""Episodes over which a return is averaged."""
+_FEWEST_EPISODES = 10
+_NUM_RESAMPLES = 5000
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """The episodes of all ranks of a run, in the order they ended.
+
+    Attributes:
+        time_s: [E] job time at which each ended.
+        env_steps: [E] env steps all ranks together had taken by then.
+        returns: [E] episodic returns.
+    """
+
+    time_s: Floats
+    env_steps: Floats
+    returns: Floats
+
+
+def episodes(run: Run) -> Episodes:
+    """Collect the episodes of all ranks.
+
+    A rank's file tells that rank's env steps alone; those of all at the moment an episode ended are the sum of what
+    every rank's `/updates` say, interpolated linearly in time.
+    """
+    tables = [rank.episodes.read("time_s", "return") for rank in run.ranks]
+    time_s = np.concatenate([table["time_s"] for table in tables])
+    returns = np.concatenate([table["return"] for table in tables])
+    order = np.argsort(time_s, kind="stable")
+    return Episodes(time_s[order], total_env_steps(run, time_s[order]), returns[order])
+
+
+def total_env_steps(run: Run, at_s: Floats) -> Floats:
+    """Return the env steps of all ranks together at some job times, [M]."""
+    total = np.zeros(len(at_s))
+    for rank in run.ranks:
+        rows = rank.updates.read("time_s", "env_steps")
+        if len(rows["time_s"]):
+            time_s, env_steps = np.append(0.0, rows["time_s"]), np.append(0, rows["env_steps"])
+            total += np.interp(at_s, time_s, env_steps)
+    return total
+
+
+def learning_curve(finished: Episodes, along: Literal["env_steps", "time_s"], at: Floats) -> Floats:
+    """Return the mean return of the last 100 episodes that had ended at each moment.
+
+    Args:
+        finished: The episodes of a run.
+        along: What `at` counts.
+        at: [M] moments, in env steps or in s.
+
+    Returns:
+        [M]; the mean of all episodes where fewer than 100 had ended, NaN where fewer than 10 had.
+    """
+    sums = np.append(0.0, np.cumsum(finished.returns))
+    ended = np.searchsorted(getattr(finished, along), at, side="right")
+    window = np.minimum(ended, WINDOW_EPISODES)
+    total = sums[ended] - sums[ended - window]
+    return np.divide(total, window, out=np.full(len(at), np.nan), where=window >= _FEWEST_EPISODES)
+
+
+def final_return(finished: Episodes) -> float | None:
+    """Return the mean return of the last 100 episodes of a run; None if fewer than 10 ended."""
+    last = finished.returns[-WINDOW_EPISODES:]
+    return float(last.mean()) if len(last) >= _FEWEST_EPISODES else None
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Interquartile mean over runs and the interval around it.
+
+    Attributes:
+        iqm: [M] interquartile means.
+        low: [M] lower end of the 95 % interval, NaN for a single run.
+        high: [M] upper end.
+    """
+
+    iqm: Floats
+    low: Floats
+    high: Floats
+
+
+def interquartile_mean(values: Floats, axis: int = 0) -> Any:
+    """Return the mean without the floor(n/4) least and greatest of n values (Agarwal et al., arXiv 2108.13264)."""
+    from scipy.stats import trim_mean
+
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def over_runs(values: Floats) -> Interval:
+    """Return interquartile means over runs with 95 % percentile bootstrap intervals.
+
+    Runs are resampled whole with replacement, the same for all M moments, 5000 times with a fixed seed, as rliable
+    does for one task (Agarwal et al., "Deep RL at the Edge of the Statistical Precipice", arXiv 2108.13264).
+
+    Args:
+        values: [S, M] of S runs.
+    """
+    if len(values) < 2:
+        nothing = np.full(values.shape[1], np.nan)
+        return Interval(values[0], nothing, nothing)
+    from scipy.stats import bootstrap
+
+    # NaN, where a run has no value yet, makes NaN; scipy would warn of it.
+    known = np.isfinite(values).all(axis=0)
+    low, high = np.full((2, values.shape[1]), np.nan)
+    if known.any():
+        interval = bootstrap(
+            (values[:, known],),
+            interquartile_mean,
+            axis=0,
+            n_resamples=_NUM_RESAMPLES,
+            batch=500,
+            confidence_level=0.95,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low[known], high[known] = interval.low, interval.high
+    return Interval(interquartile_mean(values), low, high)
+
+
+def binned(x: Floats, columns: Sequence[Floats], num_bins: int) -> tuple[Floats, list[Floats]]:
+    """Average columns over equal ranges of x, so that a long series can be drawn.
+
+    Args:
+        x: [R], ascending.
+        columns: Each [R]; NaN are left out of the means.
+        num_bins: Most points to return.
+
+    Returns:
+        Mean x and means of each column in the bins that hold any row, [K].
+    """
+    if len(x) <= num_bins:
+        return x.astype(np.float64), [column.astype(np.float64) for column in columns]
+    edges = np.linspace(x[0], x[-1], num_bins + 1)
+    bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, num_bins - 1)
+
+    def mean(column: Floats) -> Floats:
+        known = np.isfinite(column)
+        counts = np.bincount(bins[known], minlength=num_bins)
+        sums = np.bincount(bins[known], weights=column[known], minlength=num_bins)
+        return np.divide(sums, counts, out=np.full(num_bins, np.nan), where=counts > 0)
+
+    filled = np.bincount(bins, minlength=num_bins) > 0
+    return mean(x)[filled], [mean(column)[filled] for column in columns]
+
+
+def throughput(run: Run, num_points: int = 120) -> tuple[Floats, Floats]:
+    """Return env steps a second of each rank over equal stretches of job time.
+
+    Returns:
+        Ends of the stretches in s, [K]; env steps a second, [N, K], NaN beyond a rank's last row.
+    """
+    end_s = duration_s(run)
+    at_s = np.linspace(0, end_s, num_points + 1)
+    rates = np.full((run.num_ranks, num_points), np.nan)
+    for rank in run.ranks:
+        rows = rank.updates.read("time_s", "env_steps")
+        if not len(rows["time_s"]):
+            continue
+        steps = np.interp(at_s, np.append(0.0, rows["time_s"]), np.append(0, rows["env_steps"]))
+        rates[rank.rank] = np.diff(steps) / np.diff(at_s)
+        rates[rank.rank, at_s[:-1] > rows["time_s"][-1]] = np.nan
+    return at_s[1:], rates
+
+
+def duration_s(run: Run) -> float:
+    """Return the job time of the last row of any rank, in s; 0 before there is one."""
+    return max((float(last(rank.updates, "time_s")) for rank in run.ranks if rank.updates.num_rows), default=0.0)
+
+
+def last(table: Table, name: str) -> Any:
+    """Return the last value of a column that has rows."""
+    return table.read(name, start=-1)[name][0]
+
+
+def since_start(counts: NDArray[Any]) -> NDArray[Any]:
+    """Turn counts that began again at every restart into counts since the start of the job, [R]."""
+    steps = np.diff(counts, prepend=0)
+    restarted = steps < 0
+    steps[restarted] = counts[restarted]
+    return np.cumsum(steps)
