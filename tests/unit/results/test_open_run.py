@@ -138,6 +138,20 @@ def test_truncated_rank_file(run):
     assert "\n" not in str(failure.value)
 
 
+@pytest.mark.parametrize("kept", [0, 47, 48, 5000, -1])
+def test_truncated_file_of_a_killed_writer(tmp_path, kept):
+    command = [sys.executable, rank_rows.__file__, "endless", tmp_path / "rank-0000.h5"]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    writer.kill()
+    writer.communicate()
+    path = tmp_path / "rank-0000.h5"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ResultsError, match="no HDF5 file, or a truncated one"):
+        _ = open_run(tmp_path).ranks
+
+
 def test_resumed_or_removed_since_it_was_opened(run):
     opened = open_run(run)
     assert opened.ranks[0].updates.num_rows == opened.ranks[1].updates.num_rows - 1

@@ -16,9 +16,7 @@ def test_of_a_vector_by_hand():
     units = [sketch(unit) for unit in np.eye(3)]
     for unit in units:
         assert sorted(abs(unit)) == [0, 0, 0, 1]
-    np.testing.assert_array_equal(
-        sketch(np.array([2.0, -3.0, 5.0])), 2 * units[0] - 3 * units[1] + 5 * units[2]
-    )
+    np.testing.assert_array_equal(sketch(np.array([2.0, -3.0, 5.0])), 2 * units[0] - 3 * units[1] + 5 * units[2])
 
 
 def test_hash_is_frozen():
@@ -51,11 +49,12 @@ def differences(kind: str, rng: np.random.Generator) -> np.ndarray:
             return rng.standard_normal(NUM_PARAMETERS)
         case "layers":
             # Layers of very different scale.
-            return rng.standard_normal(NUM_PARAMETERS) * np.repeat(
-                [1e-3, 1.0, 0.1, 10.0], NUM_PARAMETERS // 4
-            )
+            return rng.standard_normal(NUM_PARAMETERS) * np.repeat([1e-3, 1.0, 0.1, 10.0], NUM_PARAMETERS // 4)
         case "rank one":
             return np.outer(rng.standard_normal(80), rng.standard_normal(120)).ravel()
+        case "one sign":
+            # A drift: the products of its components do not vanish by themselves.
+            return abs(rng.standard_normal(NUM_PARAMETERS))
         case "heavy tail":
             return rng.standard_t(3, NUM_PARAMETERS)
         case "strided":
@@ -64,7 +63,7 @@ def differences(kind: str, rng: np.random.Generator) -> np.ndarray:
     raise ValueError(kind)
 
 
-KINDS = ("dense", "layers", "rank one", "heavy tail", "strided")
+KINDS = ("dense", "layers", "one sign", "rank one", "heavy tail", "strided")
 
 
 @given(
