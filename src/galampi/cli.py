@@ -125,7 +125,7 @@ def _train(arguments: argparse.Namespace) -> int:
     comm = MPI.COMM_WORLD
     level = logging.ERROR if arguments.quiet else logging.INFO
     logging.basicConfig(
-        level=level, format=f"[rank {comm.rank}/{comm.size}] %(message)s", stream=sys.stderr, force=True
+        level=level, format=f"[rank {comm.rank} of {comm.size}] %(message)s", stream=sys.stderr, force=True
     )
     # The first rank's clock names the folder for all.
     default = Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -234,9 +234,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.usage = "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...]"
     parser.add_argument("job", type=Path, metavar="JOB.toml|SWEEP", help="job file, or a sweep's folder: what it lacks")
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
-    parser.add_argument(
-        "--sweep", action="append", default=[], metavar="KEY=A,B,C", help="one run for each; repeatable"
-    )
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
     parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
     parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")

@@ -1,0 +1,158 @@
+"""What `submit` and `status` do with their arguments, and what they print."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from galampi.errors import UserError
+from galampi.job import load_job
+from galampi.launch import status, sweep
+from galampi.launch.submit import (
+    Resources,
+    Submission,
+    as_typed,
+    batch_folder,
+    how_to_watch,
+    log_pattern,
+    sbatch,
+    sbatch_arguments,
+    slug,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The arguments of `submit`.
+
+    Attributes:
+        job: Job file, or the folder of a sweep.
+        overrides: Settings over those of the file.
+        out: Folder of the run or of the sweep; None for one named after the job and the time.
+        script: Batch file; None for that of the kind of job.
+        resources: Fields of `Resources` that were given.
+        sweeps: `key=a,b,c` texts.
+        num_seeds: Sweep over this many seeds; None for the job's own.
+        at_once: Most runs of a sweep at the same time; None for all.
+        dry_run: Print, and do nothing.
+    """
+
+    job: Path
+    overrides: Mapping[str, str]
+    out: Path | None
+    script: Path | None
+    resources: Mapping[str, Any]
+    sweeps: Sequence[str]
+    num_seeds: int | None
+    at_once: int | None
+    dry_run: bool
+
+
+def submit(request: Request) -> int:
+    """Submit a run, a sweep, or what a sweep lacks; return the exit code.
+
+    Raises:
+        UserError: The request or the job is not allowed, or Slurm refuses.
+    """
+    if request.job.is_dir():
+        return _submit_rest_of_sweep(request)
+    if request.sweeps or request.num_seeds is not None:
+        return _submit_new_sweep(request)
+    # Read here, so that a mistake shows before the wait.
+    job = load_job(request.job, request.overrides)
+    out = request.out or _default_folder(job.name)
+    folder = batch_folder()
+    submission = Submission(
+        script=request.script or folder / "requeue.sbatch",
+        name=job.name,
+        log=f"{log_pattern(out.parent)}/{slug(out.name)}-%j.log",
+        resources=Resources(**request.resources),
+        arguments=[
+            str(request.job),
+            str(out),
+            *(word for key, value in request.overrides.items() for word in (f"--{key}", value)),
+        ],
+    )
+    call = sbatch_arguments(submission)
+    print(as_typed(call))
+    if not request.dry_run:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        print(how_to_watch(sbatch(call, folder), out, submission.log))
+    return 0
+
+
+def show_status(folders: Sequence[Path], *, failed: bool) -> int:
+    """Print what became of runs and sweeps, and return the exit code.
+
+    Args:
+        folders: Folders of runs and of sweeps.
+        failed: First record that the job of each run has failed.
+
+    Raises:
+        UserError: Slurm does not say what is in its queue.
+    """
+    code = 0
+    for folder in folders:
+        if sweep.is_sweep(folder):
+            runs = sweep.read_sweep(folder)
+            print(sweep.table(runs))
+            code = max(code, sweep.exit_code(runs))
+        else:
+            if failed:
+                status.mark_failed(folder)
+            print(status.describe(folder))
+            code = max(code, status.EXIT_CODES[status.run_status(folder)])
+    return code
+
+
+def _submit_new_sweep(request: Request) -> int:
+    job = load_job(request.job, request.overrides)
+    axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
+    jobs = sweep.combinations(request.job, request.overrides, axes)
+    folder = request.out or _default_folder(job.name)
+    if not request.dry_run:
+        sweep.lay_out(folder, jobs)
+    return _submit_arrays(request, folder, range(len(jobs)), Resources(**request.resources), job.name)
+
+
+def _submit_rest_of_sweep(request: Request) -> int:
+    folder = request.job
+    if not sweep.is_sweep(folder):
+        raise UserError(f"{folder}: neither a job file nor the folder of a sweep")
+    if request.sweeps or request.num_seeds is not None or request.out or request.overrides:
+        raise UserError(f"{folder}: a sweep that is laid out keeps its settings; name a job file to begin another")
+    runs = sweep.read_sweep(folder)
+    print(sweep.table(runs))
+    indices = [run.index for run in runs if run.state in ("failed", "lost", "missing")]
+    if not indices:
+        print("nothing to submit")
+        return 0
+    resources = replace(sweep.last_resources(folder), **request.resources)
+    return _submit_arrays(request, folder, indices, resources, folder.resolve().name)
+
+
+def _submit_arrays(request: Request, folder: Path, indices: Sequence[int], resources: Resources, name: str) -> int:
+    batch = batch_folder()
+    for offset, submission in sweep.arrays(
+        folder,
+        indices,
+        resources=resources,
+        script=request.script or batch / "sweep.sbatch",
+        name=name,
+        max_index=sweep.max_array_index(),
+        at_once=request.at_once,
+    ):
+        call = sbatch_arguments(submission)
+        print(as_typed(call))
+        if not request.dry_run:
+            job_id = sbatch(call, batch)
+            sweep.record_submission(folder, job_id, offset, resources)
+            print(how_to_watch(job_id, folder, submission.log))
+    return 0
+
+
+def _default_folder(name: str) -> Path:
+    return Path("runs") / f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}"

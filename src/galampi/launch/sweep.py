@@ -1,0 +1,288 @@
+"""Sweeps: every combination of some settings as one job array, a folder for each run.
+
+    SWEEP/jobs/0-Pong-v5_seed-1.toml     the resolved job of run 0; the array's task 0 trains it
+    SWEEP/Pong-v5_seed-1/                run 0
+    SWEEP/logs/123_0.log                 what it printed as task 0 of Slurm's job 123
+    SWEEP/submissions.jsonl              the arrays submitted so far
+
+The job files are the sweep: whoever adds or removes one changes it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import itertools
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from galampi.errors import UserError
+from galampi.job import Job, dump_job, fields, load_job
+from galampi.launch.status import run_status
+from galampi.launch.submit import Resources, Submission, log_pattern, slug
+
+STATES = ("done", "running", "queued", "failed", "lost", "missing")
+
+
+@dataclass(frozen=True)
+class SweptRun:
+    """One run of a sweep.
+
+    Attributes:
+        index: Its number in the sweep.
+        name: Name of its folder.
+        job_file: Its resolved job.
+        out: Its folder.
+        state: `done`; `running` or `queued` by Slurm; `failed` by itself; `lost`: begun, and neither in the queue nor
+            done; `missing`: never begun.
+        log: Where its last job has printed; None if it never began.
+    """
+
+    index: int
+    name: str
+    job_file: Path
+    out: Path
+    state: str
+    log: Path | None
+
+
+def parse_axes(sweeps: Sequence[str], num_seeds: int | None, first_seed: int) -> dict[str, list[str]]:
+    """Read `key=a,b,c` texts into the axes of a sweep.
+
+    Args:
+        sweeps: One text for each key. A comma in brackets or quotes does not separate.
+        num_seeds: Also sweep `seed` over this many, from `first_seed`.
+        first_seed: The job's own.
+
+    Raises:
+        UserError: A text is no axis, or two are of one key.
+    """
+    axes: dict[str, list[str]] = {}
+    known = {key for key, _ in fields()}
+    for text in sweeps:
+        key, equals, values = text.partition("=")
+        split = re.findall(r"""(?:\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\["'])+""", values)
+        if not equals or not split:
+            raise UserError(f"--sweep {text}: must be KEY=VALUE,VALUE,...")
+        if key in axes:
+            raise UserError(f"--sweep {text}: {key} is swept twice")
+        # load_job names the nearest key for one that is unknown; a known one must not be a whole section.
+        if key in known and len(set(split)) < len(split):
+            raise UserError(f"--sweep {text}: a value stands there twice")
+        axes[key] = split
+    if num_seeds is not None:
+        if "seed" in axes:
+            raise UserError("--array-seeds and --sweep seed=... are two ways to say one thing; give one")
+        if num_seeds < 1:
+            raise UserError(f"--array-seeds is {num_seeds}; must be at least 1")
+        axes["seed"] = [str(first_seed + i) for i in range(num_seeds)]
+    return axes
+
+
+def combinations(
+    job_file: Path | None, overrides: Mapping[str, str], axes: Mapping[str, Sequence[str]]
+) -> dict[str, Job]:
+    """Return the job of every combination, by the name of its run.
+
+    Raises:
+        JobError: A combination is not allowed.
+    """
+    jobs: dict[str, Job] = {}
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        name = _run_name(chosen)
+        while name in jobs:
+            name += "-"
+        jobs[name] = load_job(job_file, {**overrides, **chosen})
+    return jobs
+
+
+def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
+    """Write the job files of a sweep.
+
+    Raises:
+        UserError: The folder cannot be written, or holds something already.
+    """
+    try:
+        (folder / "jobs").mkdir(parents=True)
+        (folder / "logs").mkdir()
+        for index, (name, job) in enumerate(jobs.items()):
+            (folder / "jobs" / f"{index}-{name}.toml").write_text(dump_job(job), encoding="utf-8")
+    except FileExistsError:
+        raise UserError(f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds a sweep."""
+    return (folder / "jobs").is_dir() and not (folder / "job.h5").exists()
+
+
+def read_sweep(folder: Path) -> list[SweptRun]:
+    """Return the runs of a sweep with what became of each.
+
+    Raises:
+        UserError: squeue does not answer.
+    """
+    recorded = _submissions(folder)
+    in_queue = _in_queue(recorded)
+    runs = []
+    for job_file in (folder / "jobs").glob("*-*.toml"):
+        number, _, name = job_file.stem.partition("-")
+        if not number.isdigit():
+            continue
+        index, out = int(number), folder / name
+        logs = [folder / "logs" / f"{line['job_id']}_{index - int(str(line['offset']))}.log" for line in recorded]
+        log = next((path for path in reversed(logs) if path.exists()), None)
+        state = _state(run_status(out), in_queue.get(index), log is not None)
+        runs.append(SweptRun(index, name, job_file, out, state, log))
+    return sorted(runs, key=lambda run: run.index)
+
+
+def table(runs: Sequence[SweptRun]) -> str:
+    """Write the runs as lines of text, and how many are in each state."""
+    lines = [
+        f"{run.index:>5}  {run.state:<8}  {run.out}"
+        + (f"  (its log: {run.log})" if run.log is not None and run.state in ("failed", "lost") else "")
+        for run in runs
+    ]
+    counts = Counter(run.state for run in runs)
+    total = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return "\n".join([*lines, f"{len(runs)} runs: {total}"])
+
+
+def exit_code(runs: Sequence[SweptRun]) -> int:
+    """Return 0 if all are done, 1 if one has failed, else 4."""
+    states = {run.state for run in runs}
+    return 1 if "failed" in states else 0 if states <= {"done"} else 4
+
+
+def arrays(
+    folder: Path,
+    indices: Iterable[int],
+    *,
+    resources: Resources,
+    script: Path,
+    name: str,
+    max_index: int,
+    at_once: int | None,
+) -> list[tuple[int, Submission]]:
+    """Return the arrays that train some runs of a sweep, each with its offset. Pure.
+
+    Slurm's array indices stay below a limit (MaxArraySize), so a large sweep is several arrays.
+
+    Args:
+        folder: The sweep.
+        indices: Numbers of the runs.
+        resources: What each asks for.
+        script: Batch file.
+        name: Job's name.
+        max_index: Largest index of an array.
+        at_once: Most jobs of an array that run at the same time.
+    """
+    by_block: dict[int, list[int]] = {}
+    for index in sorted(indices):
+        by_block.setdefault(index // (max_index + 1), []).append(index % (max_index + 1))
+    return [
+        (
+            block * (max_index + 1),
+            Submission(
+                script=script,
+                name=name,
+                log=f"{log_pattern(folder / 'logs')}/%A_%a.log",
+                resources=resources,
+                arguments=(str(folder), str(block * (max_index + 1))),
+                array=_ranges(tasks) + (f"%{at_once}" if at_once else ""),
+            ),
+        )
+        for block, tasks in by_block.items()
+    ]
+
+
+def record_submission(folder: Path, job_id: str, offset: int, resources: Resources) -> None:
+    """Remember an array, so that its jobs are found in the queue and its options at the next submission."""
+    line = json.dumps({"job_id": job_id, "offset": offset, "resources": asdict(resources)})
+    with (folder / "submissions.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def last_resources(folder: Path) -> Resources:
+    """Return what the last submission of a sweep asked for."""
+    recorded = _submissions(folder)
+    return Resources(**recorded[-1]["resources"]) if recorded else Resources()  # type: ignore[arg-type]
+
+
+def max_array_index() -> int:
+    """Return the largest index that Slurm takes in an array; 1000 if it does not say."""
+    try:
+        text = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        text = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(found[1]) - 1 if found else 1000
+
+
+def _submissions(folder: Path) -> list[dict[str, object]]:
+    path = folder / "submissions.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _in_queue(recorded: Sequence[Mapping[str, object]]) -> dict[int, str]:
+    """Return Slurm's state of each run that is in the queue."""
+    if not recorded:
+        return {}
+    try:
+        done = subprocess.run(
+            ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%F %K %T"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UserError("squeue is not here; only Slurm knows which runs wait or run") from None
+    if done.returncode:
+        raise UserError(f"squeue refused: {' '.join(done.stderr.split())}")
+    offsets = {str(line["job_id"]): int(str(line["offset"])) for line in recorded}
+    states = {}
+    for line in done.stdout.splitlines():
+        job_id, task, state = line.split()
+        if job_id in offsets and task.isdigit():
+            states[offsets[job_id] + int(task)] = state
+    return states
+
+
+def _state(status: str, in_queue: str | None, has_log: bool) -> str:
+    if status == "finished":
+        return "done"
+    if in_queue is not None:
+        return "queued" if in_queue in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT") else "running"
+    if status == "failed":
+        return "failed"
+    if status == "missing":
+        # Its job began, and came to an end before there was a run.
+        return "failed" if has_log else "missing"
+    return "lost"
+
+
+def _run_name(chosen: Mapping[str, str]) -> str:
+    parts = []
+    for key, value in chosen.items():
+        if key == "environment.id":
+            parts.append(slug(value.rsplit("/", 1)[-1]))
+        else:
+            parts.append(f"{key.rsplit('.', 1)[-1]}-{slug(value)}")
+    return "_".join(parts)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write rising numbers as Slurm does: 0-3,5,7-8."""
+    texts = []
+    for _, group in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        texts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ",".join(texts)
