@@ -32,7 +32,7 @@ class Section(BaseModel):
 class Environment(Section):
     """The simulators of one rank."""
 
-    id: str = "ALE/Breakout-v5"
+    id: str = "ALE/KungFuMaster-v5"
     """Any gymnasium environment id."""
     num_envs: int = Field(16, ge=1, le=65_536)
     """Simulators of each rank."""
@@ -134,7 +134,7 @@ def _name_is_usable(name: str) -> str:
 class Job(Section):
     """Everything that defines a run."""
 
-    name: Annotated[str, AfterValidator(_name_is_usable)] = "breakout"
+    name: Annotated[str, AfterValidator(_name_is_usable)] = "quick-start"
     """Name of the job; names the run's folder unless --out does."""
     seed: int = Field(1, ge=0, lt=1 << 31)
     """Seed of parameters, actions and simulators."""
