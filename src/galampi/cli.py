@@ -197,6 +197,53 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_paths", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard's event files there")
+    parser.add_argument(
+        "--rliable", type=Path, metavar="FILE.json", help="write the runs' scores: {algorithm: [runs x games]}"
+    )
+    parser.add_argument(
+        "--score",
+        choices=["training", "evaluation"],
+        default="training",
+        help="of --rliable: mean return of the last 100 episodes of training, or of evaluation.h5 [training]",
+    )
+    parser.add_argument("--policy", type=Path, metavar="FILE.safetensors", help="write the policy for plain torch")
+    parser.add_argument("--onnx", type=Path, metavar="FILE.onnx", help="write the policy as an ONNX graph")
+    _add_policy(parser)
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    paths: list[Path] = arguments.run_paths
+    if not any((arguments.tensorboard, arguments.rliable, arguments.policy, arguments.onnx)):
+        raise UserError("export needs one of --tensorboard, --rliable, --policy, --onnx")
+    if (arguments.policy or arguments.onnx) and len(paths) > 1:
+        raise UserError(f"--policy and --onnx take the policy of one RUN; {len(paths)} are given")
+
+    from galampi.results import open_run
+    from galampi.results.export import write_rliable, write_tensorboard
+
+    runs = [open_run(path) for path in paths]
+    if arguments.tensorboard:
+        num_events = sum(write_tensorboard(run, arguments.tensorboard) for run in runs)
+        print(f"{arguments.tensorboard}: {num_events:,} events; tensorboard --logdir {arguments.tensorboard}")
+    if arguments.rliable:
+        games = write_rliable(runs, arguments.rliable, arguments.score)
+        print(f"{arguments.rliable}: raw scores of {arguments.score}; games in order: {', '.join(games)}")
+    if arguments.policy or arguments.onnx:
+        from galampi.export import export_onnx, export_policy
+        from galampi.stored_policy import find_policy
+
+        stored = find_policy(paths[0], rank=arguments.rank, update=arguments.checkpoint)
+        for path, export in ((arguments.policy, export_policy), (arguments.onnx, export_onnx)):
+            if path:
+                export(stored, path)
+                print(f"{path}: policy of the {stored.source} after {stored.env_steps:,} env steps")
+    return 0
+
+
 def _add_policy(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a stored policy."""
     parser.add_argument(
@@ -301,6 +348,11 @@ _COMMANDS = {
         _add_evaluate,
         "Play episodes with a run's policy",
         "python -m galampi evaluate runs/pong --episodes 10",
+    ),
+    "export": (
+        _add_export,
+        "Write results and policies for other programs",
+        "python -m galampi export runs/pong --tensorboard logs --policy pong.safetensors",
     ),
 }
 """Each command's arguments, its summary and an example."""

@@ -90,7 +90,7 @@ def evaluate(
             life_ends_return=True,
         )
         with closing(simulators):
-            learner = learner or _learner(stored, simulators, action_seed=int(words[1]))
+            learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
             filming = Video(video, environment, first_seed) if video and not num_before else nullcontext()
             with filming as film:
                 for simulator, ended in _play(simulators, learner, _fire(simulators), film, greedy, stuck_after):
@@ -138,7 +138,12 @@ class _Ended:
     end: str
 
 
-def _learner(stored: StoredPolicy, simulators: Simulators, action_seed: int) -> Learner:
+def make_learner(stored: StoredPolicy, simulators: Simulators, action_seed: int) -> Learner:
+    """Return a learner on the processor, in float32, whose network is the stored policy.
+
+    Raises:
+        UserError: The policy does not fit the environment.
+    """
     learner = Learner(
         stored.job,
         simulators.single_observation_space,

@@ -164,6 +164,9 @@ class Policy:
     Attributes:
         parameters: The vector.
         actions: How outputs of the policy head become actions.
+        layers: The trunk.
+        input_shape: Of one observation as the network takes it: height, width, channels of an image; or its length.
+        scale: Factor on the observations.
     """
 
     def __init__(
@@ -178,17 +181,17 @@ class Policy:
     ) -> None:
         self.actions = _actions(action_space)
         self.device, self.precision = device, precision
-        self._image, self._channels_first, self._input_shape = _input_layout(observation_space, network.kind)
-        self._scale = 1 / 255 if observation_space.dtype == np.uint8 else 1.0
-        self._layers = _layers(network, self._input_shape, self._image)
-        self._activation_shapes = [self._input_shape, *(layer.output_shape for layer in self._layers)]
+        self._image, self._channels_first, self.input_shape = _input_layout(observation_space, network.kind)
+        self.scale = 1 / 255 if observation_space.dtype == np.uint8 else 1.0
+        self.layers = _layers(network, self.input_shape, self._image)
+        self._activation_shapes = [self.input_shape, *(layer.output_shape for layer in self.layers)]
         gain = math.sqrt(2)
         blocks = []
-        for layer in self._layers:
+        for layer in self.layers:
             blocks += [Block(layer.weight_shape, gain, True), Block(layer.weight_shape[:1], 0, True)]
         # The heads stay float32: they are small, and rounding log probabilities to 8 bits would blur every
         # gradient.
-        width = self._layers[-1].output_shape[0] if self._layers else int(np.prod(self._input_shape))
+        width = self.layers[-1].output_shape[0] if self.layers else int(np.prod(self.input_shape))
         num_outputs = self.actions.num_outputs
         blocks += [Block((num_outputs, width), 0.01, False), Block((num_outputs,), 0, False)]
         blocks += [Block((1, width), 1.0, False), Block((1,), 0, False)]
@@ -214,8 +217,8 @@ class Policy:
             # Moving the channels as bytes and casting after is twice as fast as both at once.
             tensor = tensor.permute(0, 2, 3, 1).contiguous()
         out.copy_(tensor.view(out.shape))
-        if self._scale != 1:
-            out.mul_(self._scale)
+        if self.scale != 1:
+            out.mul_(self.scale)
 
     @torch.no_grad()
     def forward(self, activations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -225,9 +228,9 @@ class Policy:
             Outputs of the policy head [N, outputs] and values [N], both float32 on the host.
         """
         weights = self.parameters.working
-        for k, layer in enumerate(self._layers):
+        for k, layer in enumerate(self.layers):
             layer.forward(activations[k], weights[2 * k], weights[2 * k + 1], activations[k + 1])
-        outputs, values = self._heads(activations[-1].float(), weights[2 * len(self._layers) :])
+        outputs, values = self._heads(activations[-1].float(), weights[2 * len(self.layers) :])
         return outputs.cpu(), values.cpu()
 
     def backward(self, activations: Sequence[Tensor], loss: LossFunction) -> None:
@@ -237,7 +240,7 @@ class Policy:
             activations: [N, ...] as `forward` filled them.
             loss: Takes outputs [N, outputs], values [N] and the actions' free parameters; returns a scalar.
         """
-        num_layers = len(self._layers)
+        num_layers = len(self.layers)
         weights = self.parameters.working
         features = activations[-1].float().requires_grad_()
         head = [weight.detach().requires_grad_() for weight in weights[2 * num_layers :]]
@@ -249,7 +252,7 @@ class Policy:
         with torch.no_grad():
             for k in reversed(range(num_layers)):
                 assert flowing is not None
-                flowing, by_weight, by_bias = self._layers[k].backward(
+                flowing, by_weight, by_bias = self.layers[k].backward(
                     flowing, activations[k], activations[k + 1], weights[2 * k], needs_input=k > 0
                 )
                 gradients = [by_weight, by_bias, *gradients]
