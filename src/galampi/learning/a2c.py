@@ -139,19 +139,19 @@ class Learner:
         advantage = torch.from_numpy(advantages).view(num_rows).to(device)
         target = torch.from_numpy(advantages + values[:-1]).view(num_rows).to(device)
         actions = torch.from_numpy(rollout.actions).flatten(0, 1).to(device)
-        terms = torch.zeros(3)
+        terms: list[torch.Tensor] = []
 
         def loss(outputs: torch.Tensor, value: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
             log_prob, entropy = policy.actions.log_prob_and_entropy(outputs, free, actions)
             policy_loss = -(weight * advantage * log_prob).sum()
             value_loss = (weight * (target - value).square()).sum()
             mean_entropy = (weight * entropy).sum()
-            torch.stack([policy_loss.detach(), value_loss.detach(), mean_entropy.detach()], out=terms)
+            terms.extend((policy_loss, value_loss, mean_entropy))
             weighted_value_loss = settings.value_coefficient * value_loss
             return policy_loss + weighted_value_loss - settings.entropy_coefficient * mean_entropy
 
         policy.backward(activations, loss)
-        return Losses(*terms.tolist())
+        return Losses(*(term.item() for term in terms))
 
     def apply_gradient(self, learning_rate: float) -> float:
         """Clip `gradient` by its norm and take one optimizer step on `z`.
