@@ -340,10 +340,57 @@ def _status(arguments: argparse.Namespace) -> int:
     return show_status(arguments.folder, failed=arguments.failed)
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run; runs that differ in nothing but the seed are one job",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the report [RUN/report; of several runs ./report]")
+    parser.add_argument(
+        "--mixed", action="store_true", help="compare runs of different environments or units all the same"
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    try:
+        import matplotlib  # noqa: F401
+        import scipy  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"report needs {error.name}: pip install 'galampi[report]'") from None
+    from galampi.results.report import report
+
+    print(report(arguments.runs, arguments.out, mixed=arguments.mixed))
+    return 0
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", type=Path, metavar="RUN", help="folder of a run, here or on a file system shared with where it runs"
+    )
+    parser.set_defaults(run=_watch)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from galampi.results.watch import watch
+
+    watch(arguments.folder)
+    return 0
+
+
 _COMMANDS = {
     "train": (_add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
     "submit": (_add_submit, "Submit a job to Slurm", "python -m galampi submit jobs/pong.toml --nodes 2"),
     "status": (_add_status, "Say what became of runs", "python -m galampi status runs/pong"),
+    "watch": (_add_watch, "Watch a running job", "python -m galampi watch runs/pong"),
+    "report": (
+        _add_report,
+        "Write figures, a page and a summary of runs",
+        "python -m galampi report runs/pong-1 runs/pong-2 --out pong",
+    ),
     "evaluate": (
         _add_evaluate,
         "Play episodes with a run's policy",

@@ -77,7 +77,7 @@ def learning_curve(finished: Episodes, along: Literal["env_steps", "time_s"], at
     ended = np.searchsorted(getattr(finished, along), at, side="right")
     window = np.minimum(ended, WINDOW_EPISODES)
     total = sums[ended] - sums[ended - window]
-    return np.divide(total, window, out=np.full(len(at), np.nan), where=window >= _FEWEST_EPISODES)
+    return np.where(window >= _FEWEST_EPISODES, total / np.maximum(window, 1), np.nan)
 
 
 def final_return(finished: Episodes) -> float | None:
@@ -161,7 +161,7 @@ def binned(x: Floats, columns: Sequence[Floats], num_bins: int) -> tuple[Floats,
         known = np.isfinite(column)
         counts = np.bincount(bins[known], minlength=num_bins)
         sums = np.bincount(bins[known], weights=column[known], minlength=num_bins)
-        return np.divide(sums, counts, out=np.full(num_bins, np.nan), where=counts > 0)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     filled = np.bincount(bins, minlength=num_bins) > 0
     return mean(x)[filled], [mean(column)[filled] for column in columns]
