@@ -7,6 +7,7 @@ actions.
 from __future__ import annotations
 
 import importlib
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,20 +48,19 @@ class Video:
             self._av: Any = importlib.import_module("av")
         except ModuleNotFoundError:
             raise UserError("--video needs the package av: pip install 'galampi[video]'") from None
-        self._path = path
-        try:
-            self._container = self._av.open(str(path), "w")
-        except (ValueError, OSError):
-            raise UserError(f"--video is {path}; its name must end in .mp4, .mkv or another known format") from None
         self._is_atari = str(gym.spec(environment.id.rpartition(":")[2]).entry_point).startswith("ale_py.")
         self._vector, frames_per_s = _atari(environment) if self._is_atari else _drawn(environment)
         self._simulators = Simulators(
             self._vector, seed=seed, is_atari=self._is_atari, life_ends_return=False, settings={}
         )
-        self._stream = self._container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
-        self._stream.pix_fmt = "yuv420p"
         self._observations = self._simulators.reset()
         first = self._picture()
+        try:
+            self._container = self._av.open(str(path), "w")
+        except (ValueError, OSError):
+            raise UserError(f"--video is {path}; its name must end in .mp4, .mkv or another known format") from None
+        self._stream = self._container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
+        self._stream.pix_fmt = "yuv420p"
         self._stream.height, self._stream.width = first.shape[:2]
         self._write(first)
 
@@ -143,15 +143,12 @@ def _atari(environment: Environment) -> tuple[VectorEnv, int]:
 
 def _drawn(environment: Environment) -> tuple[VectorEnv, int]:
     """Return the environment as it draws itself, and pictures a second."""
+    with closing(gym.make(environment.id, disable_env_checker=True)) as undrawn:
+        metadata = undrawn.metadata
+    if "rgb_array" not in metadata.get("render_modes", []):
+        raise UserError(f"--video: {environment.id} draws no pictures: it has no render mode 'rgb_array'")
 
     def make() -> gym.Env:
         return gym.make(environment.id, render_mode="rgb_array", disable_env_checker=True)
 
-    try:
-        vector = SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP)
-    except (gym.error.Error, ImportError, TypeError) as error:
-        raise UserError(f"--video: {environment.id} draws no pictures: {' '.join(str(error).split())}") from None
-    metadata = vector.envs[0].metadata
-    if "rgb_array" not in metadata.get("render_modes", []):
-        raise UserError(f"--video: {environment.id} draws no pictures: it has no render mode 'rgb_array'")
-    return vector, int(metadata.get("render_fps", 30))
+    return SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP), int(metadata.get("render_fps", 30))

@@ -1,0 +1,91 @@
+"""Evaluations of runs that were trained."""
+
+import pytest
+from launching import assert_sound
+
+from galampi.results import load_checkpoint, open_run
+from galampi.results.evaluation import load_evaluation
+
+# Solves CartPole with room to spare.
+SOLVING = """
+precision = "float32"
+total_env_steps = 400_000
+[environment]
+id = "CartPole-v1"
+[learner]
+rollout_length = 32
+gae_lambda = 0.95
+learning_rate = 2e-3
+learning_rate_schedule = "linear"
+reward_scale = 0.02
+entropy_coefficient = 0.0
+"""
+
+
+def test_a_solved_cartpole_plays_to_the_end(galampi, tmp_path) -> None:
+    out = tmp_path / "run"
+    job = tmp_path / "cartpole.toml"
+    job.write_text(SOLVING)
+    assert galampi("train", job, "--out", out, "--quiet").finish(300)[0] == 0
+    code, output, errors = galampi("evaluate", out, ranks=None).finish()
+    assert code == 0, errors
+    returns = load_evaluation(out / "evaluation.h5").episodes["return"]
+    assert len(returns) == 10
+    assert returns.mean() >= 475, output
+    assert "0 of 10 episodes" in output
+    assert f"mean {returns.mean():.2f}" in output
+
+
+def test_kept_checkpoints_are_played_and_do_not_disturb_a_resume(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    keep = ("--checkpoint.keep_every_updates", 40)
+    train = ("train", small_job, "--out", out, *keep, "--total_env_steps")
+    assert galampi(*train, 4000, "--quiet").finish()[0] == 0
+    assert galampi(*train, 6000, "--quiet", "--resume").finish()[0] == 0
+    assert_sound(out, num_ranks=2, status="finished")
+    updates = [int(rank.updates["update"][-1]) for rank in open_run(out).ranks]
+    for rank, last in enumerate(updates):
+        kept = sorted(int(path.parent.name.removeprefix("update-")) for path in out.glob(f"kept/*/rank-000{rank}.h5"))
+        assert kept == list(range(40, last + 1, 40))
+    saved = load_checkpoint(out / "kept/update-00000080/rank-0001.h5")
+    assert saved["counters"]["update"] == 80
+    code, _, errors = galampi("evaluate", out, "--checkpoint", 80, "--episodes", 2, ranks=None).finish()
+    assert code == 0, errors
+    assert load_evaluation(out / "evaluation.h5").attributes["updates"] == [80, 80]
+    code, output, errors = galampi("evaluate", out, "--checkpoint", 81, ranks=None).finish()
+    assert (code, output) == (2, "")
+    assert "no checkpoint of update 81; kept are those of update 40, 80, 120" in errors
+
+
+def test_a_game_of_atari_without_mpi(galampi, tmp_path) -> None:
+    out = tmp_path / "run"
+    train = ("--environment.id", "ALE/Pong-v5", "--environment.num_envs", 2, "--total_env_steps", 200)
+    assert galampi("train", "--out", out, *train, ranks=1).finish()[0] == 0
+    # A machine without any MPI: importing it fails.
+    block = tmp_path / "block/mpi4py"
+    block.mkdir(parents=True)
+    (block / "__init__.py").write_text("raise ImportError('no MPI here')\n")
+    evaluate = ("evaluate", out, "--episodes", 1, "--sample", "--stuck_after", 120)
+    code, _, errors = galampi(*evaluate, ranks=None, env={"PYTHONPATH": str(block.parent)}).finish()
+    assert code == 0, errors
+    (score,) = load_evaluation(out / "evaluation.h5").episodes["return"]
+    assert -21 <= score <= 0
+    assert score == int(score)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_a_damaged_checkpoint_is_one_clear_line(galampi, small_job, tmp_path, damage) -> None:
+    out = tmp_path / "run"
+    assert galampi("train", small_job, "--out", out, "--total_env_steps", 400, ranks=1).finish()[0] == 0
+    path = out / "checkpoint/rank-0000.h5"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.write_bytes((out / "rank-0000.h5").read_bytes())
+    code, output, errors = galampi("evaluate", out, ranks=None).finish()
+    assert (code, output) == (2, "")
+    assert errors.count("\n") == 1
+    assert errors.startswith(f"galampi: {path}: ")
+    assert not (out / "evaluation.h5").exists()

@@ -1,0 +1,67 @@
+"""Which parameters a run's checkpoints give."""
+
+import numpy as np
+import pytest
+
+from galampi.errors import ResultsError
+from galampi.results import load_checkpoint, save_checkpoint
+from galampi.stored_policy import find_policy
+
+
+def test_the_mean_is_weighted_by_push_sum_weight(store) -> None:
+    out = store("CartPole-v1", weights=(0.25, 1.5, 1.25))
+    z = load_checkpoint(out / "checkpoint/rank-0000.h5")["learner"]["z"]
+    policy = find_policy(out)
+    # Rank r holds z + r: the mean is z + (0.25 * 0 + 1.5 * 1 + 1.25 * 2) / 3.
+    np.testing.assert_allclose(policy.z, z + 4 / 3, rtol=1e-6)
+    assert (policy.source, policy.updates, policy.env_steps) == ("mean", (70, 71, 72), 3000)
+
+
+def test_one_rank_keeps_its_bytes(store) -> None:
+    out = store("CartPole-v1", weights=(0.3, 1.7))
+    policy = find_policy(out, rank=1)
+    assert policy.z.tobytes() == load_checkpoint(out / "checkpoint/rank-0001.h5")["learner"]["z"].tobytes()
+    assert (policy.source, policy.updates, policy.env_steps) == ("rank 1", (71,), 1000)
+
+
+def test_a_kept_checkpoint_is_not_the_newest(store) -> None:
+    out = store("CartPole-v1", kept=40)
+    np.testing.assert_array_equal(find_policy(out, update=40).z, find_policy(out).z + 10)
+    with pytest.raises(ResultsError, match=r"no checkpoint of update 41; kept are those of update 40$"):
+        find_policy(out, update=41)
+
+
+def test_without_kept_checkpoints_the_setting_is_named(store) -> None:
+    with pytest.raises(ResultsError, match=r"none is kept but the newest; see checkpoint\.keep_every_updates"):
+        find_policy(store("CartPole-v1"), update=5)
+
+
+def test_a_rank_that_is_not_there(store) -> None:
+    with pytest.raises(ResultsError, match=r"rank is 2; must lie in \[0, 1\]"):
+        find_policy(store("CartPole-v1", weights=(1.0, 1.0)), rank=2)
+
+
+def test_a_missing_checkpoint_is_no_smaller_mean(store) -> None:
+    out = store("CartPole-v1", weights=(1.0, 1.0))
+    (out / "checkpoint/rank-0001.h5").unlink()
+    with pytest.raises(ResultsError, match=r"rank-0001\.h5: no such checkpoint"):
+        find_policy(out)
+    assert find_policy(out, rank=0).source == "rank 0"
+
+
+def test_a_truncated_checkpoint_is_named(store) -> None:
+    out = store("CartPole-v1")
+    path = out / "checkpoint/rank-0000.h5"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ResultsError, match=r"rank-0000\.h5: .*truncated") as error:
+        find_policy(out)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("learner", [{}, {"z": np.zeros(3, np.float32)}])
+def test_parameters_that_do_not_fit(store, learner) -> None:
+    out = store("CartPole-v1", weights=(1.0, 1.0))
+    state = load_checkpoint(out / "checkpoint/rank-0001.h5")
+    save_checkpoint(out / "checkpoint/rank-0001.h5", {**state, "learner": learner})
+    with pytest.raises(ResultsError, match=r"rank-0001\.h5: holds no parameters that fit"):
+        find_policy(out)
