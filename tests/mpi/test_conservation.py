@@ -12,20 +12,16 @@ import pytest
 ALL_SIZES = [1, 2, 3, 4, 5]
 
 
-def staging(request: pytest.FixtureRequest) -> bool | None:
-    """On the network path, put as between nodes even where the library says that the ranks share one."""
-    return True if request.config.getoption("--network") else None
-
-
 @pytest.mark.mpi(ranks=ALL_SIZES, timeout=120)
-def test_weight_and_mass_are_conserved_and_ranks_agree(comm, request) -> None:
+def test_weight_and_mass_are_conserved_and_ranks_agree(comm, stage) -> None:
     from galampi.gossip import Gossip, Mailboxes, PushSum, exponential
 
-    num_messages = 100_000 if not request.config.getoption("--network") else 20_000
+    # A staged message takes two rounds of the network thread, a few milliseconds.
+    num_messages = 5_000 if stage else 100_000
     random = np.random.default_rng(comm.rank)
     z = random.normal(size=64).astype(np.float32)
     mass_before = comm.allreduce(z.astype(np.float64))
-    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, stage=staging(request))
+    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, stage=stage)
     gossip = Gossip(mailboxes, PushSum())
     injected = np.zeros(64)
     while comm.size > 1 and gossip.sent.sum() < num_messages / comm.size:
@@ -69,12 +65,12 @@ def test_weight_and_mass_are_conserved_and_ranks_agree(comm, request) -> None:
 
 
 @pytest.mark.mpi(ranks=[2, 3, 4], timeout=120)
-def test_no_message_is_torn(comm, request) -> None:
+def test_no_message_is_torn(comm, stage) -> None:
     """Every element of a payload carries its sender and number, so a mixture of two messages shows."""
     from galampi.gossip import Mailboxes, complete
 
     num_parameters, num_messages = 300_007, 300
-    mailboxes = Mailboxes(comm, complete(comm.size), num_parameters, stage=staging(request))
+    mailboxes = Mailboxes(comm, complete(comm.size), num_parameters, stage=stage)
     peers_in = mailboxes.topology.in_peers(comm.rank)
     edges = range(comm.size - 1)
     z = np.empty(num_parameters, dtype=np.float32)
@@ -99,10 +95,10 @@ def test_no_message_is_torn(comm, request) -> None:
 
 
 @pytest.mark.mpi(ranks=[3], timeout=60)
-def test_a_full_mailbox_is_left_alone(comm, request) -> None:
+def test_a_full_mailbox_is_left_alone(comm, stage) -> None:
     from galampi.gossip import Mailboxes, ring
 
-    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=staging(request))
+    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=stage)
     z = np.full(10, comm.rank, dtype=np.float32)
     assert mailboxes.push(0, z, 0.5, 1, 0.0)
     assert not mailboxes.push(0, z + 100, 0.25, 2, 0.0)
@@ -116,10 +112,10 @@ def test_a_full_mailbox_is_left_alone(comm, request) -> None:
 
 
 @pytest.mark.mpi(ranks=[4], timeout=60)
-def test_progress_spreads_and_never_falls(comm, request) -> None:
+def test_progress_spreads_and_never_falls(comm, stage) -> None:
     from galampi.gossip import Gossip, Mailboxes, PushSum, ring
 
-    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=staging(request))
+    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=stage)
     gossip = Gossip(mailboxes, PushSum())
     z = np.zeros(10, dtype=np.float32)
     deadline = time.monotonic() + 30
@@ -139,10 +135,10 @@ def test_progress_spreads_and_never_falls(comm, request) -> None:
 
 
 @pytest.mark.mpi(ranks=[3], timeout=60)
-def test_a_stop_reaches_every_rank(comm, request) -> None:
+def test_a_stop_reaches_every_rank(comm, stage) -> None:
     from galampi.gossip import Mailboxes, ring
 
-    mailboxes = Mailboxes(comm, ring(comm.size), 1, stage=staging(request))
+    mailboxes = Mailboxes(comm, ring(comm.size), 1, stage=stage)
     assert not mailboxes.stop_announced
     comm.Barrier()
     if comm.rank == 1:
