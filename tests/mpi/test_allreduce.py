@@ -30,3 +30,67 @@ def test_algorithm_1_between_ranks(comm) -> None:
     assert UniformAverage().receive(z, waiting, num_in_peers=1) == [0]
     np.testing.assert_array_equal(z, (comm.rank + (comm.rank - 1) % comm.size) / 2)
     mailboxes.free()
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3], timeout=60)
+def test_n_ranks_are_one_learner_with_the_n_fold_batch(comm) -> None:
+    """Five updates by allreduce, with unequal numbers of valid rows, against one learner that sees all rows."""
+    import gymnasium as gym
+    import torch
+
+    from galampi.gossip import AllReduce
+    from galampi.job import Job
+    from galampi.learning import Learner, Rollout
+
+    torch.set_num_threads(1)
+    num_steps, num_envs, num_actions = 5, 4, 3
+    learners = [
+        Learner(
+            Job(),
+            gym.spaces.Box(-np.inf, np.inf, (6,), np.float32),
+            gym.spaces.Discrete(num_actions),
+            total_simulators=num_envs * comm.size,
+            seed=1,
+            action_seed=comm.rank,
+            device="cpu",
+            precision="float32",
+        )
+        for _ in range(2)
+    ]
+    shared, whole = learners
+    allreduce = AllReduce(comm)
+    random = np.random.default_rng(1)
+
+    for _ in range(5):
+        shape = (num_steps, num_envs * comm.size)
+        observations = random.normal(size=(num_steps + 1, shape[1], 6)).astype(np.float32)
+        actions = random.integers(0, num_actions, shape)
+        rewards = random.normal(size=shape).astype(np.float32)
+        terminated = random.random(shape) < 0.1
+        valid = random.random(shape) < 0.8
+
+        def rollout(learner: Learner, part: slice) -> Rollout:
+            activations = learner.policy.new_activations(num_steps + 1, part.stop - part.start)
+            for t in range(num_steps + 1):
+                learner.policy.encode(observations[t, part], activations[0][t])
+            values = np.stack([learner.policy.forward([a[t] for a in activations])[1] for t in range(num_steps + 1)])
+            return Rollout(
+                activations,
+                actions[:, part],
+                rewards[:, part],
+                values,
+                terminated[:, part],
+                np.zeros((num_steps, part.stop - part.start), bool),
+                valid[:, part],
+                learner.policy.parameters.version,
+            )
+
+        own = rollout(shared, slice(comm.rank * num_envs, (comm.rank + 1) * num_envs))
+        shared.compute_gradient(own)
+        allreduce.average(shared.gradient, own.num_valid, progress=0, stop=False)
+        whole.compute_gradient(rollout(whole, slice(0, shape[1])))
+        np.testing.assert_allclose(shared.gradient, whole.gradient, rtol=1e-4, atol=1e-6)
+        for learner in learners:
+            learner.apply_gradient(1e-3)
+            learner.refresh()
+    np.testing.assert_allclose(shared.z, whole.z, rtol=1e-4, atol=1e-5)
