@@ -34,19 +34,14 @@ class Browser:
         ours_out, theirs_in = os.pipe()
         theirs_out, ours_in = os.pipe()
 
-        def connect() -> None:
-            # The browser reads from 3 and writes to 4; first out of the way of these two numbers.
-            read, write = os.dup(theirs_out), os.dup(theirs_in)
-            os.dup2(read, 3, inheritable=True)
-            os.dup2(write, 4, inheritable=True)
-
+        profile = f"--user-data-dir={self._profile.name}"
+        # The browser reads from 3 and writes to 4.
         self._process = subprocess.Popen(
-            [BINARY, *_FLAGS, f"--user-data-dir={self._profile.name}"],
+            ["bash", "-c", f'exec "$@" 3<&{theirs_out} 4>&{theirs_in}', "bash", BINARY, *_FLAGS, profile],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            close_fds=False,
-            preexec_fn=connect,
+            pass_fds=(theirs_in, theirs_out),
         )
         os.close(theirs_in)
         os.close(theirs_out)

@@ -279,35 +279,40 @@ def message_age(name: str, run: Run) -> Figure:
 
 def messages(name: str, run: Run) -> Figure:
     """Messages sent, averaged and skipped, along each edge where the files tell."""
-    kinds = (("sent", SERIES[0]), ("received", SERIES[2]), ("skipped", SERIES[1]))
+    # Nearly all that is sent is averaged: the wider line stays to be seen below the other.
+    kinds = (("sent", SERIES[0], 3.0), ("received", SERIES[4], 1.2), ("skipped", SERIES[1], 1.2))
     lines: list[tuple[str, Floats, Floats]] = []
     for rank in run.ranks:
         rows = rank.edges.read("time_s", "hop", "sent", "received", "skipped")
         for hop in np.unique(rows["hop"]):
             of_hop = rows["hop"] == hop
-            for kind, _ in kinds:
+            for kind, *_ in kinds:
                 lines.append((kind, rows["time_s"][of_hop], since_start(rows[kind][of_hop]).astype(np.float64)))
     by_edge = bool(lines)
     if not by_edge:
         for rank in run.ranks:
             rows = rank.updates.read("time_s", "sent", "received", "skipped")
-            for kind, _ in kinds:
+            for kind, *_ in kinds:
                 lines.append((kind, rows["time_s"], rows[kind].astype(np.float64)))
     lines = [line for line in lines if len(line[1])]
     scale, unit = _time_unit(max((float(line[1][-1]) for line in lines), default=1.0))
 
     def draw(axes: Axes) -> None:
         handles = []
-        for kind, color in kinds:
+        for kind, color, line_width in kinds:
             of_kind = [line for line in lines if line[0] == kind]
             for _, time_s, counts in of_kind:
                 x, (y,) = binned(time_s, [counts], _NUM_POINTS)
                 axes.plot(
-                    x / scale, y, color=color, alpha=0.75 if len(of_kind) <= _MOST_LABELLED else 0.4, linewidth=1.2
+                    x / scale,
+                    y,
+                    color=color,
+                    alpha=0.75 if len(of_kind) <= _MOST_LABELLED else 0.4,
+                    linewidth=line_width,
                 )
             total = sum(float(line[2][-1]) for line in of_kind)
             word = {"received": "averaged"}.get(kind, kind)
-            handles.append(Line2D([], [], color=color, label=f"{word} ({total:,.0f})"))
+            handles.append(Line2D([], [], color=color, linewidth=line_width, label=f"{word} ({total:,.0f})"))
         _legend(axes, handles)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"job time ({unit})")

@@ -281,27 +281,28 @@ def picture(view: RunView, width: int, height: int) -> Group:
     leave = "q leaves; the job goes on" if view.status == "running" else "q leaves"
     # Above and below the table: head, progress, two gaps, the table's head, the title of the curve, the way out.
     room = height - 7 - len(warnings)
-    num_shown = min(num_ranks, max(1, room - 7))
+    num_shown = min(num_ranks, max(1, room - 5))
     ranks = sorted(view.ranks, key=lambda each: (each.rank not in silent, each.rank))[:num_shown]
-    table = _rank_table(ranks, silent)
+    table = _rank_table(ranks, silent, with_host=width >= 60)
     if num_shown < num_ranks:
-        table.add_row("", Text(f"{num_ranks - num_shown} more", style="dim"))
+        table.add_row(f"+{num_ranks - num_shown}", style="dim")
     rows = max(2, room - num_shown - (num_shown < num_ranks))
     curve = _curve(view, width, rows)
     return Group(head, progress, *warnings, Text(""), table, Text(""), *curve, Text(leave, style="dim"))
 
 
-def _rank_table(ranks: list[RankView], silent: dict[int, str]) -> Table:
-    table = Table(box=None, expand=True, padding=(0, 1), pad_edge=False, header_style="dim")
+def _rank_table(ranks: list[RankView], silent: dict[int, str], *, with_host: bool) -> Table:
+    table = Table(box=None, expand=with_host, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("rank", justify="right", no_wrap=True)
-    table.add_column("host", ratio=1, no_wrap=True, overflow="ellipsis")
+    if with_host:
+        table.add_column("host", ratio=1, no_wrap=True, overflow="ellipsis")
     for name in ("steps/s", "return", "weight", "msg age", "distance"):
         table.add_column(name, justify="right", no_wrap=True)
     for view in ranks:
         is_silent = view.rank in silent
         table.add_row(
             str(view.rank),
-            Text(shown(view.hostname)),
+            *([Text(shown(view.hostname))] if with_host else []),
             "silent" if is_silent else _number(view.env_steps_per_s, ",.0f"),
             _number(view.mean_return, ".1f"),
             _number(view.weight, ".3f"),
@@ -314,7 +315,9 @@ def _rank_table(ranks: list[RankView], silent: dict[int, str]) -> Table:
 
 def _curve(view: RunView, width: int, rows: int) -> list[Text]:
     """Draw the return over job time: a line that says what it is, and rows of braille."""
-    title = Text("return, mean of 100 episodes of all ranks, over job time", style="dim")
+    end_s = max((rank.time_ended_s[-1] for rank in view.ranks if rank.time_ended_s), default=0.0)
+    words = f"return, mean of 100 episodes of all ranks, over {_span(end_s)} of job time"
+    title = Text(words, style="dim", overflow="ellipsis", no_wrap=True)
     columns = width - 10
     values = view.curve(2 * columns)
     known = [value for value in values if value == value]
@@ -398,7 +401,7 @@ def _number(value: float, form: str) -> str:
 
 def _span(seconds: float) -> str:
     """Write a span of time as 42 s, 3:05 or 26:03:05."""
-    whole = int(seconds)
+    whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)

@@ -1,0 +1,94 @@
+"""Runs made up for the tests of what reads them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from galampi.job import dump_job, parse_job
+from galampi.results import JobFile, RankWriter, Sketch
+
+NUM_PARAMETERS = 500
+
+
+def make_run(
+    out: Path,
+    *,
+    num_ranks: int = 2,
+    num_updates: int = 200,
+    settings: dict[str, str] | None = None,
+    status: str = "finished",
+    sketches: bool = True,
+    energy_j: dict[int, dict[str, float]] | None = None,
+    unread: str = "RAPL: no zones",
+    attributes: dict[str, str] | None = None,
+    hostname: str = "node-1",
+    slope: float = 1.0,
+) -> Path:
+    """Write a run whose returns rise and whose ranks stay about 0.1 from their mean.
+
+    Args:
+        out: Its folder.
+        num_ranks: Ranks.
+        num_updates: Updates of each rank, one a tenth of a second, of 80 env steps.
+        settings: Of the job.
+        status: What job.h5 says.
+        sketches: Whether there are sketches.
+        energy_j: What sources count over the run, by the rank that reads them.
+        unread: What the readers could not read.
+        attributes: Further ones of job.h5.
+        hostname: Of every rank.
+        slope: Rise of the return with each update.
+    """
+    job = parse_job("", "test", {"environment.id": "CartPole-v1", "name": "made", **(settings or {})})
+    JobFile.create(out, {"job_toml": dump_job(job), "argv": ["galampi"], **(attributes or {})}, num_ranks)
+    rng = np.random.default_rng(job.seed)
+    sketch = Sketch(64, NUM_PARAMETERS) if sketches else None
+    readers = energy_j or {}
+    for rank in range(num_ranks):
+        common = np.ones(NUM_PARAMETERS)
+        with RankWriter(
+            out / f"rank-{rank:04d}.h5",
+            rank=rank,
+            sketch=sketch,
+            attributes={
+                "hostname": hostname,
+                "rank_on_node": rank,
+                "energy_unread": unread if rank in readers or (not readers and rank == 0) else "",
+                "out_peers": [(rank + 1) % num_ranks] if num_ranks > 1 else [],
+            },
+        ) as writer:
+            for update in range(1, num_updates + 1):
+                time_s = update / 10
+                values = dict.fromkeys(
+                    ("policy_loss", "value_loss", "entropy", "grad_norm", "learning_rate", "weight"), 0.5
+                )
+                seconds = {"env_s": 0.04, "act_s": 0.02, "learn_s": 0.03, "gossip_s": 0.005, "record_s": 0.001}
+                writer.write_update(
+                    update=update,
+                    env_steps=80 * update,
+                    time_s=time_s,
+                    step_norm=0.2 if update % 8 == 0 else np.nan,
+                    sent=update,
+                    received=update - 1,
+                    skipped=0,
+                    message_age_s=0.1,
+                    **values,
+                    **seconds,
+                )
+                episodic_return = slope * update + rng.normal()
+                writer.write_episode(
+                    episodic_return=episodic_return, length=80, env_steps=80 * update, time_s=time_s, simulator=0
+                )
+                if sketch is not None and update % 10 == 0:
+                    z = common + rng.normal(size=NUM_PARAMETERS) * 0.1 / np.sqrt(NUM_PARAMETERS)
+                    writer.write_sketch(update, time_s, sketch(z))
+                    hops = [1] if num_ranks > 1 else []
+                    writer.write_edges(
+                        update, time_s, hops, [update] * len(hops), [update - 1] * len(hops), [0] * len(hops)
+                    )
+                if update % 100 == 0 and rank in readers:
+                    share = update / num_updates
+                    writer.write_energy(time_s, {name: joules * share for name, joules in readers[rank].items()})
+    if status != "running":
+        JobFile.set_status(out, status)
+    return out

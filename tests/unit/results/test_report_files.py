@@ -1,0 +1,256 @@
+"""Reports of made-up runs: what belongs together, what is refused, what is written."""
+
+import json
+import re
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from made_runs import make_run
+
+pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[report]` brings it")
+pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
+
+from galampi.errors import ResultsError, UserError
+from galampi.results.report import report
+
+HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
+SUMMARY_OF_A_RUN = {
+    "path",
+    "status",
+    "seed",
+    "env_steps",
+    "duration_s",
+    "env_steps_per_s",
+    "num_updates",
+    "num_episodes",
+    "final_return",
+    "messages",
+    "message_age_s",
+    "weight",
+    "distance",
+    "phase_shares",
+    "energy",
+}
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Report three seeds of one job and one run of another."""
+    folder = tmp_path_factory.mktemp("seeds")
+    runs = [make_run(folder / str(seed), settings={"seed": str(seed)}, slope=seed) for seed in (1, 2, 3)]
+    energy = {0: {"package-0": 7.2e6, "package-0/dram": 3.6e6}}
+    runs.append(
+        make_run(folder / "ring", settings={"gossip.topology": "ring"}, num_ranks=3, energy_j=energy, unread="")
+    )
+    text = report(runs, folder / "out")
+    return folder / "out", json.loads((folder / "out" / "summary.json").read_text()), text
+
+
+def test_seeds_are_one_job(seeds):
+    _, summary, text = seeds
+    exponential, ring = summary["jobs"]
+    assert exponential["label"] == "made: exponential, 2 ranks"
+    assert ring["label"] == "made: ring, 3 ranks"
+    assert exponential["seeds"] == [1, 2, 3]
+    # Slopes 1, 2 and 3: the last hundred of two ranks' episodes are those of updates 151 to 200.
+    finals = [run["final_return"] for run in exponential["runs"]]
+    np.testing.assert_allclose(finals, [175.5, 351, 526.5], atol=1)
+    final = exponential["final_return"]
+    assert final["iqm"] == pytest.approx(np.mean(finals))
+    assert (final["low"], final["high"]) == pytest.approx((min(finals), max(finals)))
+    assert ring["final_return"]["low"] is None
+    assert "made: exponential, 2 ranks" in text
+    assert max(len(line) for line in text.splitlines()[:-1]) < 110
+
+
+def test_summary_of_a_run(seeds):
+    _, summary, _ = seeds
+    run = summary["jobs"][0]["runs"][0]
+    assert set(run) == SUMMARY_OF_A_RUN
+    assert run["env_steps"] == 2 * 80 * 200
+    assert run["env_steps_per_s"] == pytest.approx(1600)
+    assert run["messages"] == {"sent": 400, "received": 398, "skipped": 0}
+    assert run["message_age_s"]["median"] == pytest.approx(0.1)
+    # Two ranks 0.1 sqrt(2) apart, each half of that from the mean, of a vector of norm sqrt(500).
+    assert run["distance"]["mean"] == pytest.approx(0.1 / np.sqrt(2), rel=0.2)
+    assert run["distance"]["relative_max"] == pytest.approx(run["distance"]["max"] / np.sqrt(500), rel=0.1)
+    assert run["distance"]["bound"]["share_of_moments_within"] == 1
+    assert run["phase_shares"]["env"] == pytest.approx(0.4)
+    assert sum(run["phase_shares"].values()) == pytest.approx(1)
+
+
+def test_energy_is_summed_or_null_with_a_reason(seeds):
+    _, summary, _ = seeds
+    exponential, ring = (job["runs"][0]["energy"] for job in summary["jobs"])
+    assert exponential["kwh"] is None
+    assert exponential["kwh_per_million_env_steps"] is None
+    assert exponential["reason"] == "node-1: RAPL: no zones"
+    assert ring["kwh"] == pytest.approx(3.0)
+    assert ring["reason"] is None
+    assert {source["source"]: source["kwh"] for source in ring["sources"]} == pytest.approx(
+        {"package-0": 2.0, "package-0/dram": 1.0}
+    )
+    assert ring["kwh_per_million_env_steps"] == pytest.approx(3.0 / (3 * 80 * 200 / 1e6))
+
+
+def test_figures_are_in_the_page_and_beside_it(seeds):
+    out, _, _ = seeds
+    page = (out / "index.html").read_text()
+    names = sorted(path.stem for path in (out / "figures").glob("*.svg"))
+    assert names == sorted(path.stem for path in (out / "figures").glob("*.png"))
+    assert set(re.findall(r'<figure id="([^"]*)"', page)) == set(names)
+    assert {"return-steps", "return-time", "job1-distance", "job1-messages", "job2-energy", "job2-pairs"} <= set(names)
+    assert page.count("<figcaption>") == len(names)
+    # Nothing is fetched from anywhere.
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    identifiers = re.findall(r'\bid="([^"]*)"', page)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_nodes_and_restarts_are_added_up(tmp_path):
+    energy = {0: {"package-0": 3.6e6}, 1: {"package-0": 7.2e6}}
+    out = make_run(tmp_path / "run", energy_j=energy, unread="GPU-1: Not Supported")
+    report([out])
+    found = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["energy"]
+    assert found["kwh"] == pytest.approx(3.0)
+    assert found["reason"] == "node-1: GPU-1: Not Supported; node-1: GPU-1: Not Supported"
+
+
+def test_hostile_names_are_shown_as_text(tmp_path):
+    settings = {"name": HOSTILE.replace("/", "|")}
+    out = make_run(
+        tmp_path / "run", settings=settings, hostname=HOSTILE, attributes={"device": HOSTILE}, num_updates=40
+    )
+    other = make_run(tmp_path / "other", settings={**settings, "seed": "2"}, num_ranks=3, num_updates=40)
+    text = report([out, other], tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "<script" not in page
+    for character in "\x1b\x07\u202e":
+        assert character not in page
+        assert character not in text
+    assert r"\x1b[31mred\x07 \u202eleft" in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("environment.frame_skip", "2", "environment.frame_skip is 4 in"),
+        ("environment.repeat_action_probability", "0.25", "environment.repeat_action_probability is 0.0 in"),
+        ("environment.id", "Acrobot-v1", "environment.id is CartPole-v1 in"),
+    ],
+)
+def test_other_environments_and_units_are_refused(tmp_path, key, value, line):
+    one = make_run(tmp_path / "one", num_updates=30)
+    two = make_run(tmp_path / "two", num_updates=30, settings={key: value})
+    with pytest.raises(UserError, match=re.escape(line)) as raised:
+        report([one, two], tmp_path / "out")
+    assert "--mixed" in str(raised.value)
+    assert not (tmp_path / "out").exists()
+    report([one, two], tmp_path / "out", mixed=True)
+    assert (tmp_path / "out" / "index.html").exists()
+
+
+def test_number_of_simulators_may_differ(tmp_path):
+    one = make_run(tmp_path / "one", num_updates=30)
+    two = make_run(tmp_path / "two", num_updates=30, settings={"environment.num_envs": "8"})
+    report([one, two], tmp_path / "out")
+    labels = [job["label"] for job in json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"]]
+    assert labels == ["made: num_envs 16", "made: num_envs 8"]
+
+
+def test_a_run_given_twice_counts_once(tmp_path):
+    out = make_run(tmp_path / "run", num_updates=30)
+    report([out, out / ".." / "run"], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"][0]["seeds"] == [1]
+
+
+def test_published_curve_of_the_game(tmp_path):
+    game = {"environment.id": "ALE/Pong-v5"}
+    short = make_run(tmp_path / "short", settings=game, num_updates=40)
+    report([short])
+    assert "begins at 1,000,000 env steps" in (short / "report" / "index.html").read_text()
+    assert "Dashed, published" not in (short / "report" / "index.html").read_text()
+    # One rank whose count of env steps passes two millions.
+    long = make_run(tmp_path / "long", settings=game, num_ranks=1, num_updates=40)
+    with h5py.File(long / "rank-0000.h5", "r+") as file:
+        file["updates/env_steps"][:] = np.linspace(5e4, 2.5e6, 40)
+    report([long])
+    page = (long / "report" / "index.html").read_text()
+    assert "Dashed, published: OpenAI baselines A2C" in page
+    assert json.loads((long / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["distance"]["max"] is None
+
+
+def test_a_run_of_an_older_galampi(tmp_path):
+    out = make_run(tmp_path / "run", num_updates=40)
+    for path in out.glob("rank-*.h5"):
+        with h5py.File(path, "r+") as file:
+            del file["updates/step_norm"], file["edges"], file["energy"], file.attrs["energy_unread"]
+    report([out])
+    run = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]
+    assert run["distance"]["bound"] is None
+    assert "did not record" in run["distance"]["reason"]
+    assert run["energy"]["reason"] == "the run is of a galampi that did not record energy"
+    page = (out / "report" / "index.html").read_text()
+    assert "No bound is drawn: rank-0000.h5 has no column step_norm" in page
+    assert "do not count by edge" in page
+
+
+def test_a_run_without_sketches_episodes_or_a_rank(tmp_path):
+    out = make_run(tmp_path / "run", num_updates=4, sketches=False)
+    (out / "rank-0001.h5").unlink()
+    report([out])
+    job = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]
+    assert job["final_return"]["iqm"] is None
+    assert "holds no sketches" in job["runs"][0]["distance"]["reason"]
+
+
+def damaged(run, kind):
+    path = run / "rank-0001.h5"
+    size = path.stat().st_size
+    match kind:
+        case "half":
+            path.write_bytes(path.read_bytes()[: size // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "foreign":
+            with h5py.File(path, "w") as file:
+                file["x"] = 1
+        case "text":
+            path.write_text("hello")
+        case "newer":
+            with h5py.File(path, "r+") as file:
+                file.attrs["schema_version"] = 99
+        case "garbage":
+            path.write_bytes(path.read_bytes()[:100] + bytes(size - 100))
+        case "job":
+            (run / "job.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+        case "no job":
+            (run / "job.h5").unlink()
+        case "nothing":
+            shutil.rmtree(run)
+        case "no rows":
+            for each in run.glob("rank-*.h5"):
+                each.unlink()
+
+
+@pytest.mark.parametrize(
+    "kind", ["half", "empty", "foreign", "text", "newer", "garbage", "job", "no job", "nothing", "no rows"]
+)
+def test_damaged_files_are_told_in_one_line(tmp_path, kind):
+    run = make_run(tmp_path / "run", num_updates=300)
+    damaged(run, kind)
+    with pytest.raises(ResultsError) as raised:
+        report([run], tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    assert str(run) in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_that_cannot_be_written(tmp_path):
+    run = make_run(tmp_path / "run", num_updates=20)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot be written"):
+        report([run], tmp_path / "file")
