@@ -1,5 +1,7 @@
 """Evaluations of runs that were trained."""
 
+import os
+
 import pytest
 from launching import assert_sound
 
@@ -66,7 +68,8 @@ def test_a_game_of_atari_without_mpi(galampi, tmp_path) -> None:
     block.mkdir(parents=True)
     (block / "__init__.py").write_text("raise ImportError('no MPI here')\n")
     evaluate = ("evaluate", out, "--episodes", 1, "--sample", "--stuck_after", 120)
-    code, _, errors = galampi(*evaluate, ranks=None, env={"PYTHONPATH": str(block.parent)}).finish()
+    path = os.pathsep.join([str(block.parent), os.environ.get("PYTHONPATH", "")])
+    code, _, errors = galampi(*evaluate, ranks=None, env={"PYTHONPATH": path}).finish()
     assert code == 0, errors
     (score,) = load_evaluation(out / "evaluation.h5").episodes["return"]
     assert -21 <= score <= 0

@@ -76,6 +76,7 @@ def test_the_onnx_graph_computes_the_same(played, tmp_path) -> None:
     stored, observations, outputs, values = played
     export_onnx(stored, tmp_path / "policy.onnx")
     model = onnx.load(tmp_path / "policy.onnx")
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "rows"
     about = json.loads({entry.key: entry.value for entry in model.metadata_props}["galampi"])
     inputs = observations[:3].astype(np.float32) * np.float32(about["input_scale"])
     found = reference.ReferenceEvaluator(model).run(["outputs", "value"], {"observations": inputs})
