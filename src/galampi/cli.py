@@ -136,10 +136,11 @@ def _train(arguments: argparse.Namespace) -> int:
             print(f"{out}: finished already; raise --total_env_steps to train further")
         else:
             low, high, total = outcome.weights
+            is_atari = job.environment.id.startswith("ALE/")
+            frames = f"; one is {job.environment.frame_skip} emulator frames" if is_atari else ""
             print(
                 f"{outcome.status}: {out}\n"
-                f"  env steps         {outcome.env_steps:,} ({outcome.steps_per_s:,.0f} a second; "
-                f"one is {job.environment.frame_skip} emulator frames in an Atari game)\n"
+                f"  env steps         {outcome.env_steps:,} ({outcome.steps_per_s:,.0f} a second{frames})\n"
                 f"  mean return       {outcome.mean_return:.2f} (last 100 episodes, raw score of full games)\n"
                 f"  gossip messages   {outcome.messages:,}\n"
                 f"  push-sum weights  {low:.3f} to {high:.3f}, sum {total:.9g} of {comm.size}\n"
@@ -381,9 +382,26 @@ def _watch(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "mpirun|srun ... python -m galampi doctor [JOB.toml] [--out DIR] [--json] [--section.key VALUE ...]"
+    parser.epilog = "exit codes: 0 nothing failed; 1 something did; 2 a mistake in the command"
+    parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder its runs will be in [runs]")
+    parser.add_argument("--json", action="store_true", help="print a JSON list of the findings")
+    _add_settings(parser)
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from galampi.launch.doctor import examine
+
+    return examine(load_job(arguments.job, _overrides(arguments)), arguments.out, as_json=arguments.json)
+
+
 _COMMANDS = {
     "train": (_add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
     "submit": (_add_submit, "Submit a job to Slurm", "python -m galampi submit jobs/pong.toml --nodes 2"),
+    "doctor": (_add_doctor, "Check what a job needs where it will run", "mpirun -n 4 python -m galampi doctor"),
     "status": (_add_status, "Say what became of runs", "python -m galampi status runs/pong"),
     "watch": (_add_watch, "Watch a running job", "python -m galampi watch runs/pong"),
     "report": (

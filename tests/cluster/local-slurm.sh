@@ -5,6 +5,8 @@
 #   local-slurm.sh start     start munged, slurmctld and one slurmd for each node; nothing if they run
 #   local-slurm.sh stop      cancel every job and stop the daemons that start began, and no others
 #   local-slurm.sh status    say what runs; exit code 0 if all of it does
+#   local-slurm.sh notice on|off
+#                            tell jobs of their preemption by the signal they asked for, or not (the default)
 #   local-slurm.sh node NAME kill|start
 #                            kill all that runs on a node as a power cut does, or bring the node back
 #
@@ -15,7 +17,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 root=$(realpath -m -- "${LOCAL_SLURM_DIR:-/tmp/galampi-slurm}")
 port=${LOCAL_SLURM_PORT:-17300}
-nodes=3
+nodes=6
 cpus=4 # a node; they need not exist
 export SLURM_CONF=$root/slurm.conf
 
@@ -50,6 +52,8 @@ configure() {
     fi
     cat >"$SLURM_CONF" <<CONF
 ClusterName=galampi
+# MPICH under srun names its shared memory after the job: jobs of another start must not have had the same numbers.
+FirstJobId=$((RANDOM + 100))
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=root
@@ -74,12 +78,11 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=15
 InactiveLimit=0
-KillWait=8
+KillWait=15
 JobRequeue=1
 OverTimeLimit=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-${LOCAL_SLURM_PARAMETERS:+SlurmctldParameters=$LOCAL_SLURM_PARAMETERS}
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
@@ -94,7 +97,8 @@ CONF
 start_node() {
     mkdir -p "$root/spool/$1" "$root/tmp/$1"
     chmod 1777 "$root/tmp/$1"
-    slurmd -N "$1" -f "$SLURM_CONF" || fail "slurmd of $1 did not start: $(tail -n 3 "$root/log/slurmd.$1.log")"
+    # Each node sees one core, in turn, as if it had no other.
+    taskset -c $((${1#n} % $(nproc))) slurmd -N "$1" -f "$SLURM_CONF" || fail "slurmd of $1 did not start: $(tail -n 3 "$root/log/slurmd.$1.log")"
 }
 
 start() {
@@ -200,6 +204,11 @@ install)
     apt-get install -q -y --no-install-recommends slurm-wlm munge libpmix2
     ;;
 start | stop | status) "$1" ;;
+notice)
+    sed -i '/^SlurmctldParameters=/d' "$SLURM_CONF"
+    if [[ ${2:-} == on ]]; then echo "SlurmctldParameters=preempt_send_user_signal" >>"$SLURM_CONF"; fi
+    scontrol reconfigure
+    ;;
 node)
     case ${3:-} in
     kill) kill_node "$2" ;;

@@ -1,0 +1,523 @@
+"""Check, under the launcher and on the nodes of a job, what the job will need.
+
+Every check is collective: all ranks take part, rank 0 reports. Each is short; none writes anything but a small file
+that it removes again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import h5py
+import numpy as np
+
+from galampi.errors import UserError
+from galampi.job import Job
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+_SHARED_MEMORY = Path("/dev/shm")
+_MEASURE_S = 2.0
+_MOST_PAIRS = 120
+_MOST_SKEW_S = 0.5
+_SLOW_PUT_BYTES_A_S = 1e8
+_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "lustre", "beegfs", "gpfs", "cifs", "fuse.sshfs", "9p", "ceph")
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check came to.
+
+    Attributes:
+        check: Its name.
+        state: `ok`, `warning` or `failed`.
+        text: What was found.
+        advice: What to do about it; empty if all is well.
+    """
+
+    check: str
+    state: State
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        """Write it as one line, or two with advice."""
+        line = f"{self.state:<8} {self.check:<12} {self.text}"
+        return f"{line}\n{'':<22}{self.advice}" if self.advice else line
+
+
+def examine(job: Job, out: Path, *, as_json: bool) -> int:
+    """Run every check and print what was found. Collective over the ranks the launcher started.
+
+    Args:
+        job: The job that is to run here.
+        out: Folder its run will be in, or one that exists above it.
+        as_json: Print one JSON list instead of lines.
+
+    Returns:
+        0 if nothing failed, else 1; the same on every rank.
+    """
+    strangers = _strangers()
+    if strangers is not None:
+        # Every process is alone: only the launcher's first speaks.
+        if int(os.environ.get("SLURM_PROCID", os.environ.get("PMI_RANK", "0"))) == 0:
+            _print([strangers], as_json)
+        return 1
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    findings: list[Finding] = []
+    learner_size = [0]
+    checks: list[Callable[[], list[Finding]]] = [
+        lambda: _check_library(comm),
+        lambda: _check_placement(comm),
+        lambda: _check_singleton(comm),
+        lambda: _check_speed(job, comm, learner_size),
+        lambda: _check_window(job, comm, learner_size[0]),
+        lambda: _check_leftovers(comm),
+        lambda: _check_network(comm, max(4 * learner_size[0], 8)),
+        lambda: _check_clocks(comm),
+        lambda: _check_files(out, comm),
+        lambda: _check_gpus(job, comm),
+        lambda: _check_energy(comm),
+    ]
+    for check in checks:
+        found = check()
+        findings += found
+        if comm.rank == 0 and not as_json:
+            _print(found, as_json=False)
+    if comm.rank == 0:
+        if as_json:
+            _print(findings, as_json=True)
+        else:
+            counts = Counter(finding.state for finding in findings)
+            print(", ".join(f"{counts[state]} {state}" for state in ("ok", "warning", "failed")), flush=True)
+    failed: bool = comm.bcast(any(finding.state == "failed" for finding in findings))
+    return int(failed)
+
+
+def _print(findings: Sequence[Finding], as_json: bool) -> None:
+    text = json.dumps([asdict(finding) for finding in findings]) if as_json else "\n".join(map(str, findings))
+    if text:
+        print(text, flush=True)
+
+
+def _strangers() -> Finding | None:
+    """Whether the launcher and the MPI library do not know each other, so that every process is alone. Local."""
+    from mpi4py import MPI
+
+    from galampi.placement import refuse_singletons
+
+    try:
+        refuse_singletons(MPI.COMM_WORLD)
+    except UserError as error:
+        library = MPI.Get_library_version()
+        pmi = "pmix" if "Open MPI" in library else "pmi2"
+        given = os.environ.get("SLURM_MPI_TYPE", "")
+        how = f"srun was told --mpi={given}; " if given else ""
+        return Finding(
+            "launch",
+            "failed",
+            str(error),
+            f"{how}under srun use --mpi={pmi} (`srun --mpi=list` names what the site has), else mpirun",
+        )
+    return None
+
+
+def _library_name() -> str:
+    from mpi4py import MPI
+
+    text = " ".join(MPI.Get_library_version().rstrip("\0").split())
+    if text.startswith("MPICH"):
+        return " ".join(text.replace("Version:", "").split()[:2])
+    return text.split(",")[0]
+
+
+def _check_library(comm: MPI.Intracomm) -> list[Finding]:
+    from mpi4py import MPI
+
+    levels = {
+        MPI.THREAD_SINGLE: "single",
+        MPI.THREAD_FUNNELED: "funneled",
+        MPI.THREAD_SERIALIZED: "serialized",
+        MPI.THREAD_MULTIPLE: "multiple",
+    }
+    names = Counter(comm.allgather((_library_name(), MPI.Query_thread())))
+    text = "; ".join(f"{name}, threads {levels[level]}" for name, level in names)
+    if len(names) > 1:
+        return [Finding("mpi", "failed", text, "the nodes have different MPI libraries: load the same modules on all")]
+    if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
+        advice = "messages between nodes will move only inside updates; an MPI with MPI_THREAD_MULTIPLE does better"
+        return [Finding("mpi", "warning", text, advice)]
+    return [Finding("mpi", "ok", text)]
+
+
+def _check_placement(comm: MPI.Intracomm) -> list[Finding]:
+    from galampi.placement import place
+
+    placements = comm.allgather(place(comm))
+    per_node = Counter(placement.hostname for placement in placements)
+    ranks = ", ".join(f"{name}: {count}" for name, count in per_node.items())
+    findings = [Finding("ranks", "ok", f"{comm.size} on {len(per_node)} node(s): {ranks}")]
+    sharing = [placement for placement in placements if placement.num_sharing > 1]
+    text = "; ".join(str(line) for line in dict.fromkeys(str(placement) for placement in placements))
+    crowded = [p for p in sharing if len(p.cpus) < p.num_sharing]
+    if crowded:
+        advice = (
+            "ranks share fewer cores than they are: fewer ranks a node, --cpus-per-task=1, or mpirun --bind-to none"
+        )
+        findings.append(Finding("binding", "warning", text, advice))
+    else:
+        findings.append(Finding("binding", "ok", text))
+    return findings
+
+
+def _check_singleton(comm: MPI.Intracomm) -> list[Finding]:
+    """Whether a process that no launcher started runs too, as `python -m galampi` alone does."""
+    if comm.rank != 0:
+        comm.Barrier()
+        return []
+    prefixes = ("PMI", "OMPI_", "PMIX_", "PRTE_", "SLURM_", "HYDRA_", "MPIR_", "MPIEXEC_")
+    kept = ("OMPI_ALLOW", "PRTE_ALLOW", "OMPI_MCA_osc")
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(prefixes) or name.startswith(kept)
+    }
+    code = "from mpi4py import MPI; assert MPI.COMM_WORLD.size == 1"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=False
+        )
+        error = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
+    except subprocess.TimeoutExpired:
+        error = "MPI did not start within 60 s"
+    comm.Barrier()
+    if error:
+        advice = "jobs of several ranks are not touched by this; start single ones with mpirun -n 1"
+        return [Finding("singleton", "warning", f"a process without a launcher fails: {error}", advice)]
+    return [Finding("singleton", "ok", "a process without a launcher starts")]
+
+
+def _check_speed(job: Job, comm: MPI.Intracomm, size: list[int]) -> list[Finding]:
+    """Measure simulators and learner, all ranks at once; leaves the number of parameters in `size`."""
+    import torch
+
+    from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
+    from galampi.placement import place, together
+
+    placement = place(comm)
+    torch.set_num_threads(placement.num_threads)
+    try:
+        with together(comm):
+            device = resolve_device(job.device, placement.rank_on_node)
+            precision = resolve_precision(job.precision, device)
+            simulators = make_simulators(
+                job.environment,
+                seed=1 + comm.rank * job.environment.num_envs,
+                num_threads=placement.num_threads,
+                life_ends_return=job.learner.end_return_on_life_loss,
+            )
+            learner = Learner(
+                job,
+                simulators.single_observation_space,
+                simulators.single_action_space,
+                total_simulators=comm.size * job.environment.num_envs,
+                seed=job.seed,
+                action_seed=(job.seed, comm.rank),
+                device=device,
+                precision=precision,
+            )
+    except UserError as error:
+        return [Finding("job", "failed", str(error), "mend the job; a longer wait will not")]
+    size[0] = learner.z.size
+    collector = RolloutCollector(job, simulators, learner)
+    env_steps, env_s = 0, 0.0
+    comm.Barrier()
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < _MEASURE_S:
+        rollout, _ = collector.collect()
+        learner.compute_gradient(rollout)
+        learner.apply_gradient(1e-6)
+        learner.refresh()
+        env_steps += rollout.num_valid
+        env_s += collector.env_s
+    elapsed_s = time.monotonic() - began_s
+    simulators.close()
+    rates = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s)))
+    total = rates[:, 1].sum()
+    hours = job.total_env_steps / total / 3600
+    text = (
+        f"simulators {np.median(rates[:, 0]):,.0f} env steps/s a rank, with learning {rates[:, 1].min():,.0f} to "
+        f"{rates[:, 1].max():,.0f}, all ranks {total:,.0f}: {job.total_env_steps:,} take about {hours:.1f} h "
+        f"({device}, {precision}, {learner.z.size:,} parameters)"
+    )
+    if rates[:, 1].min() < 0.5 * np.median(rates[:, 1]):
+        slow = comm.allgather(placement.hostname)[int(rates[:, 1].argmin())]
+        advice = f"a rank on {slow} is less than half as fast as the others; they will not wait for it, but look at it"
+        return [Finding("speed", "warning", text, advice)]
+    return [Finding("speed", "ok", text)]
+
+
+def _check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> list[Finding]:
+    """Allocate the mailboxes that the job will have. A memory model other than unified shows here too."""
+    from galampi import gossip
+
+    if num_parameters == 0:
+        return []
+    graph = {"exponential": gossip.exponential, "ring": gossip.ring, "complete": gossip.complete}
+    topology = graph[job.gossip.topology](comm.size)
+    num_bytes = 4 * num_parameters * len(topology.hops)
+    room = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
+    least = comm.allreduce(room if room is not None else sys.maxsize, op=_min())
+    text = f"{num_bytes / 2**20:.1f} MiB of mailboxes a rank ({job.gossip.topology}), unified memory"
+    if room is not None:
+        text += f"; {_SHARED_MEMORY} has {least / 2**20:,.0f} MiB free"
+    try:
+        gossip.Mailboxes(comm, topology, num_parameters).free()
+    except UserError as error:
+        return [
+            Finding(
+                "window", "failed", str(error), "ask for a larger /dev/shm (containers: --shm-size), or fewer ranks"
+            )
+        ]
+    return [Finding("window", "ok", text)]
+
+
+def _check_leftovers(comm: MPI.Intracomm) -> list[Finding]:
+    """Shared memory of killed jobs of this user that nobody maps any more."""
+    maps = ""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            maps += (process / "maps").read_text(errors="replace")
+        except OSError:
+            continue
+    num_bytes = 0
+    for path in _SHARED_MEMORY.glob("mpich_shm_*"):
+        try:
+            if path.stat().st_uid == os.getuid() and str(path) not in maps:
+                num_bytes += path.stat().st_size
+        except OSError:
+            continue
+    from mpi4py import MPI
+
+    most, name = max(comm.allgather((num_bytes, MPI.Get_processor_name())))
+    if most:
+        text = f"{most / 2**20:.1f} MiB on {name} left in {_SHARED_MEMORY} by jobs that were killed"
+        return [
+            Finding(
+                "leftovers", "warning", text, f"remove your {_SHARED_MEMORY}/mpich_shm_* when none of your jobs runs"
+            )
+        ]
+    return [Finding("leftovers", "ok", f"nothing of killed jobs in {_SHARED_MEMORY}")]
+
+
+def _check_network(comm: MPI.Intracomm, message_bytes: int) -> list[Finding]:
+    """Measure Put and message latency between every pair of nodes, or two ranks of the only one."""
+    from mpi4py import MPI
+
+    if comm.size == 1:
+        return [Finding("network", "ok", "one rank: no messages")]
+    names = comm.allgather(MPI.Get_processor_name())
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    leaders = [rank for rank, is_leader in enumerate(comm.allgather(node.rank == 0)) if is_leader]
+    node.Free()
+    between = "nodes" if len(leaders) > 1 else "ranks of the node"
+    ends = leaders if len(leaders) > 1 else [0, 1]
+    pairs = [(a, b) for i, a in enumerate(ends) for b in ends[i + 1 :]][:_MOST_PAIRS]
+    window = MPI.Win.Allocate(message_bytes, 1, comm=comm)
+    window.Lock_all(MPI.MODE_NOCHECK)
+    payload = np.zeros(message_bytes, dtype=np.uint8)
+    token = np.zeros(1, dtype=np.int64)
+    measured = []
+    for a, b in pairs:
+        comm.Barrier()
+        if comm.rank == a:
+            put_s, latency_s = [], []
+            for _ in range(20):
+                began_s = time.perf_counter()
+                comm.Send(token, b, 1)
+                comm.Recv(token, b, 1)
+                latency_s.append((time.perf_counter() - began_s) / 2)
+            for _ in range(5):
+                began_s = time.perf_counter()
+                window.Put(payload, b)
+                window.Flush(b)
+                put_s.append(time.perf_counter() - began_s)
+            measured.append((message_bytes / min(put_s), min(latency_s), a, b))
+        elif comm.rank == b:
+            for _ in range(20):
+                comm.Recv(token, a, 1)
+                comm.Send(token, a, 1)
+        # Ranks wait inside MPI, so a Put that needs its target's help gets it.
+        comm.Barrier()
+    window.Unlock_all()
+    window.Free()
+    results = [one for of_rank in comm.allgather(measured) for one in of_rank]
+    slowest, longest = min(results), max(results, key=lambda result: result[1])
+    ends_of_slowest = f"{names[slowest[2]]} to {names[slowest[3]]}"
+    text = (
+        f"{len(results)} pair(s) of {between}: Put of {message_bytes / 2**20:.2f} MiB at least "
+        f"{slowest[0] / 1e9:.2f} GB/s ({ends_of_slowest}), latency at most {longest[1] * 1e6:.0f} us"
+    )
+    # A small message is all latency.
+    if slowest[0] < _SLOW_PUT_BYTES_A_S and message_bytes > 1 << 20:
+        return [Finding("network", "warning", text, "slow: is MPI on the fast network? (UCX_NET_DEVICES, FI_PROVIDER)")]
+    return [Finding("network", "ok", text)]
+
+
+def _check_clocks(comm: MPI.Intracomm) -> list[Finding]:
+    """Compare every rank's clock with rank 0's by the quickest of some round trips."""
+    offset_s = 0.0
+    for rank in range(1, comm.size):
+        if comm.rank == 0:
+            trips = []
+            for _ in range(5):
+                sent_s = time.time()
+                theirs_s = comm.sendrecv(None, dest=rank, source=rank)
+                back_s = time.time()
+                trips.append((back_s - sent_s, theirs_s - (sent_s + back_s) / 2))
+            offset_s = max(offset_s, abs(min(trips)[1]), key=abs)
+        elif comm.rank == rank:
+            for _ in range(5):
+                comm.recv(source=0)
+                comm.send(time.time(), dest=0)
+    skew_s = comm.bcast(offset_s)
+    text = f"clocks at most {skew_s * 1e3:.1f} ms apart"
+    if skew_s > _MOST_SKEW_S:
+        return [Finding("clocks", "warning", text, "message ages in the results will be wrong: tell your site (NTP)")]
+    return [Finding("clocks", "ok", text)]
+
+
+def _check_files(out: Path, comm: MPI.Intracomm) -> list[Finding]:
+    """Try on the run's file system what a run does there: HDF5 with SWMR, locks, renames, reading from another rank."""
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    kind = _file_system(folder)
+    seen_everywhere = comm.allgather(folder.exists() and str(folder))
+    if len(set(seen_everywhere)) > 1:
+        advice = "choose a folder on a file system that all nodes share"
+        return [Finding("files", "failed", f"{folder} is not there on every node", advice)]
+    path = folder / f".galampi-doctor-{comm.bcast(os.getpid())}.h5"
+    trouble: list[tuple[State, str, str]] = []
+    flushed_s = 0.0
+    file = None
+    if comm.rank == 0:
+        try:
+            file = h5py.File(path, "w", libver="latest")
+            values = file.create_dataset("values", data=np.arange(8), maxshape=(None,))
+            file.swmr_mode = True
+            began_s = time.perf_counter()
+            values.resize((16,))
+            values[8:] = 1
+            values.flush()
+            flushed_s = time.perf_counter() - began_s
+        except OSError as error:
+            hint = "set HDF5_USE_FILE_LOCKING=BEST_EFFORT" if "lock" in str(error) else "choose another folder"
+            trouble.append(("failed", f"HDF5 cannot write: {str(error).splitlines()[0]}", hint))
+        try:
+            with open(f"{path}.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.replace(f"{path}.lock", f"{path}.renamed")
+            os.unlink(f"{path}.renamed")
+        except OSError as error:
+            advice = "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"
+            trouble.append(("warning", f"no locks: {error.strerror}", advice))
+    written = comm.bcast(file is not None)
+    error_text = ""
+    if written and comm.rank == comm.size - 1:
+        try:
+            with h5py.File(path, "r", swmr=True) as reader:
+                if reader["values"].shape[0] < 8:
+                    error_text = "stale data"
+        except OSError as error:
+            error_text = str(error).splitlines()[0]
+    error_text = comm.bcast(error_text, root=comm.size - 1)
+    if comm.rank == 0 and file is not None:
+        file.close()
+        path.unlink()
+    if comm.rank != 0:
+        return []
+    if error_text:
+        advice = "runs can be read once they end; set HDF5_USE_FILE_LOCKING=BEST_EFFORT"
+        trouble.append(("warning", f"a file in use cannot be read from the last rank: {error_text}", advice))
+    text = f"{folder} ({kind}): HDF5 flush {flushed_s * 1e3:.1f} ms"
+    findings = [Finding("files", state, f"{folder} ({kind}): {what}", advice) for state, what, advice in trouble]
+    if not findings and flushed_s > 1:
+        findings.append(Finding("files", "warning", text, "slow: choose a scratch file system with --out"))
+    if not findings and kind in _NETWORK_FILE_SYSTEMS:
+        text += "; locks and reading while writing work, as seen from here"
+    return findings or [Finding("files", "ok", text)]
+
+
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system that holds a folder, from the longest mount point above it."""
+    best, kind = "", "unknown"
+    try:
+        lines = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return kind
+    for line in lines:
+        _, point, name, *_ = line.split()
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, name
+    return kind
+
+
+def _check_gpus(job: Job, comm: MPI.Intracomm) -> list[Finding]:
+    import torch
+    from mpi4py import MPI
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    nodes = comm.allgather((MPI.Get_processor_name(), num_gpus))
+    if not any(count for _, count in nodes):
+        if job.device == "cuda":
+            advice = "ask for one (--gres=gpu:1) and see that torch is a CUDA build"
+            return [Finding("gpu", "failed", "device is cuda, and no rank sees a GPU", advice)]
+        return [Finding("gpu", "ok", "none; the network runs on the processor")]
+    ranks_by_node, gpus_by_node = Counter(name for name, _ in nodes), dict(nodes)
+    text = ", ".join(f"{name}: {gpus_by_node[name]} for {count} ranks" for name, count in ranks_by_node.items())
+    pipe = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
+    has_mps = comm.allreduce(int((pipe / "control").exists())) == comm.size
+    if has_mps:
+        return [Finding("gpu", "ok", f"{text}; MPS runs")]
+    if any(count > max(1, gpus_by_node[name]) for name, count in ranks_by_node.items()):
+        return [Finding("gpu", "warning", f"{text}; no MPS: ranks take turns", "slurm/mps.sbatch starts MPS")]
+    return [Finding("gpu", "ok", text)]
+
+
+def _check_energy(comm: MPI.Intracomm) -> list[Finding]:
+    """Whether something here can tell the energy a job takes."""
+    sources = []
+    zones = list(Path("/sys/class/powercap").glob("intel-rapl:*"))
+    readable = [zone for zone in zones if os.access(zone / "energy_uj", os.R_OK)]
+    if readable:
+        sources.append("RAPL")
+    if shutil.which("nvidia-smi"):
+        sources.append("NVML")
+    everywhere = set.intersection(*comm.allgather(set(sources)))
+    if everywhere:
+        return [Finding("energy", "ok", f"can be measured by {', '.join(sorted(everywhere))}")]
+    why = "RAPL is for root alone" if zones else "no RAPL, no NVIDIA GPU"
+    return [
+        Finding("energy", "warning", f"cannot be measured: {why}", "nothing to do unless you need it; ask your site")
+    ]
+
+
+def _min() -> Any:
+    from mpi4py import MPI
+
+    return MPI.MIN

@@ -1,0 +1,135 @@
+"""A Slurm cluster of virtual nodes for the tests of this folder, and what to ask of it."""
+
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-event", action="store_true", help="interrupt jobs in the less likely ways too")
+
+
+def free_ports(number: int) -> int:
+    """Return the first of some consecutive ports that nobody listens at, below those that connections use."""
+    for first in random.sample(range(20_000, 32_000, number), 100):
+        try:
+            for port in range(first, first + number):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise RuntimeError("no free ports")
+
+
+class Cluster:
+    """A running local Slurm."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "LOCAL_SLURM_DIR": str(folder),
+            "LOCAL_SLURM_PORT": str(free_ports(10)),
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
+            "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
+        }
+
+    def call(self, *arguments: object, code: int | None = 0) -> str:
+        """Run a command; return what it prints."""
+        done = subprocess.run(
+            [str(argument) for argument in arguments],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=120,
+            check=False,
+        )
+        assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def control(self, *arguments: str) -> None:
+        """Change the cluster itself."""
+        self.call(HERE / "local-slurm.sh", *arguments)
+
+    def galampi(self, *arguments: object, code: int | None = 0) -> str:
+        return self.call(sys.executable, "-m", "galampi", *arguments, code=code)
+
+    def submit(self, *arguments: object) -> str:
+        """Submit with the command; return the job's number."""
+        printed = self.galampi("submit", *arguments)
+        return re.search(r"^submitted job (\d+);", printed, re.MULTILINE)[1]
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """Return what Slurm says of a job."""
+        text = self.call("scontrol", "--oneliner", "show", "job", job_id)
+        return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
+
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = 90) -> None:
+        """Wait until a condition holds; ask seldom, for every question to Slurm is a process."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {timeout_s} s\n{self.call('squeue')}"
+            time.sleep(0.3)
+
+    def wait_for_end(self, job_id: str, timeout_s: float = 150) -> str:
+        """Wait until a job has left the queue for good; return its state."""
+        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+        self.wait_for(lambda: self.job(job_id)["JobState"] in ended, timeout_s)
+        return self.job(job_id)["JobState"]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name, path=path) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is missing: `tests/cluster/local-slurm.sh install` installs Slurm")
+    if os.getuid() != 0:
+        pytest.skip("the local Slurm needs root")
+    # munged refuses folders that others may enter; pytest's own lie below such a one.
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.control("start")
+        yield cluster
+    finally:
+        cluster.control("stop")
+
+
+@pytest.fixture(scope="session")
+def launchers() -> list[str]:
+    """What starts ranks of the MPI library whose mpirun lies beside this python."""
+    return library_launchers()
+
+
+def library_launchers() -> list[str]:
+    # Open MPI takes srun's pmix, of which Slurm's and the wheel's versions seldom fit.
+    said = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout
+    return ["mpirun"] if "Open MPI" in said else ["srun", "mpirun"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of interruptions: the likely ones, and all of them with --every-event."""
+    if "case" not in metafunc.fixturenames:
+        return
+    every = metafunc.config.getoption("--every-event", default=False)
+    cases = [
+        (event, num_nodes, launcher)
+        for launcher in library_launchers()
+        for num_nodes in (1, 2)
+        for event in metafunc.module.EVENTS
+        if every or (launcher, num_nodes) in metafunc.module.LIKELY or event in metafunc.module.LIKELY_EVENTS
+    ]
+    metafunc.parametrize("case", cases, ids=["-".join(map(str, case)) for case in cases])
