@@ -44,7 +44,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,notebook]'
+	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,report,notebook,video,export,energy]'
 	touch $@
 
 clean:

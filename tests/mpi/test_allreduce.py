@@ -32,6 +32,19 @@ def test_algorithm_1_between_ranks(comm) -> None:
     mailboxes.free()
 
 
+def rollout(learner, observations, **rows):
+    """Build the rollout that a learner's network makes of a batch."""
+    from galampi.learning import Rollout
+
+    activations = learner.policy.new_activations(*observations.shape[:2])
+    for row, observation in zip(activations[0], observations, strict=True):
+        learner.policy.encode(observation, row)
+    values = [learner.policy.forward([layer[t] for layer in activations])[1] for t in range(len(observations))]
+    return Rollout(
+        activations, values=np.stack(values), parameters_version=learner.policy.parameters.version, **rows
+    )
+
+
 @pytest.mark.mpi(ranks=[1, 2, 3], timeout=60)
 def test_n_ranks_are_one_learner_with_the_n_fold_batch(comm) -> None:
     """Five updates by allreduce, with unequal numbers of valid rows, against one learner that sees all rows."""
@@ -40,7 +53,7 @@ def test_n_ranks_are_one_learner_with_the_n_fold_batch(comm) -> None:
 
     from galampi.gossip import AllReduce
     from galampi.job import Job
-    from galampi.learning import Learner, Rollout
+    from galampi.learning import Learner
 
     torch.set_num_threads(1)
     num_steps, num_envs, num_actions = 5, 4, 3
@@ -63,32 +76,19 @@ def test_n_ranks_are_one_learner_with_the_n_fold_batch(comm) -> None:
 
     for _ in range(5):
         shape = (num_steps, num_envs * comm.size)
-        observations = random.normal(size=(num_steps + 1, shape[1], 6)).astype(np.float32)
-        actions = random.integers(0, num_actions, shape)
-        rewards = random.normal(size=shape).astype(np.float32)
-        terminated = random.random(shape) < 0.1
-        valid = random.random(shape) < 0.8
-
-        def rollout(learner: Learner, part: slice) -> Rollout:
-            activations = learner.policy.new_activations(num_steps + 1, part.stop - part.start)
-            for t in range(num_steps + 1):
-                learner.policy.encode(observations[t, part], activations[0][t])
-            values = np.stack([learner.policy.forward([a[t] for a in activations])[1] for t in range(num_steps + 1)])
-            return Rollout(
-                activations,
-                actions[:, part],
-                rewards[:, part],
-                values,
-                terminated[:, part],
-                np.zeros((num_steps, part.stop - part.start), bool),
-                valid[:, part],
-                learner.policy.parameters.version,
-            )
-
-        own = rollout(shared, slice(comm.rank * num_envs, (comm.rank + 1) * num_envs))
+        batch = {
+            "observations": random.normal(size=(num_steps + 1, shape[1], 6)).astype(np.float32),
+            "actions": random.integers(0, num_actions, shape),
+            "rewards": random.normal(size=shape).astype(np.float32),
+            "terminated": random.random(shape) < 0.1,
+            "truncated": np.zeros(shape, bool),
+            "valid": random.random(shape) < 0.8,
+        }
+        part = slice(comm.rank * num_envs, (comm.rank + 1) * num_envs)
+        own = rollout(shared, **{name: values[:, part] for name, values in batch.items()})
         shared.compute_gradient(own)
         allreduce.average(shared.gradient, own.num_valid, progress=0, stop=False)
-        whole.compute_gradient(rollout(whole, slice(0, shape[1])))
+        whole.compute_gradient(rollout(whole, **batch))
         np.testing.assert_allclose(shared.gradient, whole.gradient, rtol=1e-4, atol=1e-6)
         for learner in learners:
             learner.apply_gradient(1e-3)
