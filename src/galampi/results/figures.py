@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from galampi.results.ball import Bound
@@ -92,7 +93,9 @@ class Figure:
     def render(self) -> tuple[bytes, str]:
         """Return the picture as PNG and as SVG."""
         style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": self.name}
-        with mpl.rc_context(style):
+        with mpl.rc_context(style), warnings.catch_warnings():
+            # A name in a script that the font lacks shows as boxes; the page itself has it right.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             canvas = Canvas(figsize=_SIZE_IN, layout="constrained")
             self.draw(canvas.add_subplot())
             png, svg = io.BytesIO(), io.StringIO()
@@ -182,6 +185,7 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
             handles.append(Line2D([], [], color=INK, linestyle=(0, (4, 2)), label="bound"))
         axes.set_yscale("log")
         # Names are shown as they are, so powers of ten cannot be set as formulas.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         _legend(axes, handles)
@@ -225,7 +229,9 @@ def pairs(name: str, distance: ConsensusDistance) -> Figure:
     def draw(axes: Axes) -> None:
         axes.grid(visible=False)
         edges = np.arange(num_ranks + 1) - 0.5
-        mesh = axes.pcolormesh(edges, edges, values, cmap="cividis", vmin=0, rasterized=num_ranks > 32)
+        mesh = axes.pcolormesh(
+            edges, edges, values, cmap="cividis", vmin=0, edgecolors="face", rasterized=num_ranks > 32
+        )
         axes.set_aspect("equal")
         axes.invert_yaxis()
         if num_ranks <= 8:
@@ -233,7 +239,7 @@ def pairs(name: str, distance: ConsensusDistance) -> Figure:
                 if row != column:
                     bright = values[row, column] > 0.55 * np.nanmax(values)
                     color = "#000000" if bright else "#ffffff"
-                    text = f"{values[row, column]:.2g}"
+                    text = f"{values[row, column]:.3g}"
                     axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
         ticks = np.arange(0, num_ranks, max(1, num_ranks // 8))
         axes.set_xticks(ticks)
@@ -410,7 +416,7 @@ def training(name: str, run: Run) -> Iterator[Figure]:
 
 
 def energy(name: str, series: Sequence[tuple[str, Floats, Floats]], scope: str) -> Figure:
-    """Energy used, by source: label, times in s and kWh."""
+    """Energy used: label, job times in s and kWh of each line."""
     scale, unit = _time_unit(max(float(times[-1]) for _, times, _ in series))
 
     def draw(axes: Axes) -> None:

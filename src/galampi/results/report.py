@@ -41,6 +41,7 @@ SUMMARY_VERSION = 1
 """Version of the layout of summary.json, which docs/report.md states."""
 _JOULES_A_KWH = 3.6e6
 _NUM_MOMENTS = 300
+_MOST_ENERGY_LINES = 6
 _SCOPE = (
     "Whole nodes: processor packages and their dram by RAPL, GPUs by NVML; not disks, network, fans and power "
     "supplies. Other jobs on the same nodes are counted too."
@@ -403,10 +404,28 @@ def _figures(jobs: Sequence[JobReport]) -> list[tuple[str, list[Any]]]:
         made += [figures.phases(name, first.shares), figures.speed(name, first.run)]
         made += figures.training(name, first.run)
         if first.energy.series:
-            series = [(f"{host} {source}", time_s, kwh) for host, source, time_s, kwh in first.energy.series]
-            made.append(figures.energy(name, series, _SCOPE))
+            made.append(figures.energy(name, _energy_lines(first.energy), _SCOPE))
         sections.append((job.label, made))
     return sections
+
+
+def _energy_lines(energy: Energy) -> list[tuple[str, Floats, Floats]]:
+    """Return label, times and kWh of each source; of each node, or of all, if those are too many lines."""
+    by_source = {f"{host} {source}": [(time_s, kwh)] for host, source, time_s, kwh in energy.series}
+    by_node: dict[str, list[tuple[Floats, Floats]]] = {}
+    for host, _, time_s, kwh in energy.series:
+        by_node.setdefault(host, []).append((time_s, kwh))
+    everything = {f"{len(by_node)} nodes": [(time_s, kwh) for _, _, time_s, kwh in energy.series]}
+    groups = next(
+        each for each in (by_source, by_node, everything) if len(each) <= _MOST_ENERGY_LINES or each is everything
+    )
+    lines = []
+    for label, members in groups.items():
+        # Nodes read at moments of their own.
+        at_s = members[0][0]
+        total = sum(np.interp(at_s, np.append(0.0, time_s), np.append(0.0, kwh)) for time_s, kwh in members)
+        lines.append((label, at_s, np.asarray(total)))
+    return lines
 
 
 def _published(jobs: Sequence[JobReport], at: Floats) -> tuple[published.Curve | None, str]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,7 +14,8 @@ pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[re
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 
 from galampi.errors import ResultsError, UserError
-from galampi.results.report import report
+from galampi.results.figures import Figure
+from galampi.results.report import Energy, _energy_lines, report
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
 SUMMARY_OF_A_RUN = {
@@ -46,6 +48,12 @@ def seeds(tmp_path_factory):
     )
     text = report(runs, folder / "out")
     return folder / "out", json.loads((folder / "out" / "summary.json").read_text()), text
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Draw nothing, which takes most of a report's time."""
+    monkeypatch.setattr(Figure, "render", lambda figure: (b"", '<svg viewBox="0 0 1 1"></svg>'))
 
 
 def test_seeds_are_one_job(seeds):
@@ -109,13 +117,33 @@ def test_figures_are_in_the_page_and_beside_it(seeds):
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_nodes_and_restarts_are_added_up(tmp_path):
+def test_nodes_and_restarts_are_added_up(no_pictures, tmp_path):
     energy = {0: {"package-0": 3.6e6}, 1: {"package-0": 7.2e6}}
     out = make_run(tmp_path / "run", energy_j=energy, unread="GPU-1: Not Supported")
     report([out])
     found = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["energy"]
     assert found["kwh"] == pytest.approx(3.0)
     assert found["reason"] == "node-1: GPU-1: Not Supported; node-1: GPU-1: Not Supported"
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "labels"),
+    [
+        (2, ["n0 package-0", "n0 package-1", "n1 package-0", "n1 package-1"]),
+        (5, ["n0", "n1", "n2", "n3", "n4"]),
+        (9, ["9 nodes"]),
+    ],
+)
+def test_energy_of_many_nodes_is_drawn_in_few_lines(num_nodes, labels):
+    at_s = np.array([30.0, 60.0])
+    series = [
+        (f"n{node}", f"package-{package}", at_s + node, np.array([1.0, 2.0]) * (at_s + node) / at_s)
+        for node in range(num_nodes)
+        for package in range(2)
+    ]
+    lines = _energy_lines(Energy(series, []))
+    assert [label for label, _, _ in lines] == labels
+    assert sum(kwh[0] for _, _, kwh in lines) == pytest.approx(2 * num_nodes, rel=0.2)
 
 
 def test_hostile_names_are_shown_as_text(tmp_path):
@@ -142,7 +170,7 @@ def test_hostile_names_are_shown_as_text(tmp_path):
         ("environment.id", "Acrobot-v1", "environment.id is CartPole-v1 in"),
     ],
 )
-def test_other_environments_and_units_are_refused(tmp_path, key, value, line):
+def test_other_environments_and_units_are_refused(no_pictures, tmp_path, key, value, line):
     one = make_run(tmp_path / "one", num_updates=30)
     two = make_run(tmp_path / "two", num_updates=30, settings={key: value})
     with pytest.raises(UserError, match=re.escape(line)) as raised:
@@ -153,7 +181,7 @@ def test_other_environments_and_units_are_refused(tmp_path, key, value, line):
     assert (tmp_path / "out" / "index.html").exists()
 
 
-def test_number_of_simulators_may_differ(tmp_path):
+def test_number_of_simulators_may_differ(no_pictures, tmp_path):
     one = make_run(tmp_path / "one", num_updates=30)
     two = make_run(tmp_path / "two", num_updates=30, settings={"environment.num_envs": "8"})
     report([one, two], tmp_path / "out")
@@ -161,13 +189,20 @@ def test_number_of_simulators_may_differ(tmp_path):
     assert labels == ["made: num_envs 16", "made: num_envs 8"]
 
 
-def test_a_run_given_twice_counts_once(tmp_path):
+def test_a_script_the_font_lacks(tmp_path):
+    jobs = [{"name": "\u65e5\u672c"}, {"name": "\u0639"}]
+    runs = [make_run(tmp_path / str(i), num_updates=30, settings=job) for i, job in enumerate(jobs)]
+    report(runs, tmp_path / "out")
+    assert "\u65e5\u672c" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_run_given_twice_counts_once(no_pictures, tmp_path):
     out = make_run(tmp_path / "run", num_updates=30)
     report([out, out / ".." / "run"], tmp_path / "out")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"][0]["seeds"] == [1]
 
 
-def test_published_curve_of_the_game(tmp_path):
+def test_published_curve_of_the_game(no_pictures, tmp_path):
     game = {"environment.id": "ALE/Pong-v5"}
     short = make_run(tmp_path / "short", settings=game, num_updates=40)
     report([short])
@@ -254,3 +289,20 @@ def test_out_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be written"):
         report([run], tmp_path / "file")
+
+
+def keys(value, prefix=""):
+    """List the keys of a summary, those inside of lists once."""
+    if isinstance(value, list):
+        return set().union(*(keys(each, prefix) for each in value)) if value else set()
+    if not isinstance(value, dict):
+        return set()
+    return {prefix + key for key in value}.union(*(keys(each, f"{prefix}{key}.") for key, each in value.items()))
+
+
+def test_every_key_of_the_summary_is_documented(seeds):
+    _, summary, _ = seeds
+    text = (Path(__file__).parents[3] / "docs" / "report.md").read_text().split("### summary.json")[1]
+    found = {key.rsplit(".", 1)[-1] for key in keys(summary) if not key.startswith("environment.")}
+    words = set(re.findall(r"`\.?(?:runs\.)?(\w+)`", text.split("## `python")[0]))
+    assert found <= words, f"docs/report.md lacks {found - words}"
