@@ -160,7 +160,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_policy(parser)
     parser.add_argument("--seed", type=_whole, metavar="S", help="seed of games and actions [the job's]")
     parser.add_argument(
-        "--stuck_after",
+        "--stuck-after",
         type=_positive,
         default=3000,
         metavar="STEPS",

@@ -67,7 +67,7 @@ def test_a_game_of_atari_without_mpi(galampi, tmp_path) -> None:
     block = tmp_path / "block/mpi4py"
     block.mkdir(parents=True)
     (block / "__init__.py").write_text("raise ImportError('no MPI here')\n")
-    evaluate = ("evaluate", out, "--episodes", 1, "--sample", "--stuck_after", 120)
+    evaluate = ("evaluate", out, "--episodes", 1, "--sample", "--stuck-after", 120)
     path = os.pathsep.join([str(block.parent), os.environ.get("PYTHONPATH", "")])
     code, _, errors = galampi(*evaluate, ranks=None, env={"PYTHONPATH": path}).finish()
     assert code == 0, errors

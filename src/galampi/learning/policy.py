@@ -276,15 +276,9 @@ class Policy:
 def _actions(space: gym.Space[Any]) -> DiscreteActions | GaussianActions:
     if isinstance(space, gym.spaces.Discrete):
         return DiscreteActions(space)
-    if (
-        isinstance(space, gym.spaces.Box)
-        and len(space.shape) == 1
-        and np.issubdtype(space.dtype, np.floating)
-    ):
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
         return GaussianActions(space)
-    raise UserError(
-        f"environment.id: action space {space} is not supported; must be Discrete or a Box vector"
-    )
+    raise UserError(f"environment.id: action space {space} is not supported; must be Discrete or a Box vector")
 
 
 def _input_layout(space: gym.Space[Any], kind: str) -> tuple[bool, bool, tuple[int, ...]]:
@@ -295,9 +289,7 @@ def _input_layout(space: gym.Space[Any], kind: str) -> tuple[bool, bool, tuple[i
     if kind == "mlp" or (kind == "auto" and not looks_like_image):
         return False, False, (math.prod(space.shape),)
     if not looks_like_image:
-        raise UserError(
-            f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' for these"
-        )
+        raise UserError(f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' for these")
     channels_first = space.shape[0] <= MOST_CHANNELS and space.shape[0] < space.shape[2]
     shape = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
     return True, channels_first, shape
