@@ -1,0 +1,173 @@
+"""Batch files and commands on a real Slurm."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from launching import assert_sound
+
+from galampi.cli import run as run_command
+from galampi.errors import UserError
+from galampi.results import open_run
+
+SLURM = Path(__file__).parents[2] / "slurm"
+JOB = """
+name = {name}
+precision = "float32"
+total_env_steps = 600
+[environment]
+id = "CartPole-v1"
+num_envs = 4
+[checkpoint]
+every_updates = 10
+[record]
+sketch_size = 64
+"""
+
+
+@pytest.fixture
+def job(tmp_path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB.format(name='"small"'))
+    return path
+
+
+def log_of(cluster, job_id: str) -> str:
+    return Path(cluster.job(job_id)["StdOut"]).read_text()
+
+
+def test_a_sweep_from_submission_to_report(cluster, job, launchers, tmp_path) -> None:
+    folder = tmp_path / "sweep"
+    job_id = cluster.submit(
+        *(job, "--out", folder, "--array-seeds", 3, "--sweep", "gossip.method=push-sum", "--at-once", 2),
+        *("--ntasks-per-node", 1, "--nodelist", "n1", "--launcher", launchers[0]),
+    )
+    assert "3 queued" in (text := cluster.galampi("status", folder, code=4)) or "running" in text
+    # While all are on their way, nothing is missing.
+    assert "nothing to submit" in cluster.galampi("submit", folder)
+    for task in range(3):
+        assert cluster.wait_for_end(f"{job_id}_{task}") == "COMPLETED"
+    assert "3 runs: 3 done" in cluster.galampi("status", folder)
+    runs = sorted(folder.glob("method-push-sum_seed-*"))
+    assert len(runs) == 3
+    assert {re.search(r"^seed = (\d+)", open_run(run).job_toml, re.MULTILINE)[1] for run in runs} == {"1", "2", "3"}
+
+    # A run that is lost is submitted again, and no other.
+    for path in sorted(runs[1].rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    runs[1].rmdir()
+    printed = cluster.galampi("submit", folder)
+    assert "--array=1 " in printed
+    job_id = re.search(r"^submitted job (\d+);", printed, re.MULTILINE)[1]
+    assert cluster.wait_for_end(f"{job_id}_1") == "COMPLETED"
+    assert "3 done" in cluster.galampi("status", folder)
+    try:
+        run_command(["report", "--help"])
+    except UserError:
+        pytest.skip("there is no report yet")
+    except SystemExit:
+        pass
+    cluster.galampi("report", *runs, "--out", tmp_path / "report")
+
+
+def test_hostile_names_arrive_as_they_are(cluster, launchers, tmp_path, monkeypatch) -> None:
+    name = "$(touch owned) `touch owned`; touch owned 'a' --wrap=x,y"
+    folder = tmp_path / "with space and 'quote' $(touch owned) 100%j"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "my job.toml").write_text(JOB.format(name=json.dumps(name)))
+    out = folder / f"run {name.replace('/', '')}"
+    job_id = cluster.submit(
+        *("my job.toml", "--out", out, "--ntasks-per-node", 1, "--nodelist", "n2", "--launcher", launchers[0]),
+    )
+    assert cluster.call("squeue", "--noheader", "--states=all", "--format=%j", "--jobs", job_id).strip() == name
+    assert cluster.wait_for_end(job_id) == "COMPLETED"
+    assert_sound(out, num_ranks=1, status="finished")
+    assert not list(tmp_path.rglob("owned"))
+
+
+def test_sbatch_refuses(cluster, job, tmp_path) -> None:
+    said = cluster.galampi("submit", job, "--out", tmp_path / "run", "--partition", "nowhere", code=2)
+    assert said.splitlines()[-1].startswith("galampi: sbatch refused: ")
+    assert "invalid partition" in said
+
+
+def test_what_fails_is_not_reported_as_done(cluster, job, launchers, tmp_path) -> None:
+    job_id = cluster.submit(
+        *(job, "--out", tmp_path / "run", "--ntasks-per-node", 1, "--nodelist", "n1", "--launcher", launchers[0]),
+        *("--environment.id", "no-such-game-v0"),
+    )
+    assert cluster.wait_for_end(job_id) == "FAILED"
+    assert cluster.job(job_id)["ExitCode"] == "2:0"
+    assert cluster.job(job_id)["Restarts"] == "0"
+    assert "failed with exit code 2" in log_of(cluster, job_id)
+
+
+def test_restarts_are_bounded(cluster, launchers, tmp_path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(JOB.format(name='"slow"').replace("CartPole-v1", "slow_env:Slow-v0"))
+    job_id = cluster.submit(
+        *(job, "--out", tmp_path / "run", "--ntasks-per-node", 1, "--nodelist", "n2", "--launcher", launchers[0]),
+        *("--max-restarts", 0),
+    )
+    cluster.wait_for((tmp_path / "run/job.h5").exists)
+    cluster.call("scancel", "--batch", "--signal=USR1", job_id)
+    assert cluster.wait_for_end(job_id) == "FAILED"
+    assert cluster.job(job_id)["ExitCode"] == "3:0"
+    assert "given up" in log_of(cluster, job_id)
+    cluster.galampi("status", tmp_path / "run", code=open_run(tmp_path / "run").status == "stopped" and 3)
+
+
+@pytest.mark.parametrize("name", ["plain", "mpirun"])
+def test_a_batch_file_runs_as_it_is(cluster, job, launchers, tmp_path, monkeypatch, name) -> None:
+    if name == "plain" and "srun" not in launchers:
+        pytest.skip("the wheel's Open MPI and Slurm's pmix do not fit")
+    monkeypatch.chdir(tmp_path)
+    job_id = cluster.call("sbatch", "--parsable", "--nodelist=n1", SLURM / f"{name}.sbatch", job).strip()
+    assert cluster.wait_for_end(job_id) == "COMPLETED", log_of(cluster, job_id)
+    (out,) = (tmp_path / "runs").iterdir()
+    assert_sound(out, num_ranks=2, status="finished")
+
+
+def test_mps_says_that_it_is_not_available(cluster, job) -> None:
+    """All that can be tried without an NVIDIA GPU: what it asks of Slurm, and what it says then."""
+    job_id = cluster.call(
+        *(
+            "sbatch",
+            "--parsable",
+            "--nodelist=n2",
+            "--ntasks-per-node=2",
+            "--cpus-per-task=1",
+            SLURM / "mps.sbatch",
+            job,
+        )
+    ).strip()
+    assert cluster.wait_for_end(job_id) == "FAILED"
+    assert "gpu:1" in cluster.job(job_id)["TresPerNode"]
+    assert "MPS is not available" in log_of(cluster, job_id)
+
+
+def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
+    launch = {
+        "srun": ("srun", "--mpi=pmi2", "--nodes=2", "--ntasks=2", "--nodelist=n1,n2"),
+        "mpirun": ("mpirun", "-n", "2"),
+    }[launchers[0]]
+    said = cluster.call(*launch, "python", "-m", "galampi", "doctor", job, "--out", tmp_path / "new" / "run", "--json")
+    findings = json.loads(next(line for line in said.splitlines() if line.startswith("[")))
+    assert not [finding for finding in findings if finding["state"] == "failed"]
+    checks = {finding["check"] for finding in findings}
+    assert checks == {
+        *("mpi", "ranks", "binding", "singleton", "speed", "window", "leftovers", "network", "clocks", "files", "gpu"),
+        "energy",
+    }
+    assert not list(tmp_path.rglob("*doctor*"))
+
+
+def test_doctor_names_a_wrong_mpi(cluster, job, tmp_path) -> None:
+    said = cluster.call(
+        *("srun", "--mpi=none", "--ntasks=2", "--nodelist=n1", "python", "-m", "galampi", "doctor", job), code=None
+    )
+    assert said.count("failed   launch") == 1
+    assert "SLURM_NTASKS is 2, yet MPI sees 1 rank" in said
+    assert "--mpi=pm" in said

@@ -1,0 +1,107 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from galampi.errors import UserError
+from galampi.launch import sweep
+from galampi.launch.commands import show_status
+from galampi.launch.submit import Resources
+from galampi.results import JobFile
+
+
+def make(folder: Path, num_seeds: int = 3) -> Path:
+    job = folder / "job.toml"
+    job.write_text("")
+    axes = sweep.parse_axes(["environment.id=ALE/Pong-v5,CartPole-v1"], num_seeds, 1)
+    sweep.lay_out(folder / "sweep", sweep.combinations(job, {}, axes))
+    return folder / "sweep"
+
+
+def put_in_queue(monkeypatch, lines: list[str]) -> None:
+    def squeue(arguments, **options):
+        assert arguments[0] == "squeue"
+        return subprocess.CompletedProcess(arguments, 0, "\n".join(lines), "")
+
+    monkeypatch.setattr(sweep.subprocess, "run", squeue)
+
+
+def test_axes() -> None:
+    axes = sweep.parse_axes(["network.hidden_sizes=[64,64],[32]", "gossip.method=gala,none"], 2, 5)
+    assert axes == {"network.hidden_sizes": ["[64,64]", "[32]"], "gossip.method": ["gala", "none"], "seed": ["5", "6"]}
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "num_seeds", "match"),
+    [
+        (["seed"], None, "KEY=VALUE"),
+        (["seed="], None, "KEY=VALUE"),
+        (["seed=1,1"], None, "twice"),
+        (["seed=1", "seed=2"], None, "swept twice"),
+        (["seed=1"], 3, "two ways"),
+        ([], 0, "at least 1"),
+    ],
+)
+def test_axes_that_are_none(sweeps, num_seeds, match) -> None:
+    with pytest.raises(UserError, match=match):
+        sweep.parse_axes(sweeps, num_seeds, 1)
+
+
+def test_each_combination_has_a_job_file_of_its_own(tmp_path) -> None:
+    folder = make(tmp_path)
+    names = sorted(path.name for path in (folder / "jobs").iterdir())
+    assert len(names) == 6
+    assert names[0] == "0-Pong-v5_seed-1.toml"
+    assert names[5] == "5-CartPole-v1_seed-3.toml"
+    with pytest.raises(UserError, match="holds a sweep"):
+        make(tmp_path)
+
+
+def test_what_became_of_each(tmp_path, monkeypatch) -> None:
+    folder = make(tmp_path)
+    for index, status in {0: "finished", 1: "running", 2: "running", 3: "failed", 5: "stopped"}.items():
+        name = next((folder / "jobs").glob(f"{index}-*")).stem.partition("-")[2]
+        JobFile.create(folder / name, {}, 1)
+        JobFile.set_status(folder / name, status)
+    sweep.record_submission(folder, "70", 0, Resources(nodes=2))
+    put_in_queue(monkeypatch, ["70 1 RUNNING", "70 5 PENDING", "71 2 RUNNING", "72 N/A RUNNING"])
+    states = [run.state for run in sweep.read_sweep(folder)]
+    assert states == ["done", "running", "lost", "failed", "missing", "queued"]
+    assert show_status([folder], failed=False) == 1
+    # A job that printed something and left no run has failed, not never begun.
+    (folder / "logs" / "70_4.log").touch()
+    assert sweep.read_sweep(folder)[4].state == "failed"
+    assert sweep.last_resources(folder) == Resources(nodes=2)
+
+
+def test_large_sweeps_are_several_arrays() -> None:
+    made = sweep.arrays(
+        Path("s"),
+        [0, 1, 2, 9, 10, 13, 25],
+        resources=Resources(),
+        script=Path("sweep.sbatch"),
+        name="s",
+        max_index=9,
+        at_once=4,
+    )
+    assert [(offset, submission.array) for offset, submission in made] == [(0, "0-2,9%4"), (10, "0,3%4"), (20, "5%4")]
+    assert made[1][1].arguments == ("s", "10")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("finished", 0), ("failed", 1), (None, 2), ("stopped", 3), ("running", 4)]
+)
+def test_exit_codes_of_status(tmp_path, capsys, status, code) -> None:
+    if status is not None:
+        JobFile.create(tmp_path, {}, 1)
+        JobFile.set_status(tmp_path, status)
+    assert show_status([tmp_path], failed=False) == code
+    assert (status or "missing") in capsys.readouterr().out
+
+
+def test_a_finished_run_cannot_be_marked_failed(tmp_path) -> None:
+    JobFile.create(tmp_path, {}, 1)
+    JobFile.set_status(tmp_path, "finished")
+    assert show_status([tmp_path], failed=True) == 0
+    JobFile.set_status(tmp_path, "running")
+    assert show_status([tmp_path], failed=True) == 1
