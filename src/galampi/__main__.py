@@ -9,7 +9,6 @@ import traceback
 from galampi.cli import run
 from galampi.errors import UserError
 
-
 # Set by Hydra (MPICH), by Open MPI's mpirun, by PMIx, and by srun.
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 

@@ -55,6 +55,7 @@ class Placement:
     Attributes:
         hostname: Name of the node.
         rank_on_node: Number of this rank among those there.
+        num_ranks_on_node: Ranks there.
         cpus: Cores this rank may use.
         num_sharing: Ranks on the node whose cores overlap with this rank's, itself among them.
         num_threads: Threads for torch and for the emulators; they take turns, so each gets all of them.
@@ -62,6 +63,7 @@ class Placement:
 
     hostname: str
     rank_on_node: int
+    num_ranks_on_node: int
     cpus: frozenset[int]
     num_sharing: int
     num_threads: int
@@ -83,6 +85,7 @@ def place(comm: MPI.Intracomm) -> Placement:
     placement = Placement(
         hostname=MPI.Get_processor_name(),
         rank_on_node=node.rank,
+        num_ranks_on_node=node.size,
         cpus=cpus,
         num_sharing=num_sharing,
         num_threads=max(1, len(cpus) // num_sharing),

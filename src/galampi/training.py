@@ -147,6 +147,7 @@ class _Rank:
                 seed=_simulator_seed(job, start.num_restarts, comm.rank, total_simulators),
                 num_threads=self.placement.num_threads,
                 life_ends_return=job.learner.end_return_on_life_loss,
+                num_ranks_on_node=self.placement.num_ranks_on_node,
             )
             self.learner = Learner(
                 job,
@@ -160,7 +161,9 @@ class _Rank:
             )
             if start.learner is not None:
                 self.learner.load_state({**self.learner.state(), **start.learner})
-        self.collector = RolloutCollector(job, self.simulators, self.learner)
+            self.collector = RolloutCollector(
+                job, self.simulators, self.learner, num_ranks_on_node=self.placement.num_ranks_on_node
+            )
         num_parameters = self.learner.z.size
         with together(comm):
             # Each rank's sum of sizes must be the same network, or messages would not fit.

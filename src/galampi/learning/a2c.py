@@ -91,9 +91,7 @@ class Learner:
         )
         self.z = self.policy.parameters.z
         self.gradient = self.policy.parameters.gradient
-        self._optimizer = RMSprop(
-            len(self.z), settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon
-        )
+        self._optimizer = RMSprop(len(self.z), settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon)
         self._base_learning_rate = settings.learning_rate
         if settings.learning_rate_scaling == "sqrt":
             self._base_learning_rate *= math.sqrt(total_simulators / REFERENCE_SIMULATORS)

@@ -140,7 +140,12 @@ class Simulators:
 
 
 def make_simulators(
-    environment: Environment, *, seed: int, num_threads: int, life_ends_return: bool | Literal["auto"]
+    environment: Environment,
+    *,
+    seed: int,
+    num_threads: int,
+    life_ends_return: bool | Literal["auto"],
+    num_ranks_on_node: int = 1,
 ) -> Simulators:
     """Create the simulators of one rank.
 
@@ -149,6 +154,7 @@ def make_simulators(
         seed: Seed of the first simulator; simulator i takes seed + i, so ranks need ranges apart.
         num_threads: Threads of the emulator; the calling thread waits meanwhile. Only Atari has any.
         life_ends_return: Whether to report lost lives; "auto" does for Atari. No other environment has lives.
+        num_ranks_on_node: Ranks that do the same here and share this machine's memory.
 
     Raises:
         UserError: The id is unknown, its package is missing, or memory does not suffice.
@@ -162,10 +168,9 @@ def make_simulators(
     vector: VectorEnv
     if is_atari:
         if spec.namespace != "ALE":
-            raise UserError(
-                f"environment.id is {environment.id!r}; must be 'ALE/{_game(spec)}-v5' for this game"
-            )
-        require_memory(environment.num_envs * ATARI_BYTES, f"environment.num_envs is {environment.num_envs}")
+            raise UserError(f"environment.id is {environment.id!r}; must be 'ALE/{_game(spec)}-v5' for this game")
+        needed_bytes = num_ranks_on_node * environment.num_envs * ATARI_BYTES
+        require_memory(needed_bytes, f"environment.num_envs is {environment.num_envs}")
         atari: dict[str, Any] = {
             "max_num_frames_per_episode": environment.max_episode_frames,
             "repeat_action_probability": environment.repeat_action_probability,
@@ -204,9 +209,7 @@ def require_memory(needed_bytes: int, keys: str) -> None:
     """
     free_bytes = psutil.virtual_memory().available
     if needed_bytes > free_bytes:
-        raise UserError(
-            f"{keys}: needs about {needed_bytes >> 20} MiB of memory; {free_bytes >> 20} MiB are free"
-        )
+        raise UserError(f"{keys}: needs about {needed_bytes >> 20} MiB of memory; {free_bytes >> 20} MiB are free")
 
 
 def _spec(environment_id: str) -> gym.envs.registration.EnvSpec:

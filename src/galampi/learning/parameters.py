@@ -48,9 +48,7 @@ class FlatParameters:
         version: Counts the calls of `refresh`.
     """
 
-    def __init__(
-        self, blocks: Sequence[Block], precision: torch.dtype, device: torch.device, seed: int
-    ) -> None:
+    def __init__(self, blocks: Sequence[Block], precision: torch.dtype, device: torch.device, seed: int) -> None:
         # The working copy is one buffer for each precision: a refresh is then two casts, however many blocks
         # there are.
         if any(b.low_precision and not a.low_precision for a, b in pairwise(blocks)):

@@ -71,7 +71,7 @@ class RolloutCollector:
         act_s: Seconds it spent in the network, drawing actions included.
     """
 
-    def __init__(self, job: Job, simulators: Simulators, learner: Learner) -> None:
+    def __init__(self, job: Job, simulators: Simulators, learner: Learner, *, num_ranks_on_node: int = 1) -> None:
         self._simulators = simulators
         self._learner = learner
         settings = job.learner
@@ -82,7 +82,7 @@ class RolloutCollector:
         values_shape = (shape[0] + 1, shape[1])
         # The backward pass takes as much again: the gradient of every activation.
         require_memory(
-            2 * math.prod(values_shape) * learner.policy.row_bytes,
+            num_ranks_on_node * 2 * math.prod(values_shape) * learner.policy.row_bytes,
             f"learner.rollout_length is {shape[0]} and environment.num_envs is {shape[1]}",
         )
         self._activations = learner.policy.new_activations(*values_shape)
@@ -122,9 +122,7 @@ class RolloutCollector:
             self._lengths += self._valid[t]
             self._resets_next = terminated | truncated
             for simulator in np.flatnonzero(self._resets_next):
-                episodes.append(
-                    Episode(float(self._returns[simulator]), int(self._lengths[simulator]), int(simulator))
-                )
+                episodes.append(Episode(float(self._returns[simulator]), int(self._lengths[simulator]), int(simulator)))
                 self._returns[simulator] = self._lengths[simulator] = 0
             rewards = rewards * self._reward_scale
             self._rewards[t] = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
