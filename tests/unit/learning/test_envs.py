@@ -157,15 +157,31 @@ def test_an_impossible_action_is_refused(actions):
     simulators.step(np.array([0, 3]))
 
 
+class Echo(gym.Env):
+    """Shows the action it was given."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return action, 0.0, False, False, {}
+
+
 def test_continuous_actions_are_clipped_but_must_be_finite():
-    simulators = make("Pendulum-v1")
+    gym.register("Echo-v0", entry_point=Echo)
+    try:
+        simulators = make("Echo-v0")
+    finally:
+        del gym.registry["Echo-v0"]
     simulators.reset()
-    far = simulators.step(np.array([[50.0], [-50.0]], np.float32)).observations
-    simulators.reset()
-    bound = simulators.step(np.array([[2.0], [-2.0]], np.float32)).observations
-    np.testing.assert_array_equal(far, bound)
+    step = simulators.step(np.array([[50, 50], [-50, -50]], np.float32))
+    np.testing.assert_array_equal(step.observations, [[1, 50], [-1, 0]])
     with pytest.raises(ValueError, match="finite"):
-        simulators.step(np.array([[np.nan], [0.0]], np.float32))
+        simulators.step(np.array([[np.nan, 0], [0, 0]], np.float32))
 
 
 @pytest.mark.parametrize(
