@@ -90,7 +90,7 @@ def interruptions(cluster, request: pytest.FixtureRequest, tmp_path_factory) -> 
         if item.module is request.module and "case" in item.callspec.params
     ]
     folder = tmp_path_factory.mktemp("interruptions")
-    pool = ThreadPoolExecutor(4)
+    pool = ThreadPoolExecutor(6)
     begun = {}
     for case in sorted(cases, key=lambda case: case[0] != "limit"):
         place = folder / "-".join(map(str, case))

@@ -229,6 +229,7 @@ def _check_speed(job: Job, comm: MPI.Intracomm, size: list[int]) -> list[Finding
                 seed=1 + comm.rank * job.environment.num_envs,
                 num_threads=placement.num_threads,
                 life_ends_return=job.learner.end_return_on_life_loss,
+                num_ranks_on_node=placement.num_ranks_on_node,
             )
             learner = Learner(
                 job,
@@ -240,10 +241,10 @@ def _check_speed(job: Job, comm: MPI.Intracomm, size: list[int]) -> list[Finding
                 device=device,
                 precision=precision,
             )
+            collector = RolloutCollector(job, simulators, learner, num_ranks_on_node=placement.num_ranks_on_node)
     except UserError as error:
         return [Finding("job", "failed", str(error), "mend the job; a longer wait will not")]
     size[0] = learner.z.size
-    collector = RolloutCollector(job, simulators, learner)
     env_steps, env_s = 0, 0.0
     comm.Barrier()
     began_s = time.monotonic()
