@@ -398,7 +398,7 @@ def _figures(jobs: Sequence[JobReport]) -> list[tuple[str, list[Any]]]:
         if not isinstance(first.distance, str):
             made += figures.distances(name, first.distance, first.bound)
             made.append(figures.pairs(name, first.distance))
-        if first.run.num_ranks > 1:
+        if first.run.num_ranks > 1 and first.job.gossip.method not in ("none", "allreduce"):
             made += [figures.weights(name, first.run), figures.message_age(name, first.run)]
             made.append(figures.messages(name, first.run))
         made += [figures.phases(name, first.shares), figures.speed(name, first.run)]

@@ -196,6 +196,15 @@ def test_a_script_the_font_lacks(tmp_path):
     assert "\u65e5\u672c" in (tmp_path / "out" / "index.html").read_text()
 
 
+@pytest.mark.parametrize("method", ["none", "allreduce"])
+def test_no_figures_of_messages_where_there_are_none(no_pictures, tmp_path, method):
+    out = make_run(tmp_path / "run", num_updates=30, settings={"gossip.method": method})
+    report([out])
+    names = {path.stem for path in (out / "report" / "figures").iterdir()}
+    assert "job1-distance" in names
+    assert not names & {"job1-weights", "job1-message-age", "job1-messages"}
+
+
 def test_a_run_given_twice_counts_once(no_pictures, tmp_path):
     out = make_run(tmp_path / "run", num_updates=30)
     report([out, out / ".." / "run"], tmp_path / "out")
