@@ -14,21 +14,23 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run test test-unit test-ranks check format clean
+.PHONY: run test test-once test-ranks check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
 
 test:  ## Run every test, those with ranks under both MPI libraries
-	$(MAKE) MPI=mpich test-unit test-ranks
+	$(MAKE) MPI=mpich test-once test-ranks
 	$(MAKE) MPI=openmpi test-ranks
 
-test-unit: $(READY)
+test-once: $(READY)  ## Run the tests that are the same under every MPI library
 	python -m pytest tests/unit tests/golden
+	python -m pytest tests/jobs -m one_mpi
 
-test-ranks: $(READY)
-	python -m pytest tests/mpi tests/jobs
+test-ranks: $(READY)  ## Run the tests with ranks; those of tests/cluster skip where Slurm is not installed
+	python -m pytest tests/mpi
 	python -m pytest tests/mpi --network
+	python -m pytest tests/jobs tests/cluster -m "not one_mpi"
 
 check: $(READY)  ## Lint, types, architecture, spelling, shell
 	ruff check .
@@ -36,7 +38,7 @@ check: $(READY)  ## Lint, types, architecture, spelling, shell
 	mypy
 	lint-imports
 	codespell
-	shellcheck .ci/run
+	shellcheck .ci/run slurm/*.sbatch tests/cluster/*.sh
 
 format: $(READY)
 	ruff check --fix .

@@ -8,6 +8,8 @@ from launching import assert_sound
 from galampi.results import load_checkpoint, open_run
 from galampi.results.evaluation import load_evaluation
 
+pytestmark = pytest.mark.one_mpi
+
 # Solves CartPole with room to spare.
 SOLVING = """
 precision = "float32"

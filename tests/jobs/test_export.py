@@ -6,6 +6,8 @@ import pytest
 
 from galampi.results import open_run
 
+pytestmark = pytest.mark.one_mpi
+
 
 def test_everything_a_run_exports(galampi, small_job, tmp_path) -> None:
     pytest.importorskip("tensorboardX")

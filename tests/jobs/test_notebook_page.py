@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_mpi
+
 NOTEBOOK = Path(__file__).parents[2] / "docs/notebook.ipynb"
 
 

@@ -13,6 +13,8 @@ from launching import wait_for
 
 from galampi.results import load_checkpoint, open_run
 
+pytestmark = pytest.mark.one_mpi
+
 pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[report]` brings it")
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 NO_BROWSER = "chromium is not installed"

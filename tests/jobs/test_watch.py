@@ -13,6 +13,8 @@ from launching import rank_of, wait_for
 
 from galampi.results import open_run
 
+pytestmark = pytest.mark.one_mpi
+
 TMUX = shutil.which("tmux")
 
 
