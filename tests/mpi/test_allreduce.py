@@ -40,9 +40,7 @@ def rollout(learner, observations, **rows):
     for row, observation in zip(activations[0], observations, strict=True):
         learner.policy.encode(observation, row)
     values = [learner.policy.forward([layer[t] for layer in activations])[1] for t in range(len(observations))]
-    return Rollout(
-        activations, values=np.stack(values), parameters_version=learner.policy.parameters.version, **rows
-    )
+    return Rollout(activations, values=np.stack(values), parameters_version=learner.policy.parameters.version, **rows)
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3], timeout=60)
