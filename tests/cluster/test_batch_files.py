@@ -119,6 +119,27 @@ def test_restarts_are_bounded(cluster, launchers, tmp_path) -> None:
     cluster.galampi("status", tmp_path / "run", code=open_run(tmp_path / "run").status == "stopped" and 3)
 
 
+def test_a_task_of_an_array_goes_back_to_the_queue_alone(cluster, launchers, tmp_path, monkeypatch) -> None:
+    job = tmp_path / "game.toml"
+    job.write_text(JOB.format(name='"slow"').replace("CartPole-v1", "slow_env:Slow-v0"))
+    monkeypatch.chdir(SLURM.parent)
+    array = cluster.call(
+        *("sbatch", "--parsable", "--array=0-1", "--ntasks-per-node=1", "--nodelist=n1", "--output=/dev/null"),
+        *(f"--export=ALL,GALAMPI_LAUNCHER={launchers[0]}", "slurm/array.sbatch", 2, tmp_path / "runs", job),
+    ).strip()
+    runs = [tmp_path / f"runs/game_seed-{seed}" for seed in (1, 2)]
+    cluster.wait_for(lambda: all((run / "checkpoint/rank-0000.h5").exists() for run in runs))
+    # Slurm gives the array's own number to one of its tasks, and takes it for all of them.
+    first = next(task for task in (0, 1) if cluster.job(f"{array}_{task}")["JobId"] == array)
+    cluster.call("scancel", "--batch", "--signal=USR1", f"{array}_{first}")
+    for task in (0, 1):
+        assert cluster.wait_for_end(f"{array}_{task}") == "COMPLETED"
+    assert cluster.job(f"{array}_{first}")["Restarts"] == "1"
+    assert cluster.job(f"{array}_{1 - first}")["Restarts"] == "0"
+    for run in runs:
+        assert_sound(run, num_ranks=1, status="finished")
+
+
 @pytest.mark.parametrize("name", ["plain", "mpirun"])
 def test_a_batch_file_runs_as_it_is(cluster, job, launchers, tmp_path, monkeypatch, name) -> None:
     if name == "plain" and "srun" not in launchers:

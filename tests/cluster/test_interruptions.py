@@ -109,6 +109,8 @@ def test_a_run_goes_on_to_its_end(interruptions, case) -> None:
     run = open_run(folder / "run")
     assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= 4000
     for rank in run.ranks:
-        assert len(rank.restarts["restart"]) == int(job["Restarts"]) == 1, log
+        # Slurm's pmi2 and MPICH now and then fail to start; then the job comes back once more, the run does not.
+        assert len(rank.restarts["restart"]) == 1, log
+        assert int(job["Restarts"]) in (1, 2), log
         assert rank.restarts["update"][0] >= 5
         print(case, rank.restarts["reason"][0])
