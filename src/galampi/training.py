@@ -15,8 +15,8 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 _FLUSH_PERIOD_S = 2.0
 _STEP_NORM_EVERY = 8
 _LOCK = "lock"
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PACKAGES = ("galampi", "torch", "mpi4py", "h5py", "gymnasium", "ale-py", "numpy")
 
 
@@ -123,14 +123,17 @@ class _Rank:
     def run(self, *, quiet: bool) -> Outcome | None:
         """Set up, train, drain, save."""
         if self.total_env_steps(self.start.progress) >= self.job.total_env_steps:
+            if self.comm.rank == 0:
+                # A kill between the last save and the change of the status leaves it at `running`.
+                JobFile.set_status(self.out, "finished")
             return None
         self._set_up()
-        with _signals_caught() as caught:
-            total_before = self.total_env_steps(self.start.progress)
-            shows = self.comm.rank == 0 and not quiet
-            with Display(self.job.total_env_steps, total_before) if shows else nullcontext() as display:
-                self._loop(caught, display)
-            return self._end()
+        caught = _catch_signals()
+        total_before = self.total_env_steps(self.start.progress)
+        shows = self.comm.rank == 0 and not quiet
+        with Display(self.job.total_env_steps, total_before) if shows else nullcontext() as display:
+            self._loop(caught, display)
+        return self._end()
 
     def total_env_steps(self, progress: np.ndarray[Any, np.dtype[np.int64]]) -> int:
         """Return the env steps of all ranks, those that have left the job included."""
@@ -443,7 +446,8 @@ def _claim(out: Path, *, resume: bool) -> int:
                 raise UserError(f"{out}: no run to resume there: job.h5 is missing")
         else:
             out.mkdir(parents=True, exist_ok=True)
-            if any(path.name != _LOCK for path in out.iterdir()):
+            left_over = [] if (out / "job.h5").exists() else [*_rank_files(out), out / _LOCK]
+            if set(out.iterdir()) - set(left_over):
                 raise UserError(f"{out}: not empty; add --resume to go on with its run, or choose another --out")
         descriptor = os.open(out / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
@@ -455,23 +459,30 @@ def _claim(out: Path, *, resume: bool) -> int:
     except OSError:
         # Some file systems know no locks; the job can run there all the same.
         log.warning("%s: its file system has no locks: nothing keeps two jobs from writing there", out)
+    if not resume:
+        for path in _rank_files(out):
+            path.unlink()
     return descriptor
 
 
-@contextmanager
-def _signals_caught() -> Iterator[list[int]]:
-    """Collect the signals that ask a job to save and stop; the loop looks once an update."""
+def _rank_files(out: Path) -> list[Path]:
+    """Return what a start that was cut short leaves: without a job.h5, rank files have no rows yet."""
+    return list(out.glob("rank-[0-9]*.h5*"))
+
+
+def _catch_signals() -> list[int]:
+    """Collect from now on the signals that ask a job to save and stop; the loop looks once an update. Local.
+
+    They stay caught until the process ends, so that a second one cannot cut the saving short.
+    """
     caught: list[int] = []
 
     def catch(number: int, frame: FrameType | None) -> None:
         caught.append(number)
 
-    before = {number: signal.signal(number, catch) for number in _STOP_SIGNALS}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, catch)
+    return caught
 
 
 def _simulator_seed(job: Job, num_restarts: int, rank: int, total_simulators: int) -> int:

@@ -75,6 +75,15 @@ def test_a_folder_with_something_in_it_is_left_alone(galampi, small_job, tmp_pat
     assert (folder / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("lock", "rank-0000.h5", "rank-0001.h5.part"):
+        (folder / name).touch()
+    assert galampi("train", small_job, "--out", folder, "--total_env_steps", 1000).finish()[0] == 0
+    assert sorted(path.name for path in folder.glob("rank-*")) == ["rank-0000.h5", "rank-0001.h5"]
+
+
 def test_a_folder_that_cannot_be_made(galampi, small_job, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     assert_one_line(galampi("train", small_job, "--out", tmp_path / "file" / "run"), "cannot be written")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from launching import assert_sound, rank_of, wait_for
 
-from galampi.results import load_checkpoint, open_run
+from galampi.results import JobFile, load_checkpoint, open_run
 
 
 def checkpoints(out):
@@ -55,7 +55,7 @@ def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) ->
     assert run.ranks[0].restarts["weights_restarted"].all()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_path, number) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--quiet")
@@ -117,6 +117,9 @@ def test_a_run_that_is_done_says_so(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     arguments = ("train", small_job, "--out", out, "--total_env_steps", 1000)
     assert galampi(*arguments).finish()[0] == 0
+    # As a kill between the last save and the change of the status leaves it.
+    JobFile.set_status(out, "running")
     code, output, _ = galampi(*arguments, "--resume").finish()
     assert code == 0
     assert "finished already" in output
+    assert open_run(out).status == "finished"
