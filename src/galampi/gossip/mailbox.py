@@ -221,6 +221,9 @@ class Mailboxes:
     def free(self) -> None:
         """Give the window back. Collective over comm; a second call does nothing."""
         if self._window != MPI.WIN_NULL:
+            # A peer may still wait for a message that the network has not taken.
+            while not self.finish():
+                pass
             self._ended.set()
             if self._network_thread is not None:
                 self._network_thread.join()
