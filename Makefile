@@ -14,7 +14,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run test test-once test-ranks check format clean
+.PHONY: run test test-once test-ranks test-cluster check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -27,10 +27,13 @@ test-once: $(READY)  ## Run the tests that are the same under every MPI library
 	python -m pytest tests/unit tests/golden
 	python -m pytest tests/jobs -m one_mpi
 
-test-ranks: $(READY)  ## Run the tests with ranks; those of tests/cluster skip where Slurm is not installed
+test-ranks: $(READY)  ## Run the tests with ranks
 	python -m pytest tests/mpi
 	python -m pytest tests/mpi --network
-	python -m pytest tests/jobs tests/cluster -m "not one_mpi"
+	python -m pytest tests/jobs -m "not one_mpi"
+
+test-cluster: $(READY)  ## Run the tests on a local Slurm, which tests/cluster/local-slurm.sh installs
+	python -m pytest tests/cluster
 
 check: $(READY)  ## Lint, types, architecture, spelling, shell
 	ruff check .
