@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 
 from galampi.cli import run
@@ -11,6 +12,7 @@ from galampi.errors import UserError
 
 # Set by Hydra (MPICH), by Open MPI's mpirun, by PMIx, and by srun.
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+_PATIENCE_S = 2.0
 
 
 def main() -> int:
@@ -21,7 +23,10 @@ def main() -> int:
         return run(sys.argv[1:])
     except UserError as error:
         if rank == 0:
-            print(f"galampi: {error}", file=sys.stderr)
+            print(f"galampi: {error}", file=sys.stderr, flush=True)
+        else:
+            # Open MPI's launcher kills all at the first non-zero exit: let rank 0 have spoken by then.
+            time.sleep(_PATIENCE_S)
         return 2
     except SystemExit:
         raise
