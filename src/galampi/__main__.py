@@ -17,8 +17,8 @@ _PATIENCE_S = 2.0
 
 def main() -> int:
     """Run the command of this process and return its exit code."""
-    # Known before MPI starts, so that a mistake is reported once and not once for each rank.
-    rank = next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+    # A mistake is reported once and not once for each rank.
+    rank = launched_rank()
     try:
         return run(sys.argv[1:])
     except UserError as error:
@@ -33,6 +33,11 @@ def main() -> int:
     except BaseException:
         _fail(rank)
         return 1
+
+
+def launched_rank() -> int:
+    """Return the rank the launcher gave this process, known before MPI starts; 0 without a launcher."""
+    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
 def _fail(rank: int) -> None:

