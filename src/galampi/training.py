@@ -32,7 +32,7 @@ from galampi.display import Display
 from galampi.errors import UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage
 from galampi.job import Job, dump_job
-from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
+from galampi.learning import Learner, RolloutCollector, lerp, make_simulators, resolve_device, resolve_precision
 from galampi.placement import Placement, place, refuse_singletons, together
 from galampi.results import EnergyMeter, JobFile, RankWriter, Restart, Sketch, open_run, save_checkpoint
 from galampi.resuming import Start, find_start, replace_set
@@ -176,7 +176,7 @@ class _Rank:
         self.mailboxes = Mailboxes(comm, self._topology(), num_parameters)
         self.mailboxes.progress[:] = start.progress
         self.allreduce = AllReduce(comm) if job.gossip.method == "allreduce" else None
-        self.mixing = UniformAverage() if job.gossip.method == "gala" else PushSum(job.gossip.weight_floor)
+        self.mixing = UniformAverage() if job.gossip.method == "gala" else PushSum(job.gossip.weight_floor, lerp)
         if isinstance(self.mixing, PushSum):
             self.mixing.weight = start.weight
         self.gossip = Gossip(self.mailboxes, self.mixing, all_peers=job.gossip.peers == "all")

@@ -97,10 +97,12 @@ def _times(calls: tuple[Callable[[], None], ...], seconds: float) -> list[float]
 def _gossip(comm, num_parameters: int, seconds: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
     """Time whole gossip steps, and a message from its sending to its averaging. Collective over comm."""
     from galampi.gossip import Gossip, Mailboxes, PushSum, exponential
+    from galampi.learning import lerp
 
     z = np.full(num_parameters, comm.rank, np.float32)
     with Mailboxes(comm, exponential(comm.size), z.size) as mailboxes:
-        gossip = Gossip(mailboxes, PushSum())
+        # As training has it.
+        gossip = Gossip(mailboxes, PushSum(lerp=lerp))
         comm.Barrier()
         start_s = time.perf_counter()
         while (elapsed_s := time.perf_counter() - start_s) < seconds or not gossip.received.sum():

@@ -5,7 +5,7 @@ Owns the arithmetic of an averaging step. Knows numpy; neither MPI nor mailboxes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Float32s = NDArray[np.float32]
 Int64s = NDArray[np.int64]
+Lerp = Callable[[Float32s, Float32s, float], None]
 
 # 256 KiB of float32: an operand, the other and the scratch stay within a core's second-level cache.
 _CHUNK = 1 << 16
@@ -70,10 +71,16 @@ class PushSum:
         weight_floor: Least weight kept; a push that would leave less is not made.
     """
 
-    def __init__(self, weight_floor: float = 1 / 16) -> None:
-        """Start with weight 1."""
+    def __init__(self, weight_floor: float = 1 / 16, lerp: Lerp = lerp) -> None:
+        """Start with weight 1.
+
+        Args:
+            weight_floor: Least weight kept.
+            lerp: What computes `lerp`; numpy needs three passes where others need one.
+        """
         self.weight = 1.0
         self.weight_floor = weight_floor
+        self._lerp = lerp
 
     def share(self, num_peers: int) -> float | None:
         """Return the share for each of `num_peers` messages of a round, or None if too little weight would stay."""
@@ -97,7 +104,7 @@ class PushSum:
         """
         for message in waiting.values():
             total = self.weight + message.weight
-            lerp(z, message.payload, message.weight / total)
+            self._lerp(z, message.payload, message.weight / total)
             self.weight = total
         return list(waiting)
 

@@ -89,6 +89,11 @@ class FlatParameters:
             view.copy_(gradient)
 
 
+def lerp(z: np.ndarray, other: np.ndarray, share: float) -> None:
+    """Move `z`, [P] float32, in place to z + share (other - z), in one pass over memory; share in [0, 1]."""
+    torch.from_numpy(z).lerp_(torch.from_numpy(other), share)
+
+
 def _initial_value(block: Block, generator: torch.Generator) -> torch.Tensor:
     if block.gain == 0:
         return torch.zeros(block.shape)
