@@ -1,6 +1,7 @@
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from launching import wait_for
 
@@ -35,6 +36,20 @@ def test_an_exception_on_one_rank_ends_the_job(galampi, small_job, tmp_path) -> 
     assert code not in (0, 2, 3)
     assert "[rank 1] ZeroDivisionError: the simulator broke" in errors
     wait_for(lambda: not any(process.is_running() for process in ranks), 10)
+
+
+def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
+    """As when the launcher's part on a node is killed: those that nobody could stop any more stop by themselves."""
+    command = galampi("train", small_job, "--out", tmp_path / "run", "--total_env_steps", 10_000_000, "--quiet")
+    wait_for(lambda: len(list((tmp_path / "run/checkpoint").glob("*.h5"))) == 2)
+    ranks = command.ranks()
+    for launcher in {psutil.Process(command.process.pid), *(rank.parent() for rank in ranks)}:
+        launcher.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    for rank in alive:
+        rank.kill()
+    assert not alive
+    command.finish()
 
 
 @pytest.mark.parametrize(
