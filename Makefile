@@ -19,9 +19,9 @@ export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
 
-test:  ## Run every test, those with ranks under both MPI libraries
-	$(MAKE) MPI=mpich test-once test-ranks
-	$(MAKE) MPI=openmpi test-ranks
+test:  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
+	$(MAKE) MPI=mpich test-once test-ranks test-cluster
+	$(MAKE) MPI=openmpi test-ranks test-cluster ARGS='-m "not one_mpi"'
 
 test-once: $(READY)  ## Run the tests that are the same under every MPI library
 	python -m pytest tests/unit tests/golden
@@ -32,8 +32,8 @@ test-ranks: $(READY)  ## Run the tests with ranks
 	python -m pytest tests/mpi --network
 	python -m pytest tests/jobs -m "not one_mpi"
 
-test-cluster: $(READY)  ## Run the tests on a local Slurm, which tests/cluster/local-slurm.sh installs
-	python -m pytest tests/cluster
+test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way
+	python -m pytest tests/cluster $(ARGS)
 
 check: $(READY)  ## Lint, types, architecture, spelling, shell
 	ruff check .

@@ -23,6 +23,12 @@ _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 _LAUNCHER_PERIOD_S = 1.0
 
 
+def library_name() -> str:
+    """Return name and version of the MPI library in use. Local."""
+    first_line = MPI.Get_library_version().split(",")[0].splitlines()[0]
+    return " ".join(first_line.replace("Version:", "").split())
+
+
 def refuse_singletons(comm: MPI.Intracomm) -> None:
     """Refuse to be one of several processes that do not know of each other. Local.
 
@@ -32,10 +38,9 @@ def refuse_singletons(comm: MPI.Intracomm) -> None:
     for name in _SIZES:
         size = os.environ.get(name, "1")
         if comm.size == 1 and size.isdigit() and int(size) > 1:
-            library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip()
             raise UserError(
                 f"{name} is {size}, yet MPI sees 1 rank: the launcher does not belong to the MPI library in use "
-                f"({library}); use that library's own mpirun, or srun with the --mpi type it speaks"
+                f"({library_name()}); use that library's own mpirun, or srun with the --mpi type it speaks"
             )
 
 

@@ -27,7 +27,7 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
 
     assert state_and_text(comm, doctor._check_library(comm))[0] == "ok"
     with monkeypatch.context() as patch:
-        patch.setattr(doctor, "_library_name", lambda: f"MPI {comm.rank}")
+        patch.setattr(placement, "library_name", lambda: f"MPI {comm.rank}")
         state, text = state_and_text(comm, doctor._check_library(comm))
         assert (state, text.count("MPI ")) == ("failed", 2)
     with monkeypatch.context() as patch:

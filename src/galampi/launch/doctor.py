@@ -139,30 +139,18 @@ def _strangers() -> Finding | None:
     try:
         refuse_singletons(MPI.COMM_WORLD)
     except UserError as error:
-        library = MPI.Get_library_version()
-        pmi = "pmix" if "Open MPI" in library else "pmi2"
-        given = os.environ.get("SLURM_MPI_TYPE", "")
-        how = f"srun was told --mpi={given}; " if given else ""
-        return Finding(
-            "launch",
-            "failed",
-            str(error),
-            f"{how}under srun use --mpi={pmi} (`srun --mpi=list` names what the site has), else mpirun",
-        )
+        pmi = "pmix" if "Open MPI" in MPI.Get_library_version() else "pmi2"
+        by_srun = "SLURM_STEP_ID" in os.environ
+        how = f"srun used --mpi={os.environ.get('SLURM_MPI_TYPE', 'none')}; " if by_srun else ""
+        advice = f"{how}under srun use --mpi={pmi} (`srun --mpi=list` names what the site has), else mpirun"
+        return Finding("launch", "failed", str(error), advice)
     return None
-
-
-def _library_name() -> str:
-    from mpi4py import MPI
-
-    text = " ".join(MPI.Get_library_version().rstrip("\0").split())
-    if text.startswith("MPICH"):
-        return " ".join(text.replace("Version:", "").split()[:2])
-    return text.split(",")[0]
 
 
 def _check_library(comm: MPI.Intracomm) -> Finding:
     from mpi4py import MPI
+
+    from galampi.placement import library_name
 
     levels = {
         MPI.THREAD_SINGLE: "single",
@@ -170,7 +158,7 @@ def _check_library(comm: MPI.Intracomm) -> Finding:
         MPI.THREAD_SERIALIZED: "serialized",
         MPI.THREAD_MULTIPLE: "multiple",
     }
-    names = Counter(comm.allgather((_library_name(), MPI.Query_thread())))
+    names = Counter(comm.allgather((library_name(), MPI.Query_thread())))
     text = "; ".join(f"{name}, threads {levels[level]}" for name, level in names)
     if len(names) > 1:
         return Finding("mpi", "failed", text, "the nodes have different MPI libraries: load the same modules on all")
