@@ -14,17 +14,19 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run test test-once test-ranks test-cluster check format clean
+.PHONY: run environment test test-once test-ranks test-cluster check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
+
+environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
 test:  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
 	$(MAKE) MPI=mpich test-once test-ranks test-cluster
 	$(MAKE) MPI=openmpi test-ranks test-cluster ARGS='-m "not one_mpi"'
 
 test-once: $(READY)  ## Run the tests that are the same under every MPI library
-	python -m pytest tests/unit tests/golden
+	python -m pytest --numprocesses auto tests/unit tests/golden
 	python -m pytest tests/jobs -m one_mpi
 
 test-ranks: $(READY)  ## Run the tests with ranks
