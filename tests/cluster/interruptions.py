@@ -52,12 +52,12 @@ def interrupt_on(cluster, event: str, nodes: tuple[str, ...], launcher: str, fol
         folder / "job.toml",
         *("--out", out, "--launcher", launcher, "--nodelist", ",".join(nodes)),
         *("--nodes", len(nodes), "--ntasks-per-node", 2 // len(nodes), "--partition", "low"),
-        *("--time", 10, "--notice-s", 50, "--save-signal", "USR2" if event == "limit" else "USR1"),
+        *("--time", 10, "--notice-s", 170, "--save-signal", "USR2" if event == "limit" else "USR1"),
     )
     cluster.wait_for(lambda: len(list((out / "checkpoint").glob("rank-*.h5"))) == 2)
     if event == "limit":
-        # Less than its notice from now. Slurm looks every 30 s.
-        cluster.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=1")
+        # The notice is due at once, the limit in two or three minutes. Slurm looks every 30 s.
+        cluster.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=3")
     elif event == "cancel":
         cluster.call("scancel", job_id)
     elif event == "requeue":
