@@ -57,7 +57,7 @@ class Cluster:
             capture_output=True,
             text=True,
             env=self.environment,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -85,7 +85,7 @@ class Cluster:
         marks = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURM_JOB_ID": job_id}
         return [process for process in psutil.process_iter() if marks.items() <= _environment_of(process).items()]
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = 180) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = 400) -> None:
         """Wait until a condition holds; ask seldom, for every question to Slurm is a process."""
         deadline = time.monotonic() + timeout_s
         while not condition():
