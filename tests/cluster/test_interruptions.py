@@ -5,7 +5,7 @@ from launching import assert_sound
 from galampi.results import open_run
 
 
-def test_a_run_goes_on_to_its_end(begun, case) -> None:
+def test_a_run_goes_on_to_its_end(begun, launchers, case) -> None:
     folder, ended = begun[case]
     job = ended.result(900)
     log = "".join(path.read_text() for path in folder.glob("*.log"))
@@ -22,8 +22,9 @@ def test_a_run_goes_on_to_its_end(begun, case) -> None:
     event, _, launcher = case
     reason = run.ranks[0].restarts["reason"][0]
     print(case, reason)
-    if event != "node" and launcher == "srun":
+    if event == "limit" or (event != "node" and launcher == "srun"):
         # Slurm told the ranks, and gave them the time to save all.
         assert reason == "resumed from checkpoints saved after a drain"
     if event == "limit":
-        assert "SIGUSR2: saving" in log
+        of_mpich = "srun" in launchers
+        assert f"{'SIGTERM' if launcher == 'mpirun' and of_mpich else 'SIGUSR2'}: saving" in log
