@@ -14,17 +14,19 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run test test-once test-ranks test-cluster bench bench-one check format clean
+.PHONY: run environment test test-once test-ranks test-cluster bench bench-one check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
 
-test:  ## Run every test, those with ranks under both MPI libraries
-	$(MAKE) MPI=mpich test-once test-ranks
-	$(MAKE) MPI=openmpi test-ranks
+environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
+
+test:  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
+	$(MAKE) MPI=mpich test-once test-ranks test-cluster
+	$(MAKE) MPI=openmpi test-ranks test-cluster ARGS='-m "not one_mpi"'
 
 test-once: $(READY)  ## Run the tests that are the same under every MPI library
-	python -m pytest tests/unit tests/golden
+	python -m pytest --numprocesses auto tests/unit tests/golden
 	python -m pytest tests/jobs -m one_mpi
 
 test-ranks: $(READY)  ## Run the tests with ranks
@@ -32,8 +34,8 @@ test-ranks: $(READY)  ## Run the tests with ranks
 	python -m pytest tests/mpi --network
 	python -m pytest tests/jobs -m "not one_mpi"
 
-test-cluster: $(READY)  ## Run the tests on a local Slurm, which tests/cluster/local-slurm.sh installs
-	python -m pytest tests/cluster
+test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way
+	python -m pytest tests/cluster $(ARGS)
 
 bench:  ## Measure speed, beside Stable-Baselines3; half an hour on an otherwise idle machine
 	$(MAKE) MPI=mpich bench-one

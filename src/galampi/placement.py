@@ -1,12 +1,15 @@
 """Where this rank runs: the ranks it was started with, the node they share, its cores and so its threads.
 
-Also the two ways ranks speak with one voice before training: a launcher that started strangers is refused, and an
-error on one rank is raised on all.
+Also what they are to each other: a launcher that started strangers is refused, an error on one rank is raised on all
+before training, and a rank whose launcher has died ends.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +20,13 @@ from galampi.errors import UserError
 
 # Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+_LAUNCHER_PERIOD_S = 1.0
+
+
+def library_name() -> str:
+    """Return name and version of the MPI library in use. Local."""
+    first_line = MPI.Get_library_version().split(",")[0].splitlines()[0]
+    return " ".join(first_line.replace("Version:", "").split())
 
 
 def refuse_singletons(comm: MPI.Intracomm) -> None:
@@ -28,11 +38,31 @@ def refuse_singletons(comm: MPI.Intracomm) -> None:
     for name in _SIZES:
         size = os.environ.get(name, "1")
         if comm.size == 1 and size.isdigit() and int(size) > 1:
-            library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip()
             raise UserError(
                 f"{name} is {size}, yet MPI sees 1 rank: the launcher does not belong to the MPI library in use "
-                f"({library}); use that library's own mpirun, or srun with the --mpi type it speaks"
+                f"({library_name()}); use that library's own mpirun, or srun with the --mpi type it speaks"
             )
+
+
+def end_with_launcher(comm: MPI.Intracomm) -> None:
+    """End this process soon after the one that started it, should that die before it. Local.
+
+    A rank of several waits for nobody while it trains, so it would not miss those that died with a launcher until its
+    own end, and then wait for them for ever; and without a launcher nobody would come to end it.
+    """
+    if comm.size == 1:
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_LAUNCHER_PERIOD_S)
+        try:
+            print(f"[rank {comm.rank}] the launcher has died; this rank ends", file=sys.stderr, flush=True)
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=watch, name="galampi-launcher", daemon=True).start()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from galampi.errors import UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage
 from galampi.job import Job, dump_job
 from galampi.learning import Learner, RolloutCollector, lerp, make_simulators, resolve_device, resolve_precision
-from galampi.placement import Placement, place, refuse_singletons, together
+from galampi.placement import Placement, end_with_launcher, place, refuse_singletons, together
 from galampi.results import EnergyMeter, JobFile, RankWriter, Restart, Sketch, open_run, save_checkpoint
 from galampi.resuming import Start, find_start, replace_set
 from galampi.stored_policy import checkpoint_path
@@ -93,6 +93,7 @@ def train(
     """
     with together(comm):
         refuse_singletons(comm)
+    end_with_launcher(comm)
     placement = place(comm)
     torch.set_num_threads(placement.num_threads)
     with together(comm):
@@ -133,6 +134,8 @@ class _Rank:
         shows = self.comm.rank == 0 and not quiet
         with Display(self.job.total_env_steps, total_before) if shows else nullcontext() as display:
             self._loop(caught, display)
+        if caught:
+            log.info("%s: saving", signal.Signals(caught[0]).name)
         return self._end()
 
     def total_env_steps(self, progress: np.ndarray[Any, np.dtype[np.int64]]) -> int:

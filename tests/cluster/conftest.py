@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
+from interruptions import EVENTS, LIKELY, interrupt
 
 HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--every-event", action="store_true", help="interrupt jobs in the less likely ways too")
+    parser.addoption("--every-event", action="store_true", help="interrupt jobs in every way there is")
 
 
 def free_ports(number: int) -> int:
@@ -54,7 +57,7 @@ class Cluster:
             capture_output=True,
             text=True,
             env=self.environment,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -77,18 +80,30 @@ class Cluster:
         text = self.call("scontrol", "--oneliner", "show", "job", job_id)
         return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = 90) -> None:
+    def processes(self, job_id: str) -> list[psutil.Process]:
+        """Return what runs here for a job, or what is left of it."""
+        marks = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURM_JOB_ID": job_id}
+        return [process for process in psutil.process_iter() if marks.items() <= _environment_of(process).items()]
+
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = 400) -> None:
         """Wait until a condition holds; ask seldom, for every question to Slurm is a process."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"waited {timeout_s} s\n{self.call('squeue')}"
-            time.sleep(0.3)
+            time.sleep(0.5)
 
-    def wait_for_end(self, job_id: str, timeout_s: float = 150) -> str:
+    def wait_for_end(self, job_id: str) -> str:
         """Wait until a job has left the queue for good; return its state."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-        self.wait_for(lambda: self.job(job_id)["JobState"] in ended, timeout_s)
+        self.wait_for(lambda: self.job(job_id)["JobState"] in ended)
         return self.job(job_id)["JobState"]
+
+
+def _environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +144,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         (event, num_nodes, launcher)
         for launcher in library_launchers()
         for num_nodes in (1, 2)
-        for event in metafunc.module.EVENTS
-        if every or (launcher, num_nodes) in metafunc.module.LIKELY or event in metafunc.module.LIKELY_EVENTS
+        for event in EVENTS
+        if every or (event, num_nodes, launcher) in LIKELY
     ]
     metafunc.parametrize("case", cases, ids=["-".join(map(str, case)) for case in cases])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begun(
+    cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple, tuple[Path, Future]]]:
+    """Begin the interruption of every selected test before the first: they mostly wait, while other tests run."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    cases = [call.params["case"] for call in calls if call is not None and "case" in call.params]
+    folder = tmp_path_factory.mktemp("interruptions")
+    pool = ThreadPoolExecutor(8)
+    places = {case: folder / "-".join(map(str, case)) for case in cases}
+    yield {case: (place, pool.submit(interrupt, cluster, *case, place)) for case, place in places.items()}
+    pool.shutdown(cancel_futures=True)

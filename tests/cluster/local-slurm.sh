@@ -15,10 +15,11 @@
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 
+here=$(dirname -- "$(realpath -- "$0")")
 root=$(realpath -m -- "${LOCAL_SLURM_DIR:-/tmp/galampi-slurm}")
 port=${LOCAL_SLURM_PORT:-17300}
-nodes=6
-cpus=4 # a node; they need not exist
+nodes=8
+cpus=8 # a node; they need not exist
 export SLURM_CONF=$root/slurm.conf
 
 fail() {
@@ -45,6 +46,8 @@ configure() {
     host=$(hostname -s)
     rm -f "$root/gres.conf"
     rm -rf "${root:?}/dev" && mkdir "$root/dev"
+    printf '#!/bin/bash\nexport LOCAL_SLURM_DIR=%q\nexec bash %q end-job\n' "$root" "$here/local-slurm.sh" >"$root/epilog"
+    chmod +x "$root/epilog"
     # A device that slurmd takes for a GPU: it wants a device file, and /dev/null's numbers make one.
     if mknod "$root/dev/nvidia0" c 1 3 2>/dev/null; then
         echo "Name=gpu File=$root/dev/nvidia0" >"$root/gres.conf"
@@ -69,6 +72,9 @@ SlurmdPidFile=$root/run/slurmd.%n.pid
 SlurmctldLogFile=$root/log/slurmctld.log
 SlurmdLogFile=$root/log/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
+# It follows parents and children, and loses who begins a session of his own, as what Hydra's mpirun starts does. Sites
+# track by control groups, which lose nobody; here an epilog takes their place.
+Epilog=$root/epilog
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
@@ -127,12 +133,31 @@ start() {
     fail "the nodes did not come up in 30 s; see $root/log"
 }
 
-# Everything that runs for a node of ours, or for all of them: its slurmd's children and theirs.
+# All that descends from a process.
 processes_below() {
     local child
     for child in $(pgrep -P "$1" || true); do
         processes_below "$child"
         echo "$child"
+    done
+}
+
+# What jobs have started here and is marked with a variable, whoever its parent is now; not the epilog itself.
+processes_with() {
+    local environment
+    for environment in $(grep -slzx "$1" /proc/[0-9]*/environ || true); do
+        if grep -qszx "SLURM_CONF=$SLURM_CONF" "$environment" && grep -qsz '^SLURM_JOB_ID=' "$environment" &&
+            ! grep -qsz '^SLURM_SCRIPT_CONTEXT=' "$environment"; then
+            environment=${environment#/proc/}
+            echo "${environment%/environ}"
+        fi
+    done
+}
+
+end_job() {
+    local process
+    for process in $(processes_with "SLURM_JOB_ID=$SLURM_JOB_ID"); do
+        if grep -qszx "SLURMD_NODENAME=$SLURMD_NODENAME" "/proc/$process/environ"; then kill -KILL "$process" 2>/dev/null || true; fi
     done
 }
 
@@ -149,14 +174,19 @@ step_daemons() {
 
 kill_node() {
     local process daemon
-    local -a doomed=()
+    local -a doomed
     daemon=$(pid_of "slurmd.$1") || fail "node $1 is not up"
-    kill -STOP "$daemon"
-    for process in $(step_daemons "$1"); do
-        mapfile -t -O "${#doomed[@]}" doomed < <(processes_below "$process")
-        doomed+=("$process")
-    done
-    kill -KILL "$daemon" "${doomed[@]}" 2>/dev/null || true
+    kill -KILL "$daemon"
+    # Once more for what was started meanwhile.
+    while
+        doomed=()
+        for process in $(step_daemons "$1"); do
+            mapfile -t -O "${#doomed[@]}" doomed < <(processes_below "$process")
+            doomed+=("$process")
+        done
+        mapfile -t -O "${#doomed[@]}" doomed < <(processes_with "SLURMD_NODENAME=$1")
+        ((${#doomed[@]}))
+    do kill -KILL "${doomed[@]}" 2>/dev/null || true; done
 }
 
 stop() {
@@ -173,7 +203,7 @@ stop() {
     for name in $(daemons); do
         if pid=$(pid_of "$name"); then ours+=("$pid"); fi
     done
-    for pid in $(step_daemons); do ours+=("$pid"); done
+    for pid in $(step_daemons) $(processes_with "SLURM_CONF=$SLURM_CONF"); do ours+=("$pid"); done
     if ((${#ours[@]})); then
         kill "${ours[@]}" 2>/dev/null || true
         for ((i = 0; i < 50; i++)); do
@@ -204,6 +234,7 @@ install)
     apt-get install -q -y --no-install-recommends slurm-wlm munge libpmix2
     ;;
 start | stop | status) "$1" ;;
+end-job) end_job ;; # what the epilog calls
 notice)
     sed -i '/^SlurmctldParameters=/d' "$SLURM_CONF"
     if [[ ${2:-} == on ]]; then echo "SlurmctldParameters=preempt_send_user_signal" >>"$SLURM_CONF"; fi

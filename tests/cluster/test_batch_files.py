@@ -37,11 +37,12 @@ def log_of(cluster, job_id: str) -> str:
     return Path(cluster.job(job_id)["StdOut"]).read_text()
 
 
+@pytest.mark.one_mpi
 def test_a_sweep_from_submission_to_report(cluster, job, launchers, tmp_path) -> None:
     folder = tmp_path / "sweep"
     job_id = cluster.submit(
         *(job, "--out", folder, "--array-seeds", 3, "--sweep", "gossip.method=push-sum", "--at-once", 2),
-        *("--ntasks-per-node", 1, "--nodelist", "n1", "--launcher", launchers[0]),
+        *("--ntasks-per-node", 1, "--nodelist", "n7", "--launcher", launchers[0]),
     )
     assert "3 queued" in (text := cluster.galampi("status", folder, code=4)) or "running" in text
     # While all are on their way, nothing is missing.
@@ -71,6 +72,7 @@ def test_a_sweep_from_submission_to_report(cluster, job, launchers, tmp_path) ->
     cluster.galampi("report", *runs, "--out", tmp_path / "report")
 
 
+@pytest.mark.one_mpi
 def test_hostile_names_arrive_as_they_are(cluster, launchers, tmp_path, monkeypatch) -> None:
     name = "$(touch owned) `touch owned`; touch owned 'a' --wrap=x,y"
     folder = tmp_path / "with space and 'quote' $(touch owned) 100%j"
@@ -79,7 +81,7 @@ def test_hostile_names_arrive_as_they_are(cluster, launchers, tmp_path, monkeypa
     (folder / "my job.toml").write_text(JOB.format(name=json.dumps(name)))
     out = folder / f"run {name.replace('/', '')}"
     job_id = cluster.submit(
-        *("my job.toml", "--out", out, "--ntasks-per-node", 1, "--nodelist", "n2", "--launcher", launchers[0]),
+        *("my job.toml", "--out", out, "--ntasks-per-node", 1, "--nodelist", "n8", "--launcher", launchers[0]),
     )
     assert cluster.call("squeue", "--noheader", "--states=all", "--format=%j", "--jobs", job_id).strip() == name
     assert cluster.wait_for_end(job_id) == "COMPLETED"
@@ -87,6 +89,7 @@ def test_hostile_names_arrive_as_they_are(cluster, launchers, tmp_path, monkeypa
     assert not list(tmp_path.rglob("owned"))
 
 
+@pytest.mark.one_mpi
 def test_sbatch_refuses(cluster, job, tmp_path) -> None:
     said = cluster.galampi("submit", job, "--out", tmp_path / "run", "--partition", "nowhere", code=2)
     assert said.splitlines()[-1].startswith("galampi: sbatch refused: ")
@@ -95,7 +98,7 @@ def test_sbatch_refuses(cluster, job, tmp_path) -> None:
 
 def test_what_fails_is_not_reported_as_done(cluster, job, launchers, tmp_path) -> None:
     job_id = cluster.submit(
-        *(job, "--out", tmp_path / "run", "--ntasks-per-node", 1, "--nodelist", "n1", "--launcher", launchers[0]),
+        *(job, "--out", tmp_path / "run", "--ntasks-per-node", 1, "--nodelist", "n7", "--launcher", launchers[0]),
         *("--environment.id", "no-such-game-v0"),
     )
     assert cluster.wait_for_end(job_id) == "FAILED"
@@ -104,11 +107,12 @@ def test_what_fails_is_not_reported_as_done(cluster, job, launchers, tmp_path) -
     assert "failed with exit code 2" in log_of(cluster, job_id)
 
 
+@pytest.mark.one_mpi
 def test_restarts_are_bounded(cluster, launchers, tmp_path) -> None:
     job = tmp_path / "job.toml"
     job.write_text(JOB.format(name='"slow"').replace("CartPole-v1", "slow_env:Slow-v0"))
     job_id = cluster.submit(
-        *(job, "--out", tmp_path / "run", "--ntasks-per-node", 1, "--nodelist", "n2", "--launcher", launchers[0]),
+        *(job, "--out", tmp_path / "run", "--ntasks-per-node", 1, "--nodelist", "n8", "--launcher", launchers[0]),
         *("--max-restarts", 0),
     )
     cluster.wait_for((tmp_path / "run/job.h5").exists)
@@ -119,12 +123,13 @@ def test_restarts_are_bounded(cluster, launchers, tmp_path) -> None:
     cluster.galampi("status", tmp_path / "run", code=open_run(tmp_path / "run").status == "stopped" and 3)
 
 
+@pytest.mark.one_mpi
 def test_a_task_of_an_array_goes_back_to_the_queue_alone(cluster, launchers, tmp_path, monkeypatch) -> None:
     job = tmp_path / "game.toml"
     job.write_text(JOB.format(name='"slow"').replace("CartPole-v1", "slow_env:Slow-v0"))
     monkeypatch.chdir(SLURM.parent)
     array = cluster.call(
-        *("sbatch", "--parsable", "--array=0-1", "--ntasks-per-node=1", "--nodelist=n1", "--output=/dev/null"),
+        *("sbatch", "--parsable", "--array=0-1", "--ntasks-per-node=1", "--nodelist=n7", "--output=/dev/null"),
         *(f"--export=ALL,GALAMPI_LAUNCHER={launchers[0]}", "slurm/array.sbatch", 2, tmp_path / "runs", job),
     ).strip()
     runs = [tmp_path / f"runs/game_seed-{seed}" for seed in (1, 2)]
@@ -140,30 +145,54 @@ def test_a_task_of_an_array_goes_back_to_the_queue_alone(cluster, launchers, tmp
         assert_sound(run, num_ranks=1, status="finished")
 
 
-@pytest.mark.parametrize("name", ["plain", "mpirun"])
-def test_a_batch_file_runs_as_it_is(cluster, job, launchers, tmp_path, monkeypatch, name) -> None:
-    if name == "plain" and "srun" not in launchers:
-        pytest.skip("the wheel's Open MPI and Slurm's pmix do not fit")
+def test_batch_files_run_as_they_are(cluster, job, launchers, tmp_path, monkeypatch) -> None:
+    # Those that start with srun expect its MPI, MPICH's.
+    names = ["mpirun"] if "srun" not in launchers else ["plain", "mpirun", "requeue", "preempt"]
+    job_ids = []
+    for name in names:
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Path("slurm").symlink_to(SLURM)
+        job_ids.append(cluster.call("sbatch", "--parsable", "--nodelist=n7", f"slurm/{name}.sbatch", job).strip())
+    for name, job_id in zip(names, job_ids, strict=True):
+        assert cluster.wait_for_end(job_id) == "COMPLETED", log_of(cluster, job_id)
+        (out,) = (tmp_path / name / "runs").iterdir()
+        assert_sound(out, num_ranks=2, status="finished")
+
+
+@pytest.mark.one_mpi
+def test_slurm_gets_what_was_asked_for(cluster, job, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    job_id = cluster.call("sbatch", "--parsable", "--nodelist=n1", SLURM / f"{name}.sbatch", job).strip()
-    assert cluster.wait_for_end(job_id) == "COMPLETED", log_of(cluster, job_id)
-    (out,) = (tmp_path / "runs").iterdir()
-    assert_sound(out, num_ranks=2, status="finished")
+    script = tmp_path / "show.sbatch"
+    script.write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"; env | grep ^GALAMPI_\n")
+    asked = [
+        *("submit", job, "--out", "runs/a", "--seed", 7, "--script", script, "--nodes", 1, "--ntasks-per-node", 2),
+        *("--cpus-per-task", 3, "--time", "00:07:00", "--partition", "low", "--account", "lab", "--gpus", 1),
+        *("--nodelist", "n8", "--launcher", "mpirun", "--mpi", "pmix", "--save-signal", "USR2", "--max-restarts", 4),
+        *("--notice-s", 30),
+    ]
+    dry = cluster.galampi(*asked, "--dry-run")
+    assert not (tmp_path / "runs").exists()
+    printed = cluster.galampi(*asked)
+    assert printed.startswith(dry)
+    job_id = re.search(r"^submitted job (\d+); its run will be runs/a$", printed, re.MULTILINE)[1]
+    assert cluster.wait_for_end(job_id) == "COMPLETED"
+    found = cluster.job(job_id)
+    assert (found["NumNodes"], found["NumTasks"], found["CPUs/Task"]) == ("1", "2", "3")
+    assert (found["TimeLimit"], found["Partition"], found["Account"]) == ("00:07:00", "low", "lab")
+    assert found["TresPerNode"] == "gres:gpu:1"
+    lines = log_of(cluster, job_id).splitlines()
+    assert lines[:4] == [str(job), "runs/a", "--seed", "7"]
+    settings = {"LAUNCHER": "mpirun", "MPI": "pmix", "SIGNAL": "USR2", "MAX_RESTARTS": "4"}
+    assert {f"GALAMPI_{name}={value}" for name, value in settings.items()} <= set(lines[4:])
 
 
-def test_mps_says_that_it_is_not_available(cluster, job) -> None:
+@pytest.mark.one_mpi
+def test_mps_says_that_it_is_not_available(cluster, job, tmp_path, monkeypatch) -> None:
     """All that can be tried without an NVIDIA GPU: what it asks of Slurm, and what it says then."""
-    job_id = cluster.call(
-        *(
-            "sbatch",
-            "--parsable",
-            "--nodelist=n2",
-            "--ntasks-per-node=2",
-            "--cpus-per-task=1",
-            SLURM / "mps.sbatch",
-            job,
-        )
-    ).strip()
+    monkeypatch.chdir(tmp_path)
+    size = ("--nodelist=n8", "--ntasks-per-node=2", "--cpus-per-task=1")
+    job_id = cluster.call("sbatch", "--parsable", *size, SLURM / "mps.sbatch", job).strip()
     assert cluster.wait_for_end(job_id) == "FAILED"
     assert "gpu:1" in cluster.job(job_id)["TresPerNode"]
     assert "MPS is not available" in log_of(cluster, job_id)
@@ -171,24 +200,31 @@ def test_mps_says_that_it_is_not_available(cluster, job) -> None:
 
 def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
     launch = {
-        "srun": ("srun", "--mpi=pmi2", "--nodes=2", "--ntasks=2", "--nodelist=n1,n2"),
-        "mpirun": ("mpirun", "-n", "2"),
+        "srun": ("srun", "--mpi=pmi2", "--nodes=3", "--ntasks=3", "--nodelist=n1,n7,n8"),
+        "mpirun": ("mpirun", "-n", "3"),
     }[launchers[0]]
     said = cluster.call(*launch, "python", "-m", "galampi", "doctor", job, "--out", tmp_path / "new" / "run", "--json")
-    findings = json.loads(next(line for line in said.splitlines() if line.startswith("[")))
+    findings = json.loads(next(line for line in said.splitlines() if line.startswith("[{")))
     assert not [finding for finding in findings if finding["state"] == "failed"]
-    checks = {finding["check"] for finding in findings}
-    assert checks == {
+    by_check = {finding["check"]: finding for finding in findings}
+    assert by_check.keys() == {
         *("mpi", "ranks", "binding", "singleton", "speed", "window", "leftovers", "network", "clocks", "files", "gpu"),
         "energy",
     }
+    pairs = by_check["network"]["figures"]["pairs"]
+    assert len(pairs) == (3 if launchers[0] == "srun" else 1)
+    assert all(pair["put_bytes_per_s"] > 0 and pair["latency_s"] > 0 for pair in pairs)
     assert not list(tmp_path.rglob("*doctor*"))
 
 
-def test_doctor_names_a_wrong_mpi(cluster, job, tmp_path) -> None:
-    said = cluster.call(
-        *("srun", "--mpi=none", "--ntasks=2", "--nodelist=n1", "python", "-m", "galampi", "doctor", job), code=None
-    )
-    assert said.count("failed   launch") == 1
-    assert "SLURM_NTASKS is 2, yet MPI sees 1 rank" in said
-    assert "--mpi=pm" in said
+def test_doctor_names_a_wrong_mpi(cluster, job, launchers) -> None:
+    # srun itself refuses a type it cannot load, as pmix often is.
+    speaks, wrong_types = ("pmi2", ["none"]) if "srun" in launchers else ("pmix", ["none", "pmi2"])
+    for wrong in wrong_types:
+        said = cluster.call(
+            *("srun", f"--mpi={wrong}", "--ntasks=2", "--nodelist=n7", "python", "-m", "galampi", "doctor", job),
+            code=1,
+        )
+        assert said.count("failed   launch") == 1, said
+        assert " is 2, yet MPI sees 1 rank: the launcher does not belong to the MPI library in use" in said
+        assert f"srun used --mpi={wrong}; under srun use --mpi={speaks}" in said

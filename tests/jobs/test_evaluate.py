@@ -10,35 +10,6 @@ from galampi.results.evaluation import load_evaluation
 
 pytestmark = pytest.mark.one_mpi
 
-# Solves CartPole with room to spare.
-SOLVING = """
-precision = "float32"
-total_env_steps = 400_000
-[environment]
-id = "CartPole-v1"
-[learner]
-rollout_length = 32
-gae_lambda = 0.95
-learning_rate = 2e-3
-learning_rate_schedule = "linear"
-reward_scale = 0.02
-entropy_coefficient = 0.0
-"""
-
-
-def test_a_solved_cartpole_plays_to_the_end(galampi, tmp_path) -> None:
-    out = tmp_path / "run"
-    job = tmp_path / "cartpole.toml"
-    job.write_text(SOLVING)
-    assert galampi("train", job, "--out", out, "--quiet").finish(300)[0] == 0
-    code, output, errors = galampi("evaluate", out, ranks=None).finish()
-    assert code == 0, errors
-    returns = load_evaluation(out / "evaluation.h5").episodes["return"]
-    assert len(returns) == 10
-    assert returns.mean() >= 475, output
-    assert "0 of 10 episodes" in output
-    assert f"mean {returns.mean():.2f}" in output
-
 
 def test_kept_checkpoints_are_played_and_do_not_disturb_a_resume(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"

@@ -1,6 +1,7 @@
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from launching import wait_for
 
@@ -37,19 +38,38 @@ def test_an_exception_on_one_rank_ends_the_job(galampi, small_job, tmp_path) -> 
     wait_for(lambda: not any(process.is_running() for process in ranks), 10)
 
 
+def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
+    """As when the launcher's part on a node is killed: those that nobody could stop any more stop by themselves."""
+    command = galampi("train", small_job, "--out", tmp_path / "run", "--total_env_steps", 10_000_000, "--quiet")
+    wait_for(lambda: len(list((tmp_path / "run/checkpoint").glob("*.h5"))) == 2)
+    ranks = command.ranks()
+    for launcher in {psutil.Process(command.process.pid), *(rank.parent() for rank in ranks)}:
+        launcher.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    for rank in alive:
+        rank.kill()
+    assert not alive
+    command.finish()
+
+
+SEEN_BY_ALL_RANKS = [
+    (["--environment.id", "ALE/Pnog-v5"], ["ALE/Pnog-v5", "ALE/Pong-v5"]),
+    (["--device", "cuda"], ["device is 'cuda'"]),
+    (["--environment.num_envs", 65536, "--environment.id", "ALE/Pong-v5"], ["environment.num_envs"]),
+]
+SEEN_BEFORE_MPI_STARTS = [
+    (["--environment.num_env", 3], ["environment.num_env", "environment.num_envs"]),
+    (["--learner.gamma", 1.5], ["command line: learner.gamma is 1.5; must be", "at most 1"]),
+    (["--learner.gamma", "much"], ["learner.gamma is 'much'; must be a number"]),
+    (["--gossip.method", "pushsum"], ["'push-sum'"]),
+    (["no-such-file.toml"], ["no-such-file.toml", "cannot be read"]),
+    (["--resume"], ["--out"]),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
-    [
-        (["--environment.id", "ALE/Pnog-v5"], ["ALE/Pnog-v5", "ALE/Pong-v5"]),
-        (["--environment.num_env", 3], ["environment.num_env", "environment.num_envs"]),
-        (["--learner.gamma", 1.5], ["command line: learner.gamma is 1.5; must be", "at most 1"]),
-        (["--learner.gamma", "much"], ["learner.gamma is 'much'; must be a number"]),
-        (["--gossip.method", "pushsum"], ["'push-sum'"]),
-        (["--device", "cuda"], ["device is 'cuda'"]),
-        (["--environment.num_envs", 65536, "--environment.id", "ALE/Pong-v5"], ["environment.num_envs"]),
-        (["no-such-file.toml"], ["no-such-file.toml", "cannot be read"]),
-        (["--resume"], ["--out"]),
-    ],
+    [*SEEN_BY_ALL_RANKS, *(pytest.param(*case, marks=pytest.mark.one_mpi) for case in SEEN_BEFORE_MPI_STARTS)],
 )
 def test_a_mistake_is_one_line(galampi, tmp_path, arguments, parts) -> None:
     folder = tmp_path / "run"
@@ -58,6 +78,7 @@ def test_a_mistake_is_one_line(galampi, tmp_path, arguments, parts) -> None:
     assert not folder.exists() or not (folder / "job.h5").exists()
 
 
+@pytest.mark.one_mpi
 def test_a_mistake_in_a_file_names_the_file(galampi, tmp_path) -> None:
     job = tmp_path / "bad.toml"
     job.write_text("[learner]\ngamma = 1.5\n")
@@ -107,3 +128,14 @@ def test_strangers_are_refused(galampi, small_job, tmp_path) -> None:
         command = galampi("train", small_job, "--out", tmp_path / "run", ranks=None, env={name: "4"})
         assert_one_line(command, f"{name} is 4", "1 rank")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.one_mpi
+def test_doctor_says_what_is_wrong_and_what_to_do(galampi, small_job) -> None:
+    code, output, errors = galampi("doctor", small_job, "--device", "cuda", "--out", "/proc/run").finish()
+    assert code == 1, errors
+    lines = output.splitlines()
+    for wrong in ("speed", "files", "gpu"):
+        (at,) = (i for i, line in enumerate(lines) if line.startswith(f"failed   {wrong} "))
+        assert lines[at + 1].startswith(" " * 22)
+    assert lines[-1].endswith(", 3 failed")

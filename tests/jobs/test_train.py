@@ -1,11 +1,13 @@
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import JOBS, assert_sound, rank_of, wait_for
+from launching import JOBS, Command, assert_sound, rank_of, wait_for
 
 from galampi.job import parse_job
 from galampi.results import load_checkpoint, open_run
+from galampi.results.evaluation import load_evaluation
 
 
 @pytest.mark.parametrize("method", ["push-sum", "gala", "allreduce", "none"])
@@ -46,15 +48,33 @@ def test_pixels_of_a_real_game(galampi, tmp_path) -> None:
     assert_sound(out, num_ranks=2, status="finished")
 
 
-def test_cartpole_is_solved_by_two_ranks(galampi, tmp_path) -> None:
-    out = tmp_path / "run"
-    code, output, errors = galampi("train", JOBS / "cartpole.toml", "--out", out).finish(300)
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory) -> tuple[Path, str]:
+    """Train CartPole on two ranks; return the run and what was printed."""
+    out = tmp_path_factory.mktemp("cartpole") / "run"
+    code, output, errors = Command(["train", str(JOBS / "cartpole.toml"), "--out", str(out)], 2, {}).finish(300)
     assert code == 0, errors
+    return out, output
+
+
+def test_cartpole_is_solved_by_two_ranks(solved) -> None:
+    out, output = solved
     run = open_run(out)
     episodes = [np.stack([rank.episodes["time_s"], rank.episodes["return"]]) for rank in run.ranks]
     in_order = np.concatenate(episodes, axis=1)
     returns = in_order[1, np.argsort(in_order[0], kind="stable")]
     assert returns[-100:].mean() >= 475, output
+
+
+def test_a_solved_cartpole_plays_to_the_end(solved, galampi) -> None:
+    out, _ = solved
+    code, output, errors = galampi("evaluate", out, ranks=None).finish()
+    assert code == 0, errors
+    returns = load_evaluation(out / "evaluation.h5").episodes["return"]
+    assert len(returns) == 10
+    assert returns.mean() >= 475, output
+    assert "0 of 10 episodes" in output
+    assert f"mean {returns.mean():.2f}" in output
 
 
 def test_a_stopped_rank_holds_nobody_up(galampi, small_job, tmp_path) -> None:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -85,12 +84,18 @@ def test_leaving_by_signal(running, terminal, how):
 
 def test_lines_without_a_terminal_and_a_silent_rank(running):
     out, command = running
+    # The half minute after which a rank counts as silent, made short.
+    code = (
+        "import sys; from galampi.results import watch; watch._SILENT_AFTER_S = 3.0\n"
+        "from galampi.__main__ import main; sys.exit(main())"
+    )
     (stopped,) = [process for process in command.ranks() if rank_of(process) == 1]
     stopped.send_signal(signal.SIGSTOP)
     try:
-        time.sleep(33)
+        stopped_s = open_run(out).ranks[1].updates["time_s"][-1]
+        wait_for(lambda: open_run(out).ranks[0].updates["time_s"][-1] > stopped_s + 5)
         watch = subprocess.Popen(
-            [sys.executable, "-m", "galampi", "watch", out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, "watch", out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert watch.stdout is not None
         line = watch.stdout.readline()

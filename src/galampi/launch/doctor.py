@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +33,8 @@ _MEASURE_S = 2.0
 _MOST_PAIRS = 120
 _MOST_SKEW_S = 0.5
 _SLOW_PUT_BYTES_A_S = 1e8
-_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "lustre", "beegfs", "gpfs", "cifs", "fuse.sshfs", "9p", "ceph")
+_TYPICAL_PARAMETERS = 1_700_000
+_SLOW_FLUSH_S = 1.0
 
 State = Literal["ok", "warning", "failed"]
 
@@ -47,12 +48,14 @@ class Finding:
         state: `ok`, `warning` or `failed`.
         text: What was found.
         advice: What to do about it; empty if all is well.
+        figures: What was measured, for `--json`.
     """
 
     check: str
     state: State
     text: str
     advice: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Write it as one line, or two with advice."""
@@ -75,45 +78,56 @@ def examine(job: Job, out: Path, *, as_json: bool) -> int:
     if strangers is not None:
         # Every process is alone: only the launcher's first speaks.
         if int(os.environ.get("SLURM_PROCID", os.environ.get("PMI_RANK", "0"))) == 0:
-            _print([strangers], as_json)
+            if as_json:
+                _print_json([strangers])
+            else:
+                print(strangers, flush=True)
         return 1
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    findings: list[Finding] = []
-    learner_size = [0]
-    checks: list[Callable[[], list[Finding]]] = [
-        lambda: _check_library(comm),
-        lambda: _check_placement(comm),
-        lambda: _check_singleton(comm),
-        lambda: _check_speed(job, comm, learner_size),
-        lambda: _check_window(job, comm, learner_size[0]),
-        lambda: _check_leftovers(comm),
-        lambda: _check_network(comm, max(4 * learner_size[0], 8)),
-        lambda: _check_clocks(comm),
-        lambda: _check_files(out, comm),
-        lambda: _check_gpus(job, comm),
-        lambda: _check_energy(comm),
-    ]
-    for check in checks:
-        found = check()
-        findings += found
+    findings = []
+    for finding in _findings(job, out, comm):
+        findings.append(finding)
         if comm.rank == 0 and not as_json:
-            _print(found, as_json=False)
+            print(finding, flush=True)
     if comm.rank == 0:
         if as_json:
-            _print(findings, as_json=True)
+            _print_json(findings)
         else:
             counts = Counter(finding.state for finding in findings)
-            print(", ".join(f"{counts[state]} {state}" for state in ("ok", "warning", "failed")), flush=True)
+            print(f"{counts['ok']} ok, {_plural(counts['warning'], 'warning')}, {counts['failed']} failed", flush=True)
     failed: bool = comm.bcast(any(finding.state == "failed" for finding in findings))
     return int(failed)
 
 
-def _print(findings: Sequence[Finding], as_json: bool) -> None:
-    text = json.dumps([asdict(finding) for finding in findings]) if as_json else "\n".join(map(str, findings))
-    if text:
-        print(text, flush=True)
+def _findings(job: Job, out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
+    """Run the checks one after the other. Collective over comm; what rank 0 gets counts."""
+    yield _check_library(comm)
+    yield from _check_placement(comm)
+    yield _check_singleton(comm)
+    speed, num_parameters = _check_speed(job, comm)
+    yield speed
+    if num_parameters is not None:
+        yield _check_window(job, comm, num_parameters)
+    yield _check_leftovers(comm)
+    yield _check_network(comm, 4 * (num_parameters or _TYPICAL_PARAMETERS))
+    yield _check_clocks(comm)
+    yield from _check_files(out, comm)
+    yield _check_gpus(job, comm)
+    yield _check_energy(comm)
+
+
+def _print_json(findings: Sequence[Finding]) -> None:
+    print(json.dumps([asdict(finding) for finding in findings]), flush=True)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _mebibytes(num_bytes: float) -> str:
+    return f"{num_bytes / 2**20:,.{0 if num_bytes >= 1e8 else 2}f} MiB"
 
 
 def _strangers() -> Finding | None:
@@ -125,30 +139,18 @@ def _strangers() -> Finding | None:
     try:
         refuse_singletons(MPI.COMM_WORLD)
     except UserError as error:
-        library = MPI.Get_library_version()
-        pmi = "pmix" if "Open MPI" in library else "pmi2"
-        given = os.environ.get("SLURM_MPI_TYPE", "")
-        how = f"srun was told --mpi={given}; " if given else ""
-        return Finding(
-            "launch",
-            "failed",
-            str(error),
-            f"{how}under srun use --mpi={pmi} (`srun --mpi=list` names what the site has), else mpirun",
-        )
+        pmi = "pmix" if "Open MPI" in MPI.Get_library_version() else "pmi2"
+        by_srun = "SLURM_STEP_ID" in os.environ
+        how = f"srun used --mpi={os.environ.get('SLURM_MPI_TYPE', 'none')}; " if by_srun else ""
+        advice = f"{how}under srun use --mpi={pmi} (`srun --mpi=list` names what the site has), else mpirun"
+        return Finding("launch", "failed", str(error), advice)
     return None
 
 
-def _library_name() -> str:
+def _check_library(comm: MPI.Intracomm) -> Finding:
     from mpi4py import MPI
 
-    text = " ".join(MPI.Get_library_version().rstrip("\0").split())
-    if text.startswith("MPICH"):
-        return " ".join(text.replace("Version:", "").split()[:2])
-    return text.split(",")[0]
-
-
-def _check_library(comm: MPI.Intracomm) -> list[Finding]:
-    from mpi4py import MPI
+    from galampi.placement import library_name
 
     levels = {
         MPI.THREAD_SINGLE: "single",
@@ -156,41 +158,42 @@ def _check_library(comm: MPI.Intracomm) -> list[Finding]:
         MPI.THREAD_SERIALIZED: "serialized",
         MPI.THREAD_MULTIPLE: "multiple",
     }
-    names = Counter(comm.allgather((_library_name(), MPI.Query_thread())))
+    names = Counter(comm.allgather((library_name(), MPI.Query_thread())))
     text = "; ".join(f"{name}, threads {levels[level]}" for name, level in names)
     if len(names) > 1:
-        return [Finding("mpi", "failed", text, "the nodes have different MPI libraries: load the same modules on all")]
+        return Finding("mpi", "failed", text, "the nodes have different MPI libraries: load the same modules on all")
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
         advice = "messages between nodes will move only inside updates; an MPI with MPI_THREAD_MULTIPLE does better"
-        return [Finding("mpi", "warning", text, advice)]
-    return [Finding("mpi", "ok", text)]
+        return Finding("mpi", "warning", text, advice)
+    return Finding("mpi", "ok", text)
 
 
-def _check_placement(comm: MPI.Intracomm) -> list[Finding]:
+def _check_placement(comm: MPI.Intracomm) -> Iterator[Finding]:
     from galampi.placement import place
 
     placements = comm.allgather(place(comm))
     per_node = Counter(placement.hostname for placement in placements)
-    ranks = ", ".join(f"{name}: {count}" for name, count in per_node.items())
-    findings = [Finding("ranks", "ok", f"{comm.size} on {len(per_node)} node(s): {ranks}")]
-    sharing = [placement for placement in placements if placement.num_sharing > 1]
-    text = "; ".join(str(line) for line in dict.fromkeys(str(placement) for placement in placements))
-    crowded = [p for p in sharing if len(p.cpus) < p.num_sharing]
-    if crowded:
-        advice = (
-            "ranks share fewer cores than they are: fewer ranks a node, --cpus-per-task=1, or mpirun --bind-to none"
-        )
-        findings.append(Finding("binding", "warning", text, advice))
+    each = ", ".join(f"{name}: {count}" for name, count in per_node.items())
+    text = f"{_plural(comm.size, 'rank')} on {_plural(len(per_node), 'node')}: {each}"
+    yield Finding("ranks", "ok", text, figures={"ranks_by_node": dict(per_node)})
+    text = "; ".join(dict.fromkeys(str(placement) for placement in placements))
+    if any(len(placement.cpus) < placement.num_sharing for placement in placements):
+        advice = "the ranks are more than their cores: fewer ranks a node, --cpus-per-task=1, or mpirun --bind-to none"
+        yield Finding("binding", "warning", text, advice)
     else:
-        findings.append(Finding("binding", "ok", text))
-    return findings
+        yield Finding("binding", "ok", text)
 
 
-def _check_singleton(comm: MPI.Intracomm) -> list[Finding]:
+def _check_singleton(comm: MPI.Intracomm) -> Finding:
     """Whether a process that no launcher started runs too, as `python -m galampi` alone does."""
-    if comm.rank != 0:
-        comm.Barrier()
-        return []
+    error = comm.bcast(_singleton_error() if comm.rank == 0 else None)
+    if error:
+        advice = "jobs of several ranks are not touched by this; start single ones with mpirun -n 1"
+        return Finding("singleton", "warning", f"a process without a launcher fails: {error}", advice)
+    return Finding("singleton", "ok", "a process without a launcher starts")
+
+
+def _singleton_error() -> str:
     prefixes = ("PMI", "OMPI_", "PMIX_", "PRTE_", "SLURM_", "HYDRA_", "MPIR_", "MPIEXEC_")
     kept = ("OMPI_ALLOW", "PRTE_ALLOW", "OMPI_MCA_osc")
     environment = {
@@ -201,18 +204,13 @@ def _check_singleton(comm: MPI.Intracomm) -> list[Finding]:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=False
         )
-        error = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
     except subprocess.TimeoutExpired:
-        error = "MPI did not start within 60 s"
-    comm.Barrier()
-    if error:
-        advice = "jobs of several ranks are not touched by this; start single ones with mpirun -n 1"
-        return [Finding("singleton", "warning", f"a process without a launcher fails: {error}", advice)]
-    return [Finding("singleton", "ok", "a process without a launcher starts")]
+        return "MPI did not start within 60 s"
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
-def _check_speed(job: Job, comm: MPI.Intracomm, size: list[int]) -> list[Finding]:
-    """Measure simulators and learner, all ranks at once; leaves the number of parameters in `size`."""
+def _check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
+    """Measure simulators and learner, all ranks at once; also returns the number of parameters, if the job starts."""
     import torch
 
     from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
@@ -243,8 +241,9 @@ def _check_speed(job: Job, comm: MPI.Intracomm, size: list[int]) -> list[Finding
             )
             collector = RolloutCollector(job, simulators, learner, num_ranks_on_node=placement.num_ranks_on_node)
     except UserError as error:
-        return [Finding("job", "failed", str(error), "mend the job; a longer wait will not")]
-    size[0] = learner.z.size
+        return Finding(
+            "speed", "failed", f"the job does not start: {error}", "mend the job, or ask for other nodes"
+        ), None
     env_steps, env_s = 0, 0.0
     comm.Barrier()
     began_s = time.monotonic()
@@ -257,47 +256,48 @@ def _check_speed(job: Job, comm: MPI.Intracomm, size: list[int]) -> list[Finding
         env_s += collector.env_s
     elapsed_s = time.monotonic() - began_s
     simulators.close()
-    rates = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s)))
-    total = rates[:, 1].sum()
-    hours = job.total_env_steps / total / 3600
+    alone, learning = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s))).T
     text = (
-        f"simulators {np.median(rates[:, 0]):,.0f} env steps/s a rank, with learning {rates[:, 1].min():,.0f} to "
-        f"{rates[:, 1].max():,.0f}, all ranks {total:,.0f}: {job.total_env_steps:,} take about {hours:.1f} h "
-        f"({device}, {precision}, {learner.z.size:,} parameters)"
+        f"emulators alone {np.median(alone):,.0f} env steps/s a rank; with learning {learning.min():,.0f} to "
+        f"{learning.max():,.0f} a rank, {learning.sum():,.0f} in all: {job.total_env_steps:,} take about "
+        f"{_duration(job.total_env_steps / learning.sum())} ({device}, {precision}, {learner.z.size:,} parameters)"
     )
-    if rates[:, 1].min() < 0.5 * np.median(rates[:, 1]):
-        slow = comm.allgather(placement.hostname)[int(rates[:, 1].argmin())]
+    figures = {"emulator_steps_per_s": alone.tolist(), "learner_steps_per_s": learning.tolist()}
+    if learning.min() < 0.5 * np.median(learning):
+        slow = comm.allgather(placement.hostname)[int(learning.argmin())]
         advice = f"a rank on {slow} is less than half as fast as the others; they will not wait for it, but look at it"
-        return [Finding("speed", "warning", text, advice)]
-    return [Finding("speed", "ok", text)]
+        return Finding("speed", "warning", text, advice, figures), learner.z.size
+    return Finding("speed", "ok", text, figures=figures), learner.z.size
 
 
-def _check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> list[Finding]:
+def _duration(seconds: float) -> str:
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.0f} {name}"
+    return f"{seconds:,.0f} seconds"
+
+
+def _check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> Finding:
     """Allocate the mailboxes that the job will have. A memory model other than unified shows here too."""
     from galampi import gossip
 
-    if num_parameters == 0:
-        return []
     graph = {"exponential": gossip.exponential, "ring": gossip.ring, "complete": gossip.complete}
     topology = graph[job.gossip.topology](comm.size)
-    num_bytes = 4 * num_parameters * len(topology.hops)
+    needed = _mebibytes(4 * num_parameters * len(topology.hops))
+    text = f"{needed} of mailboxes a rank ({job.gossip.topology}), unified memory"
     room = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
-    least = comm.allreduce(room if room is not None else sys.maxsize, op=_min())
-    text = f"{num_bytes / 2**20:.1f} MiB of mailboxes a rank ({job.gossip.topology}), unified memory"
-    if room is not None:
-        text += f"; {_SHARED_MEMORY} has {least / 2**20:,.0f} MiB free"
+    rooms = [free for free in comm.allgather(room) if free is not None]
+    if rooms:
+        text += f"; {_SHARED_MEMORY} has {_mebibytes(min(rooms))} free"
     try:
         gossip.Mailboxes(comm, topology, num_parameters).free()
     except UserError as error:
-        return [
-            Finding(
-                "window", "failed", str(error), "ask for a larger /dev/shm (containers: --shm-size), or fewer ranks"
-            )
-        ]
-    return [Finding("window", "ok", text)]
+        advice = f"ask for a larger {_SHARED_MEMORY} (containers: --shm-size), or fewer ranks a node"
+        return Finding("window", "failed", str(error), advice)
+    return Finding("window", "ok", text)
 
 
-def _check_leftovers(comm: MPI.Intracomm) -> list[Finding]:
+def _check_leftovers(comm: MPI.Intracomm) -> Finding:
     """Shared memory of killed jobs of this user that nobody maps any more."""
     maps = ""
     for process in Path("/proc").glob("[0-9]*"):
@@ -316,22 +316,20 @@ def _check_leftovers(comm: MPI.Intracomm) -> list[Finding]:
 
     most, name = max(comm.allgather((num_bytes, MPI.Get_processor_name())))
     if most:
-        text = f"{most / 2**20:.1f} MiB on {name} left in {_SHARED_MEMORY} by jobs that were killed"
-        return [
-            Finding(
-                "leftovers", "warning", text, f"remove your {_SHARED_MEMORY}/mpich_shm_* when none of your jobs runs"
-            )
-        ]
-    return [Finding("leftovers", "ok", f"nothing of killed jobs in {_SHARED_MEMORY}")]
+        text = f"{_mebibytes(most)} on {name} left in {_SHARED_MEMORY} by jobs that were killed"
+        return Finding(
+            "leftovers", "warning", text, f"remove your {_SHARED_MEMORY}/mpich_shm_* when none of your jobs runs"
+        )
+    return Finding("leftovers", "ok", f"nothing of killed jobs in {_SHARED_MEMORY}")
 
 
-def _check_network(comm: MPI.Intracomm, message_bytes: int) -> list[Finding]:
+def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     """Measure Put and message latency between every pair of nodes, or two ranks of the only one."""
     from mpi4py import MPI
 
     if comm.size == 1:
-        return [Finding("network", "ok", "one rank: no messages")]
-    names = comm.allgather(MPI.Get_processor_name())
+        return Finding("network", "ok", "one rank: no messages")
+    names = [f"rank {rank} on {name}" for rank, name in enumerate(comm.allgather(MPI.Get_processor_name()))]
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     leaders = [rank for rank, is_leader in enumerate(comm.allgather(node.rank == 0)) if is_leader]
     node.Free()
@@ -357,7 +355,7 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> list[Finding]:
                 window.Put(payload, b)
                 window.Flush(b)
                 put_s.append(time.perf_counter() - began_s)
-            measured.append((message_bytes / min(put_s), min(latency_s), a, b))
+            measured.append((message_bytes / min(put_s), min(latency_s), names[a], names[b]))
         elif comm.rank == b:
             for _ in range(20):
                 comm.Recv(token, a, 1)
@@ -368,18 +366,22 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> list[Finding]:
     window.Free()
     results = [one for of_rank in comm.allgather(measured) for one in of_rank]
     slowest, longest = min(results), max(results, key=lambda result: result[1])
-    ends_of_slowest = f"{names[slowest[2]]} to {names[slowest[3]]}"
     text = (
-        f"{len(results)} pair(s) of {between}: Put of {message_bytes / 2**20:.2f} MiB at least "
-        f"{slowest[0] / 1e9:.2f} GB/s ({ends_of_slowest}), latency at most {longest[1] * 1e6:.0f} us"
+        f"{_plural(len(results), 'pair')} of {between}: Put of {_mebibytes(message_bytes)} at least "
+        f"{slowest[0] / 1e9:.2f} GB/s, latency at most {longest[1] * 1e6:,.0f} us"
     )
+    if len(results) > 1:
+        text += f" (slowest: {slowest[2]} to {slowest[3]}, {longest[2]} to {longest[3]})"
+    names_of = ("put_bytes_per_s", "latency_s", "from", "to")
+    figures = {"pairs": [dict(zip(names_of, result, strict=True)) for result in results]}
     # A small message is all latency.
     if slowest[0] < _SLOW_PUT_BYTES_A_S and message_bytes > 1 << 20:
-        return [Finding("network", "warning", text, "slow: is MPI on the fast network? (UCX_NET_DEVICES, FI_PROVIDER)")]
-    return [Finding("network", "ok", text)]
+        advice = "slow: is MPI on the fast network? (UCX_NET_DEVICES, FI_PROVIDER); --json has every pair"
+        return Finding("network", "warning", text, advice, figures)
+    return Finding("network", "ok", text, figures=figures)
 
 
-def _check_clocks(comm: MPI.Intracomm) -> list[Finding]:
+def _check_clocks(comm: MPI.Intracomm) -> Finding:
     """Compare every rank's clock with rank 0's by the quickest of some round trips."""
     offset_s = 0.0
     for rank in range(1, comm.size):
@@ -397,71 +399,90 @@ def _check_clocks(comm: MPI.Intracomm) -> list[Finding]:
                 comm.send(time.time(), dest=0)
     skew_s = comm.bcast(offset_s)
     text = f"clocks at most {skew_s * 1e3:.1f} ms apart"
+    figures = {"skew_s": skew_s}
     if skew_s > _MOST_SKEW_S:
-        return [Finding("clocks", "warning", text, "message ages in the results will be wrong: tell your site (NTP)")]
-    return [Finding("clocks", "ok", text)]
+        advice = "message ages in the results will be wrong: tell your site (NTP)"
+        return Finding("clocks", "warning", text, advice, figures)
+    return Finding("clocks", "ok", text, figures=figures)
 
 
-def _check_files(out: Path, comm: MPI.Intracomm) -> list[Finding]:
+def _check_files(out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
     """Try on the run's file system what a run does there: HDF5 with SWMR, locks, renames, reading from another rank."""
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
-    kind = _file_system(folder)
-    seen_everywhere = comm.allgather(folder.exists() and str(folder))
-    if len(set(seen_everywhere)) > 1:
+    if len(set(comm.allgather(str(folder)))) > 1:
         advice = "choose a folder on a file system that all nodes share"
-        return [Finding("files", "failed", f"{folder} is not there on every node", advice)]
+        yield Finding("files", "failed", f"{out.absolute()} is not on a file system that every rank sees", advice)
+        return
+    where = f"{folder} ({_file_system(folder)})"
     path = folder / f".galampi-doctor-{comm.bcast(os.getpid())}.h5"
-    trouble: list[tuple[State, str, str]] = []
-    flushed_s = 0.0
-    file = None
-    if comm.rank == 0:
-        try:
-            file = h5py.File(path, "w", libver="latest")
-            values = file.create_dataset("values", data=np.arange(8), maxshape=(None,))
-            file.swmr_mode = True
-            began_s = time.perf_counter()
-            values.resize((16,))
-            values[8:] = 1
-            values.flush()
-            flushed_s = time.perf_counter() - began_s
-        except OSError as error:
-            hint = "set HDF5_USE_FILE_LOCKING=BEST_EFFORT" if "lock" in str(error) else "choose another folder"
-            trouble.append(("failed", f"HDF5 cannot write: {str(error).splitlines()[0]}", hint))
-        try:
-            with open(f"{path}.lock", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.replace(f"{path}.lock", f"{path}.renamed")
-            os.unlink(f"{path}.renamed")
-        except OSError as error:
-            advice = "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"
-            trouble.append(("warning", f"no locks: {error.strerror}", advice))
-    written = comm.bcast(file is not None)
-    error_text = ""
-    if written and comm.rank == comm.size - 1:
-        try:
-            with h5py.File(path, "r", swmr=True) as reader:
-                if reader["values"].shape[0] < 8:
-                    error_text = "stale data"
-        except OSError as error:
-            error_text = str(error).splitlines()[0]
-    error_text = comm.bcast(error_text, root=comm.size - 1)
-    if comm.rank == 0 and file is not None:
+    file, flushed_s, error = _write_hdf5(path) if comm.rank == 0 else (None, 0.0, None)
+    error = comm.bcast(error)
+    if error is not None:
+        advice = "choose another folder with --out; if it is a lock: export HDF5_USE_FILE_LOCKING=BEST_EFFORT"
+        yield Finding("files", "failed", f"{where}: HDF5 cannot write: {error}", advice)
+        return
+    unread = comm.bcast(_read_hdf5(path) if comm.rank == comm.size - 1 else None, root=comm.size - 1)
+    unlocked = _lock_and_rename(path) if comm.rank == 0 else None
+    if file is not None:
         file.close()
         path.unlink()
-    if comm.rank != 0:
-        return []
-    if error_text:
-        advice = "runs can be read once they end; set HDF5_USE_FILE_LOCKING=BEST_EFFORT"
-        trouble.append(("warning", f"a file in use cannot be read from the last rank: {error_text}", advice))
-    text = f"{folder} ({kind}): HDF5 flush {flushed_s * 1e3:.1f} ms"
-    findings = [Finding("files", state, f"{folder} ({kind}): {what}", advice) for state, what, advice in trouble]
-    if not findings and flushed_s > 1:
-        findings.append(Finding("files", "warning", text, "slow: choose a scratch file system with --out"))
-    if not findings and kind in _NETWORK_FILE_SYSTEMS:
-        text += "; locks and reading while writing work, as seen from here"
-    return findings or [Finding("files", "ok", text)]
+    troubles = [
+        (
+            unread,
+            "a file in use cannot be read by the last rank",
+            "runs can be read once they end; HDF5_USE_FILE_LOCKING=BEST_EFFORT may help",
+        ),
+        (unlocked, "no locks", "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"),
+        (
+            f"{flushed_s:.1f} s" if flushed_s > _SLOW_FLUSH_S else None,
+            "an HDF5 flush is slow",
+            "choose a scratch file system with --out",
+        ),
+    ]
+    found = [Finding("files", "warning", f"{where}: {what}: {why}", advice) for why, what, advice in troubles if why]
+    text = f"{where}: HDF5 flush {flushed_s * 1e3:.1f} ms; locks and reading while writing work"
+    yield from found or [Finding("files", "ok", text, figures={"flush_s": flushed_s})]
+
+
+def _write_hdf5(path: Path) -> tuple[h5py.File | None, float, str | None]:
+    """Return a file in use, how long its flush took, and why there is none. Local."""
+    try:
+        file = h5py.File(path, "w", libver="latest")
+        values = file.create_dataset("values", data=np.arange(8), maxshape=(None,))
+        file.swmr_mode = True
+        began_s = time.perf_counter()
+        values.resize((16,))
+        values[8:] = 1
+        values.flush()
+    except OSError as error:
+        return None, 0.0, os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    return file, time.perf_counter() - began_s, None
+
+
+def _read_hdf5(path: Path) -> str | None:
+    """Return why a file in use cannot be read, if so. Local."""
+    try:
+        with h5py.File(path, "r", swmr=True) as reader:
+            return None if reader["values"].shape[0] >= 8 else "stale data"
+    except OSError as error:
+        return str(error).splitlines()[0]
+
+
+def _lock_and_rename(path: Path) -> str | None:
+    """Return why a file cannot be locked or renamed, if so. Local."""
+    lock_path, renamed = Path(f"{path}.lock"), Path(f"{path}.renamed")
+    try:
+        with lock_path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_path.replace(renamed)
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    finally:
+        lock_path.unlink(missing_ok=True)
+        renamed.unlink(missing_ok=True)
+    return None
 
 
 def _file_system(folder: Path) -> str:
@@ -478,7 +499,7 @@ def _file_system(folder: Path) -> str:
     return kind
 
 
-def _check_gpus(job: Job, comm: MPI.Intracomm) -> list[Finding]:
+def _check_gpus(job: Job, comm: MPI.Intracomm) -> Finding:
     import torch
     from mpi4py import MPI
 
@@ -487,38 +508,26 @@ def _check_gpus(job: Job, comm: MPI.Intracomm) -> list[Finding]:
     if not any(count for _, count in nodes):
         if job.device == "cuda":
             advice = "ask for one (--gres=gpu:1) and see that torch is a CUDA build"
-            return [Finding("gpu", "failed", "device is cuda, and no rank sees a GPU", advice)]
-        return [Finding("gpu", "ok", "none; the network runs on the processor")]
+            return Finding("gpu", "failed", "device is cuda, and no rank sees a GPU", advice)
+        return Finding("gpu", "ok", "none; the network runs on the processor")
     ranks_by_node, gpus_by_node = Counter(name for name, _ in nodes), dict(nodes)
     text = ", ".join(f"{name}: {gpus_by_node[name]} for {count} ranks" for name, count in ranks_by_node.items())
     pipe = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
     has_mps = comm.allreduce(int((pipe / "control").exists())) == comm.size
     if has_mps:
-        return [Finding("gpu", "ok", f"{text}; MPS runs")]
+        return Finding("gpu", "ok", f"{text}; MPS runs")
     if any(count > max(1, gpus_by_node[name]) for name, count in ranks_by_node.items()):
-        return [Finding("gpu", "warning", f"{text}; no MPS: ranks take turns", "slurm/mps.sbatch starts MPS")]
-    return [Finding("gpu", "ok", text)]
+        return Finding("gpu", "warning", f"{text}; no MPS: ranks take turns", "slurm/mps.sbatch starts MPS")
+    return Finding("gpu", "ok", text)
 
 
-def _check_energy(comm: MPI.Intracomm) -> list[Finding]:
+def _check_energy(comm: MPI.Intracomm) -> Finding:
     """Whether something here can tell the energy a job takes."""
-    sources = []
-    zones = list(Path("/sys/class/powercap").glob("intel-rapl:*"))
-    readable = [zone for zone in zones if os.access(zone / "energy_uj", os.R_OK)]
-    if readable:
-        sources.append("RAPL")
-    if shutil.which("nvidia-smi"):
-        sources.append("NVML")
-    everywhere = set.intersection(*comm.allgather(set(sources)))
+    from galampi.results import EnergyMeter
+
+    meter = EnergyMeter(gpus=True)
+    everywhere = set.intersection(*comm.allgather(set(meter.counted_j())))
     if everywhere:
-        return [Finding("energy", "ok", f"can be measured by {', '.join(sorted(everywhere))}")]
-    why = "RAPL is for root alone" if zones else "no RAPL, no NVIDIA GPU"
-    return [
-        Finding("energy", "warning", f"cannot be measured: {why}", "nothing to do unless you need it; ask your site")
-    ]
-
-
-def _min() -> Any:
-    from mpi4py import MPI
-
-    return MPI.MIN
+        return Finding("energy", "ok", f"can be measured: {', '.join(sorted(everywhere))}")
+    text = f"cannot be measured: {'; '.join(meter.unread)}"
+    return Finding("energy", "warning", text, "reports will say so; ask your site if you need it")

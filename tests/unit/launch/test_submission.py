@@ -10,7 +10,8 @@ from galampi.cli import run
 from galampi.errors import UserError
 from galampi.launch.submit import Resources, Submission, as_typed, log_pattern, sbatch, sbatch_arguments, slug
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "launch"
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "golden" / "launch"
 HOSTILE = "$(touch owned); `touch owned` 'quoted' \"double\" --wrap=x,y"
 
 SUBMISSIONS = {
@@ -114,6 +115,18 @@ def test_a_dry_run_touches_nothing(tmp_path, monkeypatch, capsys) -> None:
     assert "--array=0-5" in shlex.split(second)
 
 
+def test_the_documented_submissions_are_allowed(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    ten_steps = (ROOT / "docs/clusters.md").read_text().split("```sh")[1].split("```")[0].replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in ten_steps.splitlines()]
+    submissions = [words[3:] for words in commands if words[:4] == ["python", "-m", "galampi", "submit"]]
+    jobs = [words for words in submissions if words[1].endswith(".toml")]
+    assert len(jobs) == 3
+    for words in jobs:
+        assert run([*words, "--dry-run"]) == 0
+    assert "--array=0-119%20" in capsys.readouterr().out
+
+
 def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:
     job = tmp_path / "a.toml"
     job.write_text("[learner]\ngamma = 2.0\n")
@@ -135,6 +148,6 @@ def test_login_node_commands_know_neither_torch_nor_mpi(command) -> None:
 def test_batch_files_are_sound_shell() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is missing")
-    files = sorted((Path(__file__).parents[3] / "slurm").glob("*.sbatch"))
+    files = sorted((ROOT / "slurm").glob("*.sbatch"))
     assert len(files) == 7
     subprocess.run(["shellcheck", *files], check=True)

@@ -1,0 +1,181 @@
+"""Every check of `doctor` finds what it is there for: each is shown what is wrong, often on one of two ranks."""
+
+import errno
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mpi(ranks=2, timeout=120)
+
+
+def state_and_text(comm, finding) -> tuple[str, str]:
+    """Return what rank 0 found, for its word counts."""
+    return comm.bcast((finding.state, finding.text))
+
+
+def test_library_placement_and_launcher(comm, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from mpi4py import MPI
+
+    from galampi import placement
+    from galampi.launch import doctor
+
+    assert state_and_text(comm, doctor._check_library(comm))[0] == "ok"
+    with monkeypatch.context() as patch:
+        patch.setattr(placement, "library_name", lambda: f"MPI {comm.rank}")
+        state, text = state_and_text(comm, doctor._check_library(comm))
+        assert (state, text.count("MPI ")) == ("failed", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(MPI, "Query_thread", lambda: MPI.THREAD_SERIALIZED)
+        state, text = state_and_text(comm, doctor._check_library(comm))
+        assert state == "warning"
+        assert "serialized" in text
+
+    here = placement.place(comm)
+    for num_cpus, expected in ((1, "warning"), (2, "ok")):
+        crowded = replace(here, cpus=frozenset(range(num_cpus)), num_sharing=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(placement, "place", lambda comm, crowded=crowded: crowded)
+            ranks, binding = doctor._check_placement(comm)
+        assert "2 ranks on 1 node" in ranks.text
+        assert binding.state == expected
+
+    assert state_and_text(comm, doctor._check_singleton(comm))[0] == "ok"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        assert state_and_text(comm, doctor._check_singleton(comm))[0] == "warning"
+
+
+def test_speed_and_window(comm, monkeypatch) -> None:
+    from galampi.job import load_job
+    from galampi.launch import doctor
+    from galampi.learning import RolloutCollector
+
+    job = load_job(None, {"environment.id": "CartPole-v1", "device": "cpu"})
+    monkeypatch.setattr(doctor, "_MEASURE_S", 0.5)
+    speed, num_parameters = doctor._check_speed(job, comm)
+    assert len(speed.figures["learner_steps_per_s"]) == 2
+    assert min(speed.figures["learner_steps_per_s"]) < min(speed.figures["emulator_steps_per_s"])
+    if comm.rank == 1:
+        collect = RolloutCollector.collect
+        monkeypatch.setattr(RolloutCollector, "collect", lambda self: (time.sleep(0.1), collect(self))[1])
+    speed, _ = doctor._check_speed(job, comm)
+    assert speed.state == "warning"
+    assert "less than half as fast" in speed.advice
+    no_gpu = load_job(None, {"environment.id": "CartPole-v1", "device": "cuda"})
+    speed, none = doctor._check_speed(no_gpu, comm)
+    assert (speed.state, none) == ("failed", None)
+    assert "device is 'cuda'" in speed.text
+
+    window = doctor._check_window(job, comm, num_parameters)
+    assert window.state == "ok"
+    assert "unified memory" in window.text
+
+    class Room:
+        f_bavail, f_frsize = (1, 4096) if comm.rank == 1 else (1 << 40, 4096)
+        f_blocks = f_bfree = f_bavail
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Room)
+    window = doctor._check_window(job, comm, 1_000_000)
+    assert window.state == "failed"
+    assert "/dev/shm" in window.text
+
+
+def test_messages_clocks_and_leftovers(comm, monkeypatch, tmp_path) -> None:
+    from galampi.launch import doctor
+
+    network = doctor._check_network(comm, 2 << 20)
+    (pair,) = network.figures["pairs"]
+    assert pair["from"].startswith("rank 0 on ")
+    assert pair["put_bytes_per_s"] > 0
+    assert pair["latency_s"] > 0
+    monkeypatch.setattr(doctor, "_SLOW_PUT_BYTES_A_S", 1e18)
+    assert doctor._check_network(comm, 2 << 20).state == "warning"
+
+    assert doctor._check_clocks(comm).state == "ok"
+    true_s = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: true_s() - 10 * comm.rank)
+        clocks = doctor._check_clocks(comm)
+    assert clocks.state == "warning"
+    assert clocks.figures["skew_s"] == pytest.approx(10, abs=1)
+
+    monkeypatch.setattr(doctor, "_SHARED_MEMORY", tmp_path)
+    assert doctor._check_leftovers(comm).state == "ok"
+    if comm.rank == 1:
+        (tmp_path / "mpich_shm_1_2").write_bytes(bytes(1 << 20))
+    assert doctor._check_leftovers(comm).state == "warning"
+
+
+def test_files(comm, monkeypatch, tmp_path) -> None:
+    from galampi.launch import doctor
+
+    folder = Path(comm.bcast(str(tmp_path)))
+
+    def found(out: Path) -> list[tuple[str, str]]:
+        return comm.bcast([(finding.state, finding.text) for finding in doctor._check_files(out, comm)])
+
+    ((state, text),) = found(folder / "new/run")
+    assert state == "ok"
+    assert str(folder) in text
+    ((state, text),) = found(tmp_path / str(comm.rank))
+    assert (state, "every rank" in text) == ("failed", True)
+    ((state, text),) = found(Path("/proc/run"))
+    assert (state, text.count("\n"), "HDF5 cannot write" in text) == ("failed", 0, True)
+
+    def refuse(*_, **__) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert [(state, "no locks" in text) for state, text in found(folder)] == [("warning", True)]
+    if comm.rank == 1:
+        monkeypatch.setattr(doctor.h5py, "File", refuse)
+    assert [state for state, _ in found(folder)] == ["warning"] * 2
+    monkeypatch.setattr(doctor, "_SLOW_FLUSH_S", 0.0)
+    assert [state for state, _ in found(folder)] == ["warning"] * 3
+    assert not list(folder.iterdir())
+
+
+def test_gpus_and_energy(comm, monkeypatch, tmp_path) -> None:
+    import torch
+
+    from galampi import results
+    from galampi.job import load_job
+    from galampi.launch import doctor
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert doctor._check_gpus(load_job(None, {"device": "auto"}), comm).state == "ok"
+    job = load_job(None, {"device": "cuda"})
+    assert doctor._check_gpus(job, comm).state == "failed"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    gpus = doctor._check_gpus(job, comm)
+    assert gpus.state == "warning"
+    assert "1 for 2 ranks; no MPS" in gpus.text
+    (tmp_path / "control").touch()
+    gpus = doctor._check_gpus(job, comm)
+    assert (gpus.state, "MPS runs" in gpus.text) == ("ok", True)
+
+    class Meter:
+        unread = ("RAPL: energy_uj: Permission denied",)
+
+        def __init__(self, *, gpus: bool) -> None:
+            self.sources = {"package-0": 1.0} if comm.rank == 0 else {}
+
+        def counted_j(self) -> dict[str, float]:
+            return self.sources
+
+    monkeypatch.setattr(results, "EnergyMeter", Meter)
+    energy = doctor._check_energy(comm)
+    # A source on one node alone does not tell what the job takes.
+    assert energy.state == "warning"
+    assert "Permission denied" in energy.text
+    monkeypatch.setattr(Meter, "counted_j", lambda self: {"package-0": 1.0})
+    energy = doctor._check_energy(comm)
+    assert (energy.state, "package-0" in energy.text) == ("ok", True)
