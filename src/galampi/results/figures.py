@@ -171,6 +171,7 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
     scale, unit = _time_unit(float(distance.at[-1]))
     at, series = binned(distance.at, list(distance.to_mean.T), _NUM_POINTS)
     to_mean = np.stack(series)
+    bound_at = distance.at[bound.moments] if isinstance(bound, Bound) else distance.at[:0]
     error = f"Estimated from parameter sketches, relative standard error {distance.relative_error:.1%} each."
 
     def draw(axes: Axes) -> None:
@@ -179,10 +180,9 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
         axes.plot(at / scale, to_mean.mean(axis=0), color=SERIES[0])
         handles += [Line2D([], [], color=SERIES[1], label="farthest"), Line2D([], [], color=SERIES[0], label="mean")]
         if isinstance(bound, Bound):
-            inside = (bound.at_s >= at[0]) & (bound.at_s <= at[-1])
-            x, (values,) = binned(bound.at_s[inside], [bound.values[inside]], _NUM_POINTS)
-            axes.plot(x / scale, values, color=INK, linestyle=(0, (4, 2)), linewidth=1.4)
-            handles.append(Line2D([], [], color=INK, linestyle=(0, (4, 2)), label="bound"))
+            for values, dashes, label in ((bound.values, (4, 2), "bound"), (bound.sharp, (1, 1.5), "sharper")):
+                axes.plot(bound_at / scale, values, color=INK, linestyle=(0, dashes), linewidth=1.3)
+                handles.append(Line2D([], [], color=INK, linestyle=(0, dashes), label=label))
         axes.set_yscale("log")
         # Names are shown as they are, so powers of ten cannot be set as formulas.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -193,11 +193,11 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
         axes.set_ylabel("distance to the mean of all ranks")
 
     alike = " Two ranks are always equally far from their mean." if len(to_mean) == 2 else ""
-    between = "Between two sketches a rank's parameters are taken to move in a straight line."
+    apart = f"The sketches compared lie {1e3 * np.median(distance.apart_s):.3g} ms apart (median)."
     yield Figure(
         f"{name}-distance",
         "Epsilon-ball: distance to the mean",
-        f"Euclidean distance of every rank's parameters to the mean over the ranks.{alike} {error} {between} "
+        f"Euclidean distance of every rank's parameters to the mean over the ranks.{alike} {error} {apart} "
         f"{_say(bound)}",
         draw,
     )
@@ -493,19 +493,13 @@ def _say(bound: Bound | str) -> str:
     """Describe the bound, with what it rests on."""
     if isinstance(bound, str):
         return f"No bound is drawn: {bound}."
-    mixing = bound.mixing
-    every = "every update" if mixing.updates_per_average == 1 else f"every {mixing.updates_per_average} updates"
-    how = "of all in-peers" if mixing.together else "of one in-peer in turn"
-    late = "1 update" if mixing.delay == 1 else f"{mixing.delay} updates"
     return (
         "Dashed: Proposition 1 of the GALA paper (arXiv 1906.04585), alpha \u03a3 beta^(k+1-s) \u2016G(s)\u2016, for "
-        "the distances of all ranks stacked. G(s): the optimizer steps of all ranks, recorded at each 8th update, "
-        f"interpolated between. alpha = {bound.alpha:.3g} and beta = {bound.beta:.3g}: the tightest pair for an ideal "
-        f"exchange over hops {', '.join(map(str, mixing.hops))} of {mixing.num_ranks} ranks in step with equal "
-        f"weights, where a message {how} is averaged {every} (recorded rate of the rank that averaged least) and "
-        f"is up to {late} old (recorded 95th percentile; delays enter as the paper's virtual nodes). Older messages, "
-        "ranks out of step and unequal weights lie outside that ideal: it is what theory gives for this run's typical "
-        "delays, no guarantee."
+        "the distances of all ranks stacked; k counts the updates of all ranks. Dotted: the same sum with what is left "
+        "of each step in place of alpha beta^(k+1-s). Both hold for the exchange as it was, replayed from the files, "
+        f"every share and delay. alpha = {bound.alpha:.3g} and beta = {bound.beta:.3g} are the tightest pair for the "
+        f"{len(bound.values)} moments shown. Norms of steps are recorded at each 8th update; between them they are "
+        "estimated in proportion to learning rate times clipped gradient."
     )
 
 

@@ -37,7 +37,7 @@ from galampi.results.statistics import (
 
 Floats = NDArray[np.float64]
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 """Version of the layout of summary.json, which docs/report.md states."""
 _JOULES_A_KWH = 3.6e6
 _NUM_MOMENTS = 300
@@ -100,7 +100,9 @@ class RunReport:
         if self.run.num_ranks == 1:
             return "there is one rank"
         try:
-            distance = self.run.consensus_distance()
+            # With allreduce ranks are in step, and alike after the same update.
+            align: Literal["time", "update"] = "update" if self.job.gossip.method == "allreduce" else "time"
+            distance = self.run.consensus_distance(align)
         except ResultsError as error:
             return str(error)
         return distance if len(distance.at) else f"{self.path}: no moment at which every rank had been sketched"
@@ -108,7 +110,7 @@ class RunReport:
     @cached_property
     def bound(self) -> Bound | str:
         """The bound on the distances, or the reason why there is none."""
-        return bound(self.run, self.job)
+        return self.distance if isinstance(self.distance, str) else bound(self.run, self.job, self.distance)
 
     @cached_property
     def energy(self) -> Energy:
@@ -182,22 +184,21 @@ class RunReport:
             "last_max": float(of_all[-1].max()),
             "relative_max": float((of_all / norm).max()),
             "relative_error": self.distance.relative_error,
+            "apart_s": float(np.median(self.distance.apart_s)),
         }
         if isinstance(self.bound, str):
             return {**summary, "bound": None, "reason": self.bound}
-        stacked = np.linalg.norm(of_all, axis=1)
-        limit = np.interp(self.distance.at, self.bound.at_s, self.bound.values)
-        mixing = self.bound.mixing
+        stacked = np.linalg.norm(of_all[self.bound.moments], axis=1)
         return {
             **summary,
             "bound": {
                 "alpha": self.bound.alpha,
                 "beta": self.bound.beta,
-                "hops": list(mixing.hops),
-                "updates_per_average": mixing.updates_per_average,
-                "delay_updates": mixing.delay,
                 "last": float(self.bound.values[-1]),
-                "share_of_moments_within": float((stacked <= limit).mean()),
+                "share_of_moments_within": float((stacked <= self.bound.values).mean()),
+                "sharp_last": float(self.bound.sharp[-1]),
+                "share_of_moments_within_sharp": float((stacked <= self.bound.sharp).mean()),
+                "moments": len(stacked),
             },
         }
 

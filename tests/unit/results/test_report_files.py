@@ -238,7 +238,7 @@ def test_a_run_of_an_older_galampi(tmp_path):
     assert "did not record" in run["distance"]["reason"]
     assert run["energy"]["reason"] == "the run is of a galampi that did not record energy"
     page = (out / "report" / "index.html").read_text()
-    assert "No bound is drawn: rank-0000.h5 has no column step_norm" in page
+    assert "No bound is drawn: rank-0000.h5 has no step_norm" in page
     assert "do not count by edge" in page
 
 
