@@ -174,21 +174,27 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
     bound_at = distance.at[bound.moments] if isinstance(bound, Bound) else distance.at[:0]
     error = f"Estimated from parameter sketches, relative standard error {distance.relative_error:.1%} each."
 
+    def lines(axes: Axes, values: Floats) -> list[Any]:
+        if len(values) == 2:
+            axes.plot(at / scale, values[0], color=SERIES[0], linewidth=1.3)
+            return [Line2D([], [], color=SERIES[0], label="either rank")]
+        handles = _ranks(axes, at / scale, values)
+        for of_all, color, label in (
+            (values.max(axis=0), SERIES[1], "farthest"),
+            (values.mean(axis=0), SERIES[0], "mean"),
+        ):
+            axes.plot(at / scale, of_all, color=color, linewidth=1.3)
+            handles.append(Line2D([], [], color=color, label=label))
+        return handles
+
     def draw(axes: Axes) -> None:
-        handles = _ranks(axes, at / scale, to_mean)
-        axes.plot(at / scale, to_mean.max(axis=0), color=SERIES[1])
-        axes.plot(at / scale, to_mean.mean(axis=0), color=SERIES[0])
-        handles += [Line2D([], [], color=SERIES[1], label="farthest"), Line2D([], [], color=SERIES[0], label="mean")]
+        handles = lines(axes, to_mean)
         if isinstance(bound, Bound):
-            for values, dashes, label in ((bound.values, (4, 2), "bound"), (bound.sharp, (1, 1.5), "sharper")):
+            for values, dashes, label in ((bound.values, (4, 2), "bound"), (bound.sharp, (1, 1.2), "sharper bound")):
                 axes.plot(bound_at / scale, values, color=INK, linestyle=(0, dashes), linewidth=1.3)
                 handles.append(Line2D([], [], color=INK, linestyle=(0, dashes), label=label))
-        axes.set_yscale("log")
-        # Names are shown as they are, so powers of ten cannot be set as formulas.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        _legend(axes, handles)
+        _logarithmic(axes)
+        _legend(axes, handles, columns=3)
         axes.set_xlabel(f"job time ({unit})")
         axes.set_ylabel("distance to the mean of all ranks")
 
@@ -204,11 +210,7 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
     relative = to_mean / np.stack(binned(distance.at, list(distance.norm.T), _NUM_POINTS)[1]).mean(axis=0)
 
     def draw_relative(axes: Axes) -> None:
-        handles = _ranks(axes, at / scale, 100 * relative)
-        axes.plot(at / scale, 100 * relative.max(axis=0), color=SERIES[1])
-        axes.plot(at / scale, 100 * relative.mean(axis=0), color=SERIES[0])
-        handles += [Line2D([], [], color=SERIES[1], label="farthest"), Line2D([], [], color=SERIES[0], label="mean")]
-        _legend(axes, handles)
+        _legend(axes, lines(axes, 100 * relative))
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"job time ({unit})")
         axes.set_ylabel("distance / norm of parameters (%)")
@@ -411,7 +413,8 @@ def training(name: str, run: Run) -> Iterator[Figure]:
         ("grad_norm", "Gradient norm", "norm of the gradient", "Euclidean norm of the gradient before it is clipped."),
     ):
         file_name = f"{name}-{column.replace('_', '-')}"
-        finish = _from_zero if column in ("entropy", "grad_norm") else None
+        # The first updates' gradients and errors can be a thousand times those of the rest.
+        finish = {"entropy": _from_zero, "grad_norm": _logarithmic, "value_loss": _logarithmic}.get(column)
         yield _updates_figure(file_name, title, run, column, label, f"{caption} {tail}", finish, mean=True)
 
 
@@ -494,12 +497,12 @@ def _say(bound: Bound | str) -> str:
     if isinstance(bound, str):
         return f"No bound is drawn: {bound}."
     return (
-        "Dashed: Proposition 1 of the GALA paper (arXiv 1906.04585), alpha \u03a3 beta^(k+1-s) \u2016G(s)\u2016, for "
-        "the distances of all ranks stacked; k counts the updates of all ranks. Dotted: the same sum with what is left "
-        "of each step in place of alpha beta^(k+1-s). Both hold for the exchange as it was, replayed from the files, "
-        f"every share and delay. alpha = {bound.alpha:.3g} and beta = {bound.beta:.3g} are the tightest pair for the "
-        f"{len(bound.values)} moments shown. Norms of steps are recorded at each 8th update; between them they are "
-        "estimated in proportion to learning rate times clipped gradient."
+        "Dashed: Proposition 1 of the GALA paper (arXiv 1906.04585), \u03b1 \u03a3 \u03b2^(k+1-s) \u2016G(s)\u2016, "
+        "for the distances of all ranks stacked; k counts the updates of all ranks. Dotted: the same sum with what is "
+        "left of each step in place of \u03b1 \u03b2^(k+1-s). Both hold for the exchange as it was, replayed from the "
+        f"files, every share and delay. \u03b1 = {bound.alpha:.3g} and \u03b2 = {bound.beta:.3g} are the tightest pair "
+        f"for the {len(bound.values)} moments shown. Of more than 100,000 parameters the norm of a step is recorded at "
+        "each 8th update, and between them estimated in proportion to learning rate times clipped gradient."
     )
 
 
@@ -525,7 +528,7 @@ def _legend(axes: Axes, handles: Sequence[Any], columns: int = 4) -> None:
             bbox_to_anchor=(-0.02, 1.0),
             ncols=min(columns, len(handles)),
             borderaxespad=0.2,
-            handlelength=1.4,
+            handlelength=1.8,
             handletextpad=0.5,
             columnspacing=1.1,
         )
@@ -562,6 +565,15 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
 def _colors(count: int) -> list[str]:
     """Colours for some lines; past the fifth they come again."""
     return [SERIES[index % len(SERIES)] for index in range(count)]
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    # Names are shown as they are, so powers of ten cannot be set as formulas.
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _from_zero(axes: Axes) -> None:
