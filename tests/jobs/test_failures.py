@@ -107,3 +107,12 @@ def test_strangers_are_refused(galampi, small_job, tmp_path) -> None:
         command = galampi("train", small_job, "--out", tmp_path / "run", ranks=None, env={name: "4"})
         assert_one_line(command, f"{name} is 4", "1 rank")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "once"), [(["--help"], "usage:"), (["report", "-h"], "usage:"), (["--version"], "galampi ")]
+)
+def test_help_is_printed_once(galampi, arguments, once) -> None:
+    code, out, _ = galampi(*arguments, ranks=3).finish()
+    assert code == 0
+    assert out.count(once) == 1

@@ -349,6 +349,11 @@ class ConsensusDistance:
     relative_error: float
     """Relative standard error of the distances and norms."""
 
+    @property
+    def relative(self) -> NDArray[np.float64]:
+        """`[M, N]`: distance of every rank to the mean, over the norm of a rank's z (mean over the ranks)."""
+        return np.asarray(self.to_mean / self.norm.mean(axis=1, keepdims=True))
+
 
 def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
     """Read some rows of a column; one that is not in the file as what was never written."""

@@ -177,12 +177,12 @@ class RunReport:
     def _distance_summary(self) -> dict[str, Any]:
         if isinstance(self.distance, str):
             return {"max": None, "reason": self.distance}
-        of_all, norm = self.distance.to_mean, self.distance.norm.mean(axis=1, keepdims=True)
+        of_all = self.distance.to_mean
         summary: dict[str, Any] = {
             "max": float(of_all.max()),
             "mean": float(of_all.mean()),
             "last_max": float(of_all[-1].max()),
-            "relative_max": float((of_all / norm).max()),
+            "relative_max": float(self.distance.relative.max()),
             "relative_error": self.distance.relative_error,
             "apart_s": float(np.median(self.distance.apart_s)),
         }
