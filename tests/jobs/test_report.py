@@ -12,7 +12,7 @@ import pytest
 from launching import wait_for
 
 from galampi.results import load_checkpoint, open_run
-from galampi.results.report import RunReport
+from galampi.results.summary import RunReport
 
 pytestmark = pytest.mark.one_mpi
 

@@ -26,6 +26,7 @@ from galampi.results.ball import Bound
 from galampi.results.published import Curve
 from galampi.results.reader import ConsensusDistance, Run
 from galampi.results.statistics import (
+    PHASES,
     WINDOW_EPISODES,
     Episodes,
     Interval,
@@ -336,15 +337,6 @@ def messages(name: str, run: Run) -> Figure:
         "message along that edge is unread, or the sender's weight is at its floor."
     )
     return Figure(f"{name}-messages", "Messages along the edges", caption, draw)
-
-
-PHASES = (
-    ("env_s", "emulator"),
-    ("act_s", "acting"),
-    ("learn_s", "learning"),
-    ("gossip_s", "gossip"),
-    ("record_s", "recording"),
-)
 
 
 def phases(name: str, shares: Floats) -> Figure:

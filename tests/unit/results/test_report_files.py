@@ -15,7 +15,8 @@ pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]
 
 from galampi.errors import ResultsError, UserError
 from galampi.results.figures import Figure
-from galampi.results.report import Energy, _energy_lines, report
+from galampi.results.report import _energy_lines, report
+from galampi.results.summary import Energy
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
 SUMMARY_OF_A_RUN = {
