@@ -17,8 +17,10 @@ _PATIENCE_S = 2.0
 
 def main() -> int:
     """Run the command of this process and return its exit code."""
-    # A mistake is reported once and not once for each rank.
+    # Help and mistakes are printed once and not once for each rank.
     rank = launched_rank()
+    if rank > 0 and not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:]):
+        return 0
     try:
         return run(sys.argv[1:])
     except UserError as error:

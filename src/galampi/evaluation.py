@@ -121,11 +121,12 @@ def summary(stored: StoredPolicy, episodes: Sequence[EvaluatedEpisode]) -> str:
     returns = np.array([episode.episodic_return for episode in episodes])
     deviation = f" +- {returns.std(ddof=1):.2f} (standard deviation)" if len(returns) > 1 else ""
     stuck = sum(episode.end == "stuck" for episode in episodes)
+    played = f"{len(returns)} episode{'s' * (len(returns) > 1)}"
     return (
         f"policy    {stored.source}, after {stored.env_steps:,} env steps\n"
         f"return    mean {returns.mean():.2f}{deviation}, median {np.median(returns):.2f},"
-        f" from {returns.min():.2f} to {returns.max():.2f}; {len(returns)} episodes, raw score of full games\n"
-        f"stuck     {stuck} of {len(returns)} episodes"
+        f" from {returns.min():.2f} to {returns.max():.2f}; {played}, raw score of full games\n"
+        f"stuck     {stuck} of {played}"
     )
 
 

@@ -119,8 +119,8 @@ class Record(Section):
 
     every_updates: int = Field(1, ge=1)
     """Updates between two rows of /updates."""
-    sketch_every_updates: int = Field(50, ge=1)
-    """Updates between two parameter sketches."""
+    sketch_every_s: float = Field(2.0, gt=0)
+    """Job time between two parameter sketches, s: all ranks are sketched at the same times, to the next update."""
     sketch_size: int = Field(1024, ge=16, le=1 << 20)
     """Values of one sketch: the relative error of a distance is about sqrt(1 / (2 size))."""
 

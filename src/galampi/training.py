@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _FLUSH_PERIOD_S = 2.0
 _STEP_NORM_EVERY = 8
+_FEW_PARAMETERS = 100_000
 _LOCK = "lock"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PACKAGES = ("galampi", "torch", "mpi4py", "h5py", "gymnasium", "ale-py", "numpy")
@@ -256,6 +257,8 @@ class _Rank:
     def _loop(self, caught: list[int], display: Display | None) -> None:
         job = self.job
         flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
+        sketch_due_s = 0.0
+        norm_every = _STEP_NORM_EVERY if self.learner.z.size > _FEW_PARAMETERS else 1
         laps, record_s = _Laps(), 0.0
         while not self._is_to_stop(caught):
             rollout, episodes = self.collector.collect()
@@ -271,8 +274,8 @@ class _Rank:
                 self._average_gradients(rollout.num_valid, stop=bool(caught))
             gossip_s = laps.lap_s()
             grad_norm = self.learner.apply_gradient(rate)
-            # A pass over all parameters: made now and then.
-            keeps_norm = self.update % (_STEP_NORM_EVERY * job.record.every_updates) == 0
+            # A pass over all parameters: of many, made now and then.
+            keeps_norm = self.update % (norm_every * job.record.every_updates) == 0
             step_norm = self.learner.step_norm(rate) if keeps_norm else math.nan
             learn_s += laps.lap_s()
             now_s = self._job_time_s()
@@ -309,7 +312,9 @@ class _Rank:
                     time_s=now_s,
                     simulator=episode.simulator,
                 )
-            if self.update % job.record.sketch_every_updates == 0:
+            if now_s >= sketch_due_s:
+                # The same times on every rank, whatever its speed: distances are between parameters of one moment.
+                sketch_due_s = (now_s // job.record.sketch_every_s + 1) * job.record.sketch_every_s
                 self.writer.write_sketch(self.update, now_s, self.sketch(self.learner.z))
                 edges = self.gossip.sent, self.gossip.received, self.gossip.skipped
                 self.writer.write_edges(self.update, now_s, self.mailboxes.topology.hops, *edges)

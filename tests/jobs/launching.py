@@ -25,7 +25,7 @@ num_envs = 4
 [checkpoint]
 every_updates = 50
 [record]
-sketch_every_updates = 20
+sketch_every_s = 0.05
 sketch_size = 64
 """
 

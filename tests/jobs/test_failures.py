@@ -139,3 +139,12 @@ def test_doctor_says_what_is_wrong_and_what_to_do(galampi, small_job) -> None:
         (at,) = (i for i, line in enumerate(lines) if line.startswith(f"failed   {wrong} "))
         assert lines[at + 1].startswith(" " * 22)
     assert lines[-1].endswith(", 3 failed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "once"), [(["--help"], "usage:"), (["report", "-h"], "usage:"), (["--version"], "galampi ")]
+)
+def test_help_is_printed_once(galampi, arguments, once) -> None:
+    code, out, _ = galampi(*arguments, ranks=3).finish()
+    assert code == 0
+    assert out.count(once) == 1

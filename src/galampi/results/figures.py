@@ -26,6 +26,7 @@ from galampi.results.ball import Bound
 from galampi.results.published import Curve
 from galampi.results.reader import ConsensusDistance, Run
 from galampi.results.statistics import (
+    PHASES,
     WINDOW_EPISODES,
     Episodes,
     Interval,
@@ -171,44 +172,46 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
     scale, unit = _time_unit(float(distance.at[-1]))
     at, series = binned(distance.at, list(distance.to_mean.T), _NUM_POINTS)
     to_mean = np.stack(series)
+    bound_at = distance.at[bound.moments] if isinstance(bound, Bound) else distance.at[:0]
     error = f"Estimated from parameter sketches, relative standard error {distance.relative_error:.1%} each."
 
+    def lines(axes: Axes, values: Floats) -> list[Any]:
+        if len(values) == 2:
+            axes.plot(at / scale, values[0], color=SERIES[0], linewidth=1.3)
+            return [Line2D([], [], color=SERIES[0], label="either rank")]
+        handles = _ranks(axes, at / scale, values)
+        for of_all, color, label in (
+            (values.max(axis=0), SERIES[1], "farthest"),
+            (values.mean(axis=0), SERIES[0], "mean"),
+        ):
+            axes.plot(at / scale, of_all, color=color, linewidth=1.3)
+            handles.append(Line2D([], [], color=color, label=label))
+        return handles
+
     def draw(axes: Axes) -> None:
-        handles = _ranks(axes, at / scale, to_mean)
-        axes.plot(at / scale, to_mean.max(axis=0), color=SERIES[1])
-        axes.plot(at / scale, to_mean.mean(axis=0), color=SERIES[0])
-        handles += [Line2D([], [], color=SERIES[1], label="farthest"), Line2D([], [], color=SERIES[0], label="mean")]
+        handles = lines(axes, to_mean)
         if isinstance(bound, Bound):
-            inside = (bound.at_s >= at[0]) & (bound.at_s <= at[-1])
-            x, (values,) = binned(bound.at_s[inside], [bound.values[inside]], _NUM_POINTS)
-            axes.plot(x / scale, values, color=INK, linestyle=(0, (4, 2)), linewidth=1.4)
-            handles.append(Line2D([], [], color=INK, linestyle=(0, (4, 2)), label="bound"))
-        axes.set_yscale("log")
-        # Names are shown as they are, so powers of ten cannot be set as formulas.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        _legend(axes, handles)
+            for values, dashes, label in ((bound.values, (4, 2), "bound"), (bound.sharp, (1, 1.2), "sharper bound")):
+                axes.plot(bound_at / scale, values, color=INK, linestyle=(0, dashes), linewidth=1.3)
+                handles.append(Line2D([], [], color=INK, linestyle=(0, dashes), label=label))
+        _logarithmic(axes)
+        _legend(axes, handles, columns=3)
         axes.set_xlabel(f"job time ({unit})")
         axes.set_ylabel("distance to the mean of all ranks")
 
     alike = " Two ranks are always equally far from their mean." if len(to_mean) == 2 else ""
-    between = "Between two sketches a rank's parameters are taken to move in a straight line."
+    apart = f"The sketches compared lie {1e3 * np.median(distance.apart_s):.3g} ms apart (median)."
     yield Figure(
         f"{name}-distance",
         "Epsilon-ball: distance to the mean",
-        f"Euclidean distance of every rank's parameters to the mean over the ranks.{alike} {error} {between} "
+        f"Euclidean distance of every rank's parameters to the mean over the ranks.{alike} {error} {apart} "
         f"{_say(bound)}",
         draw,
     )
     relative = to_mean / np.stack(binned(distance.at, list(distance.norm.T), _NUM_POINTS)[1]).mean(axis=0)
 
     def draw_relative(axes: Axes) -> None:
-        handles = _ranks(axes, at / scale, 100 * relative)
-        axes.plot(at / scale, 100 * relative.max(axis=0), color=SERIES[1])
-        axes.plot(at / scale, 100 * relative.mean(axis=0), color=SERIES[0])
-        handles += [Line2D([], [], color=SERIES[1], label="farthest"), Line2D([], [], color=SERIES[0], label="mean")]
-        _legend(axes, handles)
+        _legend(axes, lines(axes, 100 * relative))
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"job time ({unit})")
         axes.set_ylabel("distance / norm of parameters (%)")
@@ -336,15 +339,6 @@ def messages(name: str, run: Run) -> Figure:
     return Figure(f"{name}-messages", "Messages along the edges", caption, draw)
 
 
-PHASES = (
-    ("env_s", "emulator"),
-    ("act_s", "acting"),
-    ("learn_s", "learning"),
-    ("gossip_s", "gossip"),
-    ("record_s", "recording"),
-)
-
-
 def phases(name: str, shares: Floats) -> Figure:
     """Where the time of each rank went; shares are [N, 6] of job time: the five phases and the rest."""
     num_ranks = len(shares)
@@ -411,7 +405,8 @@ def training(name: str, run: Run) -> Iterator[Figure]:
         ("grad_norm", "Gradient norm", "norm of the gradient", "Euclidean norm of the gradient before it is clipped."),
     ):
         file_name = f"{name}-{column.replace('_', '-')}"
-        finish = _from_zero if column in ("entropy", "grad_norm") else None
+        # The first updates' gradients and errors can be a thousand times those of the rest.
+        finish = {"entropy": _from_zero, "grad_norm": _logarithmic, "value_loss": _logarithmic}.get(column)
         yield _updates_figure(file_name, title, run, column, label, f"{caption} {tail}", finish, mean=True)
 
 
@@ -493,19 +488,13 @@ def _say(bound: Bound | str) -> str:
     """Describe the bound, with what it rests on."""
     if isinstance(bound, str):
         return f"No bound is drawn: {bound}."
-    mixing = bound.mixing
-    every = "every update" if mixing.updates_per_average == 1 else f"every {mixing.updates_per_average} updates"
-    how = "of all in-peers" if mixing.together else "of one in-peer in turn"
-    late = "1 update" if mixing.delay == 1 else f"{mixing.delay} updates"
     return (
-        "Dashed: Proposition 1 of the GALA paper (arXiv 1906.04585), alpha \u03a3 beta^(k+1-s) \u2016G(s)\u2016, for "
-        "the distances of all ranks stacked. G(s): the optimizer steps of all ranks, recorded at each 8th update, "
-        f"interpolated between. alpha = {bound.alpha:.3g} and beta = {bound.beta:.3g}: the tightest pair for an ideal "
-        f"exchange over hops {', '.join(map(str, mixing.hops))} of {mixing.num_ranks} ranks in step with equal "
-        f"weights, where a message {how} is averaged {every} (recorded rate of the rank that averaged least) and "
-        f"is up to {late} old (recorded 95th percentile; delays enter as the paper's virtual nodes). Older messages, "
-        "ranks out of step and unequal weights lie outside that ideal: it is what theory gives for this run's typical "
-        "delays, no guarantee."
+        "Dashed: Proposition 1 of the GALA paper (arXiv 1906.04585), \u03b1 \u03a3 \u03b2^(k+1-s) \u2016G(s)\u2016, "
+        "for the distances of all ranks stacked; k counts the updates of all ranks. Dotted: the same sum with what is "
+        "left of each step in place of \u03b1 \u03b2^(k+1-s). Both hold for the exchange as it was, replayed from the "
+        f"files, every share and delay. \u03b1 = {bound.alpha:.3g} and \u03b2 = {bound.beta:.3g} are the tightest pair "
+        f"for the {len(bound.values)} moments shown. Of more than 100,000 parameters the norm of a step is recorded at "
+        "each 8th update, and between them estimated in proportion to learning rate times clipped gradient."
     )
 
 
@@ -531,7 +520,7 @@ def _legend(axes: Axes, handles: Sequence[Any], columns: int = 4) -> None:
             bbox_to_anchor=(-0.02, 1.0),
             ncols=min(columns, len(handles)),
             borderaxespad=0.2,
-            handlelength=1.4,
+            handlelength=1.8,
             handletextpad=0.5,
             columnspacing=1.1,
         )
@@ -568,6 +557,15 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
 def _colors(count: int) -> list[str]:
     """Colours for some lines; past the fifth they come again."""
     return [SERIES[index % len(SERIES)] for index in range(count)]
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    # Names are shown as they are, so powers of ten cannot be set as formulas.
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _from_zero(axes: Axes) -> None:

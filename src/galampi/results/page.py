@@ -63,6 +63,14 @@ figcaption { color: var(--faint); font-size: .85rem; line-height: 1.45; margin-t
 details { margin: 1rem 0; }
 summary { cursor: pointer; color: var(--faint); }
 pre { background: var(--raised); padding: .8rem 1rem; overflow-x: auto; font-size: .8rem; line-height: 1.45; }
+@media (max-width: 40rem) {
+  thead { display: none; }
+  table, tbody, tr { display: block; }
+  tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; }
+  td::before { content: attr(data-column); color: var(--faint); }
+  td.name { max-width: none; font-weight: 600; }
+  td.name::before { content: none; } }
 @media print { body { max-width: none; } figure { break-inside: avoid; } }
 </style>
 </head>
@@ -94,12 +102,13 @@ def paragraph(words: str, *, faint: bool = False) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose first column holds names."""
+    """Return a table whose first column holds names; on a narrow page each row becomes a list."""
     head = "".join(f"<th>{text(column)}</th>" for column in columns)
-    lines = [
-        f'<tr><td class="name">{text(row[0])}</td>' + "".join(f"<td>{text(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = zip(columns[1:], row[1:], strict=True)
+        others = "".join(f'<td data-column="{text(column)}">{text(cell)}</td>' for column, cell in cells)
+        lines.append(f'<tr><td class="name">{text(row[0])}</td>{others}</tr>')
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 

@@ -277,11 +277,11 @@ class Run:
         error that `Sketch` states, for the sketch is linear.
 
         Args:
-            align: `time` takes the moments at which rank 0 was sketched, as far as all ranks have sketches
-                before and after them, and interpolates the other ranks' sketches linearly between the two.
-                What a rank moves to and fro between two of its sketches is not seen. `update` takes the
-                updates after which every rank was sketched, whenever each of them was; without error of time
-                where ranks are in step, as with allreduce, and meaningless where some are slower.
+            align: `time` takes the moments at which rank 0 was sketched, and of each other rank the sketch
+                nearest in time; ranks are sketched at the same times but for the length of an update (see
+                record.sketch_every_s). `update` takes the updates after which every rank was sketched,
+                whenever each of them was: right where ranks are in step, as with allreduce, and meaningless
+                where some are slower.
             last: Read only so many of the newest sketches of each rank; None for all.
 
         Raises:
@@ -289,25 +289,28 @@ class Run:
         """
         for file in self.ranks:
             if not file.sketches.num_rows:
-                raise ResultsError(f"{file.path}: holds no sketches; see record.sketch_every_updates")
+                raise ResultsError(f"{file.path}: holds no sketches; see record.sketch_every_s")
         tables = [file.sketches.read(start=-last if last else 0) for file in self.ranks]
         if len({table["value"].shape[1] for table in tables}) > 1:
             raise ResultsError(f"{self.path}: the ranks' sketches differ in size")
         name = {"time": "time_s", "update": "update"}[align]
         positions = [table[name] for table in tables]
         if align == "time":
-            first, last = max(each[0] for each in positions), min(each[-1] for each in positions)
-            at = positions[0][(positions[0] >= first) & (positions[0] <= last)]
+            # A rank that began late or fell silent has no sketch near the others' first or last ones.
+            begin, end = max(each[0] for each in positions), min(each[-1] for each in positions)
+            inner = [_nearest(positions[0], moment) for moment in (begin, end)]
+            at = positions[0][inner[0] : inner[1] + 1]
         else:
             at = positions[0]
             for each in positions[1:]:
                 at = np.intersect1d(at, each)
+        rows = np.stack([_nearest(each, at) for each in positions], axis=1)
         to_mean = np.empty((len(at), len(tables)))
         norm = np.empty_like(to_mean)
         between = np.zeros((len(tables), len(tables)))
-        for row, moment in enumerate(at):
+        for row, chosen in enumerate(rows):
             sketches = np.stack(
-                [_interpolate(moment, each, table["value"]) for each, table in zip(positions, tables, strict=True)]
+                [table["value"][each].astype(np.float64) for each, table in zip(chosen, tables, strict=True)]
             )
             differences = sketches - sketches.mean(axis=0)
             to_mean[row] = np.linalg.norm(differences, axis=1)
@@ -318,7 +321,13 @@ class Run:
         between /= max(1, len(at) - len(at) // 2)
         np.fill_diagonal(between, 0)
         size = tables[0]["value"].shape[1]
-        return ConsensusDistance(at, to_mean, norm, between, relative_error=relative_error(size))
+        updates, times_s = (
+            np.stack([table[column][each] for each, table in zip(rows.T, tables, strict=True)], axis=1)
+            for column in ("update", "time_s")
+        )
+        return ConsensusDistance(
+            at, to_mean, norm, between, updates, np.ptp(times_s, axis=1), relative_error=relative_error(size)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,8 +342,17 @@ class ConsensusDistance:
     """`[M, N]`: norm of every rank's z, to compare with."""
     between: NDArray[np.float64]
     """`[N, N]`: distance between every two ranks, mean over the last half of the moments."""
+    updates: NDArray[np.int64]
+    """`[M, N]`: update after which each rank was sketched."""
+    apart_s: NDArray[np.float64]
+    """`[M]`: seconds between the first and the last of the sketches that were compared."""
     relative_error: float
     """Relative standard error of the distances and norms."""
+
+    @property
+    def relative(self) -> NDArray[np.float64]:
+        """`[M, N]`: distance of every rank to the mean, over the norm of a rank's z (mean over the ranks)."""
+        return np.asarray(self.to_mean / self.norm.mean(axis=1, keepdims=True))
 
 
 def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
@@ -348,13 +366,12 @@ def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
     return np.full(rows.stop - rows.start, np.nan if kind.kind == "f" else np.array(-1).astype(kind), kind)
 
 
-def _interpolate(moment: float, at: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The sketch at a moment within `at`, linear between its neighbours."""
-    after = int(np.searchsorted(at, moment))
-    if at[after] == moment:
-        return np.asarray(values[after], np.float64)
-    share = (moment - at[after - 1]) / (at[after] - at[after - 1])
-    return np.asarray((1 - share) * values[after - 1].astype(np.float64) + share * values[after], np.float64)
+def _nearest(positions: NDArray[Any], at: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the index of the position nearest to each of some others; positions ascend."""
+    after = np.clip(np.searchsorted(positions, at), 1, max(1, len(positions) - 1))
+    before = after - 1
+    after = np.minimum(after, len(positions) - 1)
+    return np.where(np.abs(at - positions[before]) <= np.abs(positions[after] - at), before, after)
 
 
 def _find_ranks(out: Path) -> list[int]:

@@ -77,7 +77,7 @@ UPDATES = TableSchema(
             "step_norm",
             "float64",
             "1",
-            "Euclidean norm of the optimizer's change of z; of each 8th row, the others NaN",
+            "Euclidean norm of the optimizer's change of z; of many parameters at each 8th row, else NaN",
         ),
         Column("learning_rate", "float64", "1", "learning rate this update used"),
         Column("weight", "float64", "1", "push-sum weight w after this update's gossip"),

@@ -20,6 +20,14 @@ Floats = NDArray[np.float64]
 WINDOW_EPISODES = 100
 """Episodes over which a return is averaged."""
 _FEWEST_EPISODES = 10
+PHASES = (
+    ("env_s", "emulator"),
+    ("act_s", "acting"),
+    ("learn_s", "learning"),
+    ("gossip_s", "gossip"),
+    ("record_s", "recording"),
+)
+"""Columns of `/updates` that tell where the time went, and what they are called."""
 _NUM_RESAMPLES = 5000
 
 

@@ -215,7 +215,7 @@ class RunView:
         with suppress(ResultsError):
             distance = run.consensus_distance(last=8)
             if len(distance.at):
-                relative = distance.to_mean[-1] / distance.norm[-1].mean()
+                relative = distance.relative[-1]
                 for view, value in zip(self.ranks, relative, strict=True):
                     view.distance = float(value)
 

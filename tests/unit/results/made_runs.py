@@ -49,6 +49,7 @@ def make_run(
         with RankWriter(
             out / f"rank-{rank:04d}.h5",
             rank=rank,
+            thinning=job.record.every_updates,
             sketch=sketch,
             attributes={
                 "hostname": hostname,

@@ -15,7 +15,8 @@ pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]
 
 from galampi.errors import ResultsError, UserError
 from galampi.results.figures import Figure
-from galampi.results.report import Energy, _energy_lines, report
+from galampi.results.report import _energy_lines, report
+from galampi.results.summary import Energy
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
 SUMMARY_OF_A_RUN = {
@@ -238,7 +239,7 @@ def test_a_run_of_an_older_galampi(tmp_path):
     assert "did not record" in run["distance"]["reason"]
     assert run["energy"]["reason"] == "the run is of a galampi that did not record energy"
     page = (out / "report" / "index.html").read_text()
-    assert "No bound is drawn: rank-0000.h5 has no column step_norm" in page
+    assert "No bound is drawn: rank-0000.h5 has no step_norm" in page
     assert "do not count by edge" in page
 
 

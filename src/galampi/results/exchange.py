@@ -1,0 +1,188 @@
+"""Who averaged which message with what share: the exchange of a run, told again from its files.
+
+Owns the reconstruction. Nothing in a rank file names the messages that an update averaged, yet all follows: a mailbox
+holds one message, so the k-th message averaged from an edge is the k-th one sent along it; which edge a rank sent along
+follows from the rotation, and which edges it averaged from, where there are several, from the recorded age.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galampi.job import Gossip, Job
+from galampi.results.reader import RankFile, Run
+
+Floats = NDArray[np.float64]
+Int64s = NDArray[np.int64]
+
+_SAME = 1e-6
+"""Most by which an age (s) or a weight may differ from the recorded one: rounding."""
+
+
+@dataclass(eq=False)
+class Exchange:
+    """The updates of all ranks since the last restart, in an order in which every message was sent before it came.
+
+    An update is: the optimizer's step G, then the averaging
+
+        z <- keep (z_before + G) + sum over the messages of share z_sender,    keep + sum of shares = 1.
+
+    Attributes:
+        is_whole: Whether it begins with the job, when all ranks had the same parameters.
+        rank: [E] whose update it is.
+        at_s: [E] job time.
+        step_norm: [E] norm of its step; see `_step_norms` for those that were not recorded.
+        before: [E] index of the rank's update before, -1 for the first.
+        keep: [E] share of its own parameters.
+        messages: Of each update the messages it averaged: index of the update that sent it, and share.
+    """
+
+    is_whole: bool
+    rank: list[int] = field(default_factory=list)
+    at_s: list[float] = field(default_factory=list)
+    step_norm: list[float] = field(default_factory=list)
+    before: list[int] = field(default_factory=list)
+    keep: list[float] = field(default_factory=list)
+    messages: list[list[tuple[int, float]]] = field(default_factory=list)
+    by_update: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def index(self, rank: int, update: int) -> int | None:
+        """Return the index of a rank's update; None if it is not part of the exchange."""
+        return self.by_update.get((rank, update))
+
+
+class UntoldError(Exception):
+    """The files do not tell the exchange; says why."""
+
+
+def replay(run: Run, job: Job) -> Exchange:
+    """Reconstruct the exchange of a run since its last restart.
+
+    Raises:
+        UntoldError: The files do not tell it.
+    """
+    gossip = job.gossip
+    logs = [_Log(rank, run.num_ranks, job) for rank in run.ranks]
+    exchange = Exchange(is_whole=not any(log.was_resumed for log in logs))
+    sources = [log.match(logs, gossip) for log in logs]
+    index: list[list[int]] = [[] for _ in logs]
+
+    def tell(rank: int, row: int) -> bool:
+        """Append the updates of a rank up to a row, each after those whose messages it averaged, as far as is known."""
+        log = logs[rank]
+        for each in range(len(index[rank]), row + 1):
+            if each >= len(sources[rank]) or not all(tell(sender, at) for sender, at, _ in sources[rank][each]):
+                return False
+            shares = [(index[sender][sent_at], share) for sender, sent_at, share in sources[rank][each]]
+            exchange.rank.append(rank)
+            exchange.at_s.append(float(log.time_s[each]))
+            exchange.step_norm.append(float(log.step_norm[each]))
+            exchange.before.append(index[rank][-1] if each else -1)
+            exchange.keep.append(1 - sum(share for _, share in shares))
+            exchange.messages.append(shares)
+            index[rank].append(len(exchange.rank) - 1)
+            exchange.by_update[rank, int(log.update[each])] = index[rank][-1]
+        return True
+
+    rows = sorted((float(time_s), log.rank, row) for log in logs for row, time_s in enumerate(log.time_s))
+    for _, rank, row in rows:
+        tell(rank, row)
+    return exchange
+
+
+class _Log:
+    """What one rank recorded of its exchange since its last restart."""
+
+    def __init__(self, file: RankFile, num_ranks: int, job: Job) -> None:
+        rows = file.updates.read()
+        if int(file.attributes.get("thinning", 1)) != 1:
+            raise UntoldError("record.every_updates is not 1, so updates are missing from the files")
+        self.name = file.path.name
+        self.rank = file.rank
+        self.hops = [(int(peer) - file.rank) % num_ranks for peer in file.attributes.get("out_peers", [])]
+        if not self.hops:
+            raise UntoldError(f"{file.path.name} does not say who it sent to")
+        self.was_resumed = file.restarts.num_rows > 0
+        start = 0
+        if self.was_resumed:
+            start = int(np.searchsorted(rows["update"], file.restarts["update"][-1], side="right"))
+        self.step_norm = _step_norms(rows, job.learner.max_grad_norm, self.name)[start:]
+        self.update: Int64s = rows["update"][start:]
+        self.time_s: Floats = rows["time_s"][start:]
+        self.weight: Floats = rows["weight"][start:]
+        self.age_s: Floats = rows["message_age_s"][start:]
+        num_hops = len(self.hops)
+        # A drain at the end of a stopped job averaged messages too; their count stands in the first row after it.
+        num_received = np.minimum(np.diff(rows["received"], prepend=0)[start:], num_hops)
+        self.num_received: Int64s = np.where(np.isfinite(self.age_s), num_received, 0)
+        num_sent = np.diff(rows["sent"], prepend=0)[start:]
+        if job.gossip.peers == "all":
+            if ((num_sent > 0) & (num_sent < num_hops)).any():
+                raise UntoldError(f"{self.name}: an update sent to some of its peers only; which, is not told")
+            self.sent_at = [np.flatnonzero(num_sent)] * num_hops
+        else:
+            turn = np.arange(len(num_sent)) % num_hops
+            self.sent_at = [np.flatnonzero((num_sent > 0) & (turn == hop)) for hop in range(num_hops)]
+        # A sender keeps as much weight as each of its messages takes.
+        self.weight_before_sending = self.weight * (1 + num_sent)
+
+    def match(self, logs: list[_Log], gossip: Gossip) -> list[list[tuple[int, int, float]]]:
+        """Find the messages that each update averaged: sender, its row, and the share."""
+        num_read = [0] * len(self.hops)
+        senders = [(self.rank - hop) % len(logs) for hop in self.hops]
+        found: list[list[tuple[int, int, float]]] = []
+        for row, num_received in enumerate(self.num_received.tolist()):
+            if not num_received:
+                found.append([])
+                continue
+            waiting = {}
+            for edge, sender in enumerate(senders):
+                sent_at = logs[sender].sent_at[edge]
+                if num_read[edge] < len(sent_at):
+                    waiting[edge] = int(sent_at[num_read[edge]])
+            ages_s = {edge: self.time_s[row] - logs[senders[edge]].time_s[at] for edge, at in waiting.items()}
+            edges, error_s = min(
+                (
+                    (each, abs(sum(ages_s[edge] for edge in each) / num_received - self.age_s[row]))
+                    for each in combinations(waiting, num_received)
+                ),
+                key=lambda candidate: candidate[1],
+                default=((), np.inf),
+            )
+            if error_s > _SAME:
+                if len(waiting) < len(senders):
+                    # A sender's rows are not in its file yet.
+                    return found
+                raise UntoldError(f"{self.name}: no message that was sent has the age recorded at {self.time_s[row]} s")
+            messages = []
+            for edge in edges:
+                num_read[edge] += 1
+                sender = senders[edge]
+                if gossip.method == "gala":
+                    share = 1 / (1 + len(self.hops))
+                else:
+                    share = float(logs[sender].weight[waiting[edge]] / self.weight_before_sending[row])
+                messages.append((sender, waiting[edge], share))
+            found.append(messages)
+        return found
+
+
+def _step_norms(rows: dict[str, NDArray[Any]], max_grad_norm: float, name: str) -> Floats:
+    """Return the norm of every step, also of those whose norm was not recorded.
+
+    A step is the gradient, clipped to `max_grad_norm`, times learning rate over root mean square. The latter changes
+    little between two recorded norms, so that in between norms are taken to be in proportion to learning rate times
+    clipped norm of the gradient, with a factor interpolated in time.
+    """
+    known = np.isfinite(rows["step_norm"])
+    size = rows["learning_rate"] * np.minimum(rows["grad_norm"], max_grad_norm)
+    known &= size > 0
+    if not known.any():
+        raise UntoldError(f"{name} has no step_norm: a galampi that did not record it, or too few updates")
+    factor = np.interp(rows["time_s"], rows["time_s"][known], rows["step_norm"][known] / size[known])
+    return np.where(np.isfinite(rows["step_norm"]), rows["step_norm"], factor * size)
