@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -197,21 +199,26 @@ def _run(
         UserError: It failed; with the last line of what it said.
     """
     timeout_s = 3 * seconds + _PATIENCE_S
+    # A session of its own: whatever becomes of it, all its processes can be ended.
+    program = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment() if environment is None else environment,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=_environment() if environment is None else environment,
-            timeout=timeout_s,
-            check=False,
-        )
+        output, errors = program.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         raise UserError(
             f"{' '.join(command[:-1])} has not ended after {timeout_s:.0f} s: is this machine busy?"
         ) from None
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     if len(lines) != num_lines:
-        said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise UserError(f"{' '.join(command[:-1])} ended with {done.returncode} before it had measured: {said}")
+        said = (errors.strip() or "it said nothing").splitlines()[-1]
+        raise UserError(f"{' '.join(command[:-1])} ended with {program.returncode} before it had measured: {said}")
     return lines
