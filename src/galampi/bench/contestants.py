@@ -103,15 +103,17 @@ def training(
             cores=cores(),
             slow_rank=slow_rank,
             slow_factor=3.0,
+            folder=folder,
             train=["--out", str(out), "--quiet", *(word for key in train for word in (f"--{key}", train[key]))],
         )
-        lines = _run([*mpirun(num_ranks), *_program("timed_train", asdict(settings))], seconds, num_lines=num_ranks)
+        _run([*mpirun(num_ranks), *_program("timed_train", asdict(settings))], seconds)
+        ranks = [json.loads((Path(folder) / f"measured-{rank}.json").read_text()) for rank in range(num_ranks)]
         steps_per_s, phases_s = _rates(open_run(out))
     return {
         "steps_per_s": steps_per_s,
         "phases_s": phases_s,
-        "pss_bytes": max(line.get("pss_bytes", 0) for line in lines),
-        "first_update_s": max(line["first_update_s"] for line in lines),
+        "pss_bytes": max(rank.get("pss_bytes", 0) for rank in ranks),
+        "first_update_s": max(rank["first_update_s"] for rank in ranks),
     }
 
 
@@ -153,7 +155,6 @@ def exchange(num_ranks: int, sizes_bytes: Sequence[int], seconds: float, *, netw
         # Copies and puts, steps, messages, then Allreduce; a step over a network may take a second.
         len(sizes_bytes) * 5 * seconds,
         environment=environment,
-        num_lines=len(sizes_bytes),
     )
 
 
@@ -191,9 +192,8 @@ def _run(
     seconds: float,
     *,
     environment: Mapping[str, str] | None = None,
-    num_lines: int = 1,
 ) -> list[Sample]:
-    """Run a program to its end and return the lines of JSON it printed.
+    """Run a program to its end and return the lines of JSON that it printed, or its first rank.
 
     Raises:
         UserError: It failed; with the last line of what it said.
@@ -217,8 +217,7 @@ def _run(
     finally:
         with suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    if len(lines) != num_lines:
+    if program.returncode != 0:
         said = (errors.strip() or "it said nothing").splitlines()[-1]
-        raise UserError(f"{' '.join(command[:-1])} ended with {program.returncode} before it had measured: {said}")
-    return lines
+        raise UserError(f"{' '.join(command[:-1])} ended with {program.returncode}: {said}")
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]

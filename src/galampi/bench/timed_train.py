@@ -1,7 +1,7 @@
 """Program: train for some seconds, on cores that are told, and say what a run's files do not say.
 
 Started as `mpirun -n N python -m galampi.bench.timed_train SETTINGS`, SETTINGS being JSON of `TimedTraining`. Each rank
-prints one line of JSON when it ends.
+writes a file of JSON, for launchers mix up what ranks print.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,6 +31,7 @@ class TimedTraining:
         cores: Rank r runs on core number r modulo their number alone.
         slow_rank: Rank that is slowed, or None.
         slow_factor: Times as long as it would that an update of that rank takes.
+        folder: Takes each rank's `measured-RANK.json`.
         train: Arguments of `galampi train`.
     """
 
@@ -38,6 +40,7 @@ class TimedTraining:
     cores: list[int]
     slow_rank: int | None
     slow_factor: float
+    folder: str
     train: list[str]
 
 
@@ -52,7 +55,7 @@ def main() -> int:
     from galampi.cli import run
     from galampi.learning import RolloutCollector
 
-    measured: dict[str, Any] = {"rank": rank}
+    measured: dict[str, float] = {}
 
     def stop() -> None:
         measured["pss_bytes"] = psutil.Process().memory_full_info().pss
@@ -76,7 +79,7 @@ def main() -> int:
 
     setattr(training, "RolloutCollector", TimedCollector)  # noqa: B010
     code = run(["train", *settings.train])
-    print(json.dumps(measured), flush=True)
+    (Path(settings.folder) / f"measured-{rank}.json").write_text(json.dumps(measured))
     return 0 if code == 3 else 1
 
 
