@@ -32,7 +32,15 @@ from galampi.display import Display
 from galampi.errors import UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage
 from galampi.job import Job, dump_job
-from galampi.learning import Learner, RolloutCollector, lerp, make_simulators, resolve_device, resolve_precision
+from galampi.learning import (
+    Learner,
+    RolloutCollector,
+    keep_freed_memory,
+    lerp,
+    make_simulators,
+    resolve_device,
+    resolve_precision,
+)
 from galampi.placement import Placement, end_with_launcher, place, refuse_singletons, together
 from galampi.results import EnergyMeter, JobFile, RankWriter, Restart, Sketch, open_run, save_checkpoint
 from galampi.resuming import Start, find_start, replace_set
@@ -97,6 +105,7 @@ def train(
     end_with_launcher(comm)
     placement = place(comm)
     torch.set_num_threads(placement.num_threads)
+    keep_freed_memory()
     with together(comm):
         lock = _claim(out, resume=resume) if comm.rank == 0 else None
     try:

@@ -2,6 +2,7 @@
 
 from galampi.learning.a2c import Learner, Losses, resolve_device, resolve_precision
 from galampi.learning.envs import Simulators, make_simulators
+from galampi.learning.memory import keep_freed_memory
 from galampi.learning.parameters import lerp
 from galampi.learning.rollout import Episode, Rollout, RolloutCollector
 
@@ -12,6 +13,7 @@ __all__ = [
     "Rollout",
     "RolloutCollector",
     "Simulators",
+    "keep_freed_memory",
     "lerp",
     "make_simulators",
     "resolve_device",

@@ -17,12 +17,12 @@ from typing import Any, Literal, NamedTuple
 import ale_py
 import gymnasium as gym
 import numpy as np
-import psutil
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from galampi.errors import UserError
 from galampi.job import Environment
+from galampi.learning.memory import require_memory
 
 gym.register_envs(ale_py)
 
@@ -199,17 +199,6 @@ def make_simulators(
         settings |= {"vector": "gymnasium.vector.SyncVectorEnv", "autoreset_mode": "NextStep"}
     lives_count = is_atari if life_ends_return == "auto" else life_ends_return and is_atari
     return Simulators(vector, seed=seed, is_atari=is_atari, life_ends_return=lives_count, settings=settings)
-
-
-def require_memory(needed_bytes: int, keys: str) -> None:
-    """Refuse what this machine's free memory cannot hold; `keys` names the settings that ask for it.
-
-    Raises:
-        UserError: It does not fit.
-    """
-    free_bytes = psutil.virtual_memory().available
-    if needed_bytes > free_bytes:
-        raise UserError(f"{keys}: needs about {needed_bytes >> 20} MiB of memory; {free_bytes >> 20} MiB are free")
 
 
 def _spec(environment_id: str) -> gym.envs.registration.EnvSpec:

@@ -14,7 +14,8 @@ import torch
 
 from galampi.job import Job
 from galampi.learning.a2c import Learner
-from galampi.learning.envs import Simulators, require_memory
+from galampi.learning.envs import Simulators
+from galampi.learning.memory import require_memory
 
 
 @dataclass(frozen=True)
