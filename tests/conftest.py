@@ -4,13 +4,7 @@ import os
 
 import pytest
 
-# What keeps each MPI library off shared memory, so that one machine shows what a network does.
-_NETWORK_PATH = {
-    "MPIR_CVAR_NOLOCAL": "1",
-    "OMPI_MCA_pml": "ob1",
-    "OMPI_MCA_btl": "self,tcp",
-    "OMPI_MCA_osc": "^sm,ucx",
-}
+from galampi.bench.contestants import OFF_SHARED_MEMORY
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,4 +13,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--network"):
-        os.environ.update(_NETWORK_PATH)
+        os.environ.update(OFF_SHARED_MEMORY)
