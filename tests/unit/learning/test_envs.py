@@ -8,7 +8,7 @@ from ale_py import roms
 
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning import envs, make_simulators
+from galampi.learning import make_simulators, memory
 
 
 def make(environment_id, num_envs=2, seed=3, life_ends_return=True, **settings):
@@ -220,7 +220,7 @@ def test_seeds_beyond_the_emulators_are_refused():
 
 
 def test_more_simulators_than_memory_are_refused(monkeypatch):
-    monkeypatch.setattr(envs.psutil, "virtual_memory", lambda: type("", (), {"available": 5 << 20}))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("", (), {"available": 5 << 20}))
     make("ALE/Breakout-v5", num_envs=2)
     with pytest.raises(UserError, match=r"environment\.num_envs is 3: needs about 6 MiB of memory; 5 MiB are free"):
         make("ALE/Breakout-v5", num_envs=3)

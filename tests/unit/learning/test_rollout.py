@@ -6,7 +6,7 @@ import pytest
 
 from galampi.errors import UserError
 from galampi.job import parse_job
-from galampi.learning import Learner, RolloutCollector, envs, make_simulators
+from galampi.learning import Learner, RolloutCollector, make_simulators, memory
 
 
 class Clock(gym.Env):
@@ -166,6 +166,6 @@ def test_seconds_are_told_apart(clock):
 
 
 def test_a_rollout_longer_than_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(envs.psutil, "virtual_memory", lambda: type("", (), {"available": 50 << 20}))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("", (), {"available": 50 << 20}))
     with pytest.raises(UserError, match=r"learner\.rollout_length is 10000 and environment\.num_envs is 64"):
         make_collector("CartPole-v1", num_envs=64, rollout_length=10000)
