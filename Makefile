@@ -61,9 +61,9 @@ $(READY): pyproject.toml constraints.txt
 	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,report,notebook,video,export,energy]'
 	touch $@
 
-.venv-sb3/.ready: benchmarks/sb3-constraints.txt
+.venv-sb3/.ready: benchmarks/sb3-requirements.txt
 	$(PYTHON) -m venv .venv-sb3
-	.venv-sb3/bin/python -m pip install --quiet --requirement benchmarks/sb3-constraints.txt
+	.venv-sb3/bin/python -m pip install --quiet --requirement benchmarks/sb3-requirements.txt
 	touch $@
 
 clean:

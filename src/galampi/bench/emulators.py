@@ -1,7 +1,8 @@
 """Program: step a vector of emulators with random actions on one core, without a learner.
 
-Started as `python -m galampi.bench.emulators SETTINGS`, SETTINGS being JSON: `core`, `num_envs`, `start_at` (Unix time,
-the same for all that shall run together) and `seconds`. Prints one line of JSON.
+Started as `python -m galampi.bench.emulators SETTINGS`, SETTINGS being JSON: `core`, `num_envs` and `seconds`. Prints a
+line when it is ready, reads the Unix time at which to start, the same for all that shall run together, and prints one
+line of JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def main() -> None:
     def step() -> None:
         simulators.step(rng.integers(6, size=num_envs))
 
-    while time.time() < settings["start_at"]:
+    step()
+    print("ready", flush=True)
+    start_at = float(sys.stdin.readline())
+    while time.time() < start_at:
         step()
     num_steps, start_s = 0, time.monotonic()
     while (elapsed_s := time.monotonic() - start_s) < settings["seconds"]:

@@ -13,10 +13,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from galampi.__main__ import launched_rank
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 _MOST_CALLS = 2000
 
@@ -29,7 +33,10 @@ def main() -> None:
 
     from mpi4py import MPI
 
+    from galampi.placement import end_with_launcher
+
     comm = MPI.COMM_WORLD
+    end_with_launcher(comm)
     for num_bytes in settings["sizes_bytes"]:
         measured = {"num_bytes": num_bytes, **_raw(comm, num_bytes, settings["seconds"])}
         measured |= _gossip(comm, num_bytes // 4, settings["seconds"])
@@ -37,7 +44,7 @@ def main() -> None:
             print(json.dumps(measured), flush=True)
 
 
-def _raw(comm, num_bytes: int, seconds: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
+def _raw(comm: MPI.Intracomm, num_bytes: int, seconds: float) -> dict[str, float]:
     """Time a copy in memory, a Put of the same bytes, a flag, and an Allreduce. Collective over comm."""
     from mpi4py import MPI
 
@@ -95,7 +102,7 @@ def _times(calls: tuple[Callable[[], None], ...], seconds: float) -> list[float]
     return [float(np.median(times)) for times in taken]
 
 
-def _gossip(comm, num_parameters: int, seconds: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
+def _gossip(comm: MPI.Intracomm, num_parameters: int, seconds: float) -> dict[str, float]:
     """Time whole gossip steps, and a message from its sending to its averaging. Collective over comm."""
     from galampi.gossip import Gossip, Mailboxes, PushSum, exponential
     from galampi.learning import lerp
@@ -107,19 +114,23 @@ def _gossip(comm, num_parameters: int, seconds: float) -> dict[str, float]:  # t
         comm.Barrier()
         whole_s: list[float] = []
         end_s = time.perf_counter() + seconds
-        while time.perf_counter() < end_s or not whole_s:
+        all_have_enough = None
+        # Ranks go on until all have enough: nobody could average what a rank that has stopped does not send.
+        while all_have_enough is None or not all_have_enough.Test():
             before = gossip.sent.sum(), gossip.received.sum()
             start_s = time.perf_counter()
             gossip.step(z)
             # A step that had nothing to send or to average costs next to nothing.
             if gossip.sent.sum() > before[0] and gossip.received.sum() > before[1]:
                 whole_s.append(time.perf_counter() - start_s)
+            if all_have_enough is None and whole_s and time.perf_counter() > end_s:
+                all_have_enough = comm.Ibarrier()
         gossip.drain(z)
     step_s = np.mean(comm.allgather(float(np.mean(whole_s))))
     return {"step_s": float(step_s), "message_s": _message_s(comm, z, seconds)}
 
 
-def _message_s(comm, z: np.ndarray, seconds: float) -> float:  # type: ignore[no-untyped-def]
+def _message_s(comm: MPI.Intracomm, z: np.ndarray, seconds: float) -> float:
     """Return the time from the sending of a message to its arrival, of one that goes round. Collective over comm."""
     from galampi.gossip import Mailboxes, ring
 

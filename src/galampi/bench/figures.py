@@ -11,6 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+BF16, F32, ONE, SB3, EMULATORS = "2 ranks, bfloat16", "2 ranks, float32", "1 rank", "Stable-Baselines3", "emulators"
+TWO = "2 ranks"
+"""Those of the two precisions that this processor is faster in."""
+SLOWED, SLOWED_ALLREDUCE = "4 ranks, one slowed", "4 ranks, one slowed, allreduce"
+EXCHANGE_2, EXCHANGE_4 = "exchange of 2", "exchange of 4"
+
 Round = Mapping[str, Any]
 
 
@@ -48,15 +54,9 @@ def _ratio(one: str, other: str) -> Callable[[Round], float]:
 
 
 def _gossip_share(samples: Round) -> float:
-    phases_s = samples["2 ranks"]["phases_s"]
+    phases_s = samples[TWO]["phases_s"]
     return float(phases_s["gossip_s"] / sum(phases_s.values()))
 
-
-BF16, F32, ONE, SB3, EMULATORS = "2 ranks, bfloat16", "2 ranks, float32", "1 rank", "Stable-Baselines3", "emulators"
-TWO = "2 ranks"
-"""Those of the two precisions that this processor is faster in."""
-SLOWED, SLOWED_ALLREDUCE = "4 ranks, one slowed", "4 ranks, one slowed, allreduce"
-EXCHANGE_2, EXCHANGE_4 = "exchange of 2", "exchange of 4"
 
 FIGURES: Sequence[Figure] = (
     Figure("2 ranks, bfloat16, over Stable-Baselines3 A2C", "x", 3.5, 4.0, "more", (BF16, SB3), _ratio(BF16, SB3)),

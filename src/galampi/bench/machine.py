@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,11 +12,18 @@ from typing import Any
 
 import psutil
 
+from galampi.errors import UserError
+from galampi.launch.submit import slug
+
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def facts() -> dict[str, Any]:
-    """Describe processor, memory, libraries and how busy the machine was at the start."""
+    """Describe processor, memory, libraries and how busy the machine was at the start.
+
+    Raises:
+        UserError: MPI cannot be started.
+    """
     processor = _processor()
     return {
         "processor": processor.get("model name", platform.processor()),
@@ -34,19 +40,20 @@ def facts() -> dict[str, Any]:
     }
 
 
-def slug(machine: dict[str, Any]) -> str:
-    """Name the machine and its MPI library in a file's name."""
-    library = "openmpi" if "Open MPI" in machine["mpi"] else "mpich"
+def file_name(machine: dict[str, Any]) -> str:
+    """Name the file of a machine's results with an MPI library."""
+    library = machine["mpi"].rpartition(" ")[0].replace(" ", "")
     words = f"{machine['processor']} {machine['processor_family_model']} {machine['cores']} cores {library}"
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    return f"{slug(words).lower()}.json"
 
 
 def _mpi_library() -> str:
     # A program of its own: MPI must not be started in the one that starts ranks.
-    code = "from mpi4py import MPI; print(MPI.Get_library_version())"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    first = said.splitlines()[0]
-    return " ".join(first.split(",")[0].split())
+    code = "from galampi.placement import library_name; print(library_name())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"MPI cannot be started: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}")
+    return done.stdout.strip()
 
 
 def _processor() -> dict[str, str]:

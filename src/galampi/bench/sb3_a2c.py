@@ -1,8 +1,8 @@
-"""Program: Stable-Baselines3's A2C on the same game, by its own defaults for Atari.
+"""Program: Stable-Baselines3's A2C on the same game.
 
-Runs in an environment that has Stable-Baselines3 and need not have galampi:
-`python sb3_a2c.py SETTINGS`, SETTINGS being JSON: `num_envs`, `subprocesses` (whether simulators are processes),
-`warm_up_s` and `seconds`. Prints one line of JSON.
+With its own defaults and the two coefficients that RL Baselines3 Zoo has for Atari (entropy 0.01, value 0.25). Runs in
+an environment that has Stable-Baselines3 and need not have galampi: `python sb3_a2c.py SETTINGS`, SETTINGS being JSON:
+`num_envs`, `subprocesses` (whether simulators are processes), `warm_up_s` and `seconds`. Prints one line of JSON.
 """
 
 from __future__ import annotations

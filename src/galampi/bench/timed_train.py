@@ -71,7 +71,9 @@ def main() -> int:
             self.num_rollouts += 1
             if self.num_rollouts == 2:
                 measured["first_update_s"] = time.time() - settings.launched_at
-                threading.Timer(settings.seconds, stop).start()
+                timer = threading.Timer(settings.seconds, stop)
+                timer.daemon = True
+                timer.start()
             if rank == settings.slow_rank and self.awake_since_s:
                 time.sleep((settings.slow_factor - 1) * (time.monotonic() - self.awake_since_s))
             self.awake_since_s = time.monotonic()
