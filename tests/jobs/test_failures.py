@@ -131,6 +131,17 @@ def test_strangers_are_refused(galampi, small_job, tmp_path) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.parametrize("launcher", ["OMPI_COMM_WORLD", "PMI"])
+def test_doctor_speaks_once_among_strangers(galampi, small_job, launcher) -> None:
+    """Open MPI's mpirun and MPICH, or Slurm without a PMI: only the process that was started first prints."""
+    for rank in (0, 1):
+        environment = {f"{launcher}_SIZE": "2", f"{launcher}_RANK": str(rank)}
+        code, output, errors = galampi("doctor", small_job, ranks=None, env=environment).finish()
+        assert code == 1, errors
+        assert output.count("failed   launch ") == (rank == 0)
+
+
+@pytest.mark.one_mpi
 def test_doctor_says_what_is_wrong_and_what_to_do(galampi, small_job) -> None:
     code, output, errors = galampi("doctor", small_job, "--device", "cuda", "--out", "/proc/run").finish()
     assert code == 1, errors

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from galampi.__main__ import launched_rank
+from galampi.launched import launched_rank
 
 _MOST_CALLS = 2000
 

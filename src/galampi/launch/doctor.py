@@ -24,6 +24,7 @@ import numpy as np
 
 from galampi.errors import UserError
 from galampi.job import Job
+from galampi.launched import launched_rank
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -77,7 +78,7 @@ def examine(job: Job, out: Path, *, as_json: bool) -> int:
     strangers = _strangers()
     if strangers is not None:
         # Every process is alone: only the launcher's first speaks.
-        if int(os.environ.get("SLURM_PROCID", os.environ.get("PMI_RANK", "0"))) == 0:
+        if launched_rank() == 0:
             if as_json:
                 _print_json([strangers])
             else:
