@@ -52,13 +52,18 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
 
 
 def test_speed_and_window(comm, monkeypatch) -> None:
+    from galampi import learning
     from galampi.job import load_job
     from galampi.launch import doctor
     from galampi.learning import RolloutCollector
 
+    # It measures what training does.
+    kept = []
+    monkeypatch.setattr(learning, "keep_freed_memory", lambda: kept.append(True))
     job = load_job(None, {"environment.id": "CartPole-v1", "device": "cpu"})
     monkeypatch.setattr(doctor, "_MEASURE_S", 0.5)
     speed, num_parameters = doctor._check_speed(job, comm)
+    assert kept
     assert len(speed.figures["learner_steps_per_s"]) == 2
     assert min(speed.figures["learner_steps_per_s"]) < min(speed.figures["emulator_steps_per_s"])
     if comm.rank == 1:

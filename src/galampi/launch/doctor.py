@@ -214,11 +214,19 @@ def _check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
     """Measure simulators and learner, all ranks at once; also returns the number of parameters, if the job starts."""
     import torch
 
-    from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
+    from galampi.learning import (
+        Learner,
+        RolloutCollector,
+        keep_freed_memory,
+        make_simulators,
+        resolve_device,
+        resolve_precision,
+    )
     from galampi.placement import place, together
 
     placement = place(comm)
     torch.set_num_threads(placement.num_threads)
+    keep_freed_memory()
     try:
         with together(comm):
             device = resolve_device(job.device, placement.rank_on_node)
