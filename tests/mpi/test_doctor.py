@@ -79,7 +79,11 @@ def test_speed_and_window(comm, monkeypatch) -> None:
 
     window = doctor._check_window(job, comm, num_parameters)
     assert window.state == "ok"
-    assert "unified memory" in window.text
+    assert window.text.startswith("0.02 MiB of mailboxes a rank (exponential), unified memory")
+    for method in ("allreduce", "none"):
+        silent = load_job(None, {"environment.id": "CartPole-v1", "gossip.method": method})
+        window = doctor._check_window(silent, comm, num_parameters)
+        assert window.text.startswith(f"0.00 MiB of mailboxes a rank (method {method}), unified memory")
 
     class Room:
         f_bavail, f_frsize = (1, 4096) if comm.rank == 1 else (1 << 40, 4096)

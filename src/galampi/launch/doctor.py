@@ -290,10 +290,10 @@ def _check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> Finding
     """Allocate the mailboxes that the job will have. A memory model other than unified shows here too."""
     from galampi import gossip
 
-    graph = {"exponential": gossip.exponential, "ring": gossip.ring, "complete": gossip.complete}
-    topology = graph[job.gossip.topology](comm.size)
+    topology = gossip.topology_of(job.gossip.method, job.gossip.topology, comm.size)
     needed = _mebibytes(4 * num_parameters * len(topology.hops))
-    text = f"{needed} of mailboxes a rank ({job.gossip.topology}), unified memory"
+    reason = job.gossip.topology if topology.hops or comm.size == 1 else f"method {job.gossip.method}"
+    text = f"{needed} of mailboxes a rank ({reason}), unified memory"
     room = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
     rooms = [free for free in comm.allgather(room) if free is not None]
     if rooms:
