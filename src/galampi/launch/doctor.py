@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -420,43 +421,92 @@ def _check_files(out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
-    if len(set(comm.allgather(str(folder)))) > 1:
-        advice = "choose a folder on a file system that all nodes share"
-        yield Finding("files", "failed", f"{out.absolute()} is not on a file system that every rank sees", advice)
-        return
     where = f"{folder} ({_file_system(folder)})"
-    path = folder / f".galampi-doctor-{comm.bcast(os.getpid())}.h5"
-    file, flushed_s, error = _write_hdf5(path) if comm.rank == 0 else (None, 0.0, None)
-    error = comm.bcast(error)
-    if error is not None:
-        advice = "choose another folder with --out; if it is a lock: export HDF5_USE_FILE_LOCKING=BEST_EFFORT"
-        yield Finding("files", "failed", f"{where}: HDF5 cannot write: {error}", advice)
+    elsewhere = "choose a folder on a file system that all nodes share"
+    if len(set(comm.allgather(str(folder)))) > 1:
+        text = f"{out.absolute()} is not on a file system that every rank sees; rank 0 would write in {where}"
+        yield Finding("files", "failed", text, elsewhere)
         return
-    unread = comm.bcast(_read_hdf5(path) if comm.rank == comm.size - 1 else None, root=comm.size - 1)
-    unlocked = _lock_and_rename(path) if comm.rank == 0 else None
-    if file is not None:
-        file.close()
-        path.unlink()
+    trial = _try_files(folder / f".galampi-doctor-{comm.bcast(os.getpid())}.h5", comm)
+    if trial.unwritten is not None:
+        advice = "choose another folder with --out; if it is a lock: export HDF5_USE_FILE_LOCKING=BEST_EFFORT"
+        yield Finding("files", "failed", f"{where}: HDF5 cannot write: {trial.unwritten}", advice)
+        return
+    if trial.blind:
+        text = f"{where}: what rank 0 writes there is not there for {trial.blind[0]}"
+        more = f" and {len(trial.blind) - 1} more" if len(trial.blind) > 1 else ""
+        yield Finding("files", "failed", text + more, elsewhere)
+        return
     troubles = [
         (
-            unread,
+            trial.unread,
             "a file in use cannot be read by the last rank",
             "runs can be read once they end; HDF5_USE_FILE_LOCKING=BEST_EFFORT may help",
         ),
-        (unlocked, "no locks", "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"),
+        (trial.unlocked, "no locks", "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"),
         (
-            f"{flushed_s:.1f} s" if flushed_s > _SLOW_FLUSH_S else None,
+            f"{trial.flush_s:.1f} s" if trial.flush_s > _SLOW_FLUSH_S else None,
             "an HDF5 flush is slow",
             "choose a scratch file system with --out",
         ),
     ]
     found = [Finding("files", "warning", f"{where}: {what}: {why}", advice) for why, what, advice in troubles if why]
-    text = f"{where}: HDF5 flush {flushed_s * 1e3:.1f} ms; locks and reading while writing work"
-    yield from found or [Finding("files", "ok", text, figures={"flush_s": flushed_s})]
+    text = f"{where}: HDF5 flush {trial.flush_s * 1e3:.1f} ms; locks and reading while writing work"
+    yield from found or [Finding("files", "ok", text, figures={"flush_s": trial.flush_s})]
+
+
+@dataclass(frozen=True)
+class _FileTrial:
+    """What came of a file that rank 0 wrote; a reason is None if there was no trouble.
+
+    Attributes:
+        unwritten: Why HDF5 could not write it.
+        blind: Ranks for which it was not there.
+        unread: Why the last rank could not read it.
+        unlocked: Why files could not be locked or renamed.
+        flush_s: Time its flush took.
+    """
+
+    unwritten: str | None
+    blind: Sequence[str] = ()
+    unread: str | None = None
+    unlocked: str | None = None
+    flush_s: float = 0.0
+
+
+def _try_files(path: Path, comm: MPI.Intracomm) -> _FileTrial:
+    """Write a file on rank 0, look at it from all, and remove it. Collective over comm; rank 0's word counts."""
+    from mpi4py import MPI
+
+    file = None
+    try:
+        file, flush_s, unwritten = _write_hdf5(path) if comm.rank == 0 else (None, 0.0, None)
+        unwritten = comm.bcast(unwritten)
+        if unwritten is not None:
+            return _FileTrial(unwritten)
+        views = comm.allgather((path.exists(), MPI.Get_processor_name()))
+        blind = [f"rank {rank} on {name}" for rank, (sees, name) in enumerate(views) if not sees]
+        last = comm.size - 1
+        unread = comm.bcast(_read_hdf5(path) if comm.rank == last else None, root=last)
+        unlocked = _lock_and_rename(path) if comm.rank == 0 else None
+        return _FileTrial(None, blind, unread, unlocked, flush_s)
+    finally:
+        if comm.rank == 0:
+            _discard(file, path)
+
+
+def _discard(file: h5py.File | None, path: Path) -> None:
+    # On a full disk closing fails too.
+    with suppress(OSError, RuntimeError):
+        if file is not None:
+            file.close()
+    with suppress(OSError):
+        path.unlink()
 
 
 def _write_hdf5(path: Path) -> tuple[h5py.File | None, float, str | None]:
     """Return a file in use, how long its flush took, and why there is none. Local."""
+    file = None
     try:
         file = h5py.File(path, "w", libver="latest")
         values = file.create_dataset("values", data=np.arange(8), maxshape=(None,))
@@ -465,8 +515,10 @@ def _write_hdf5(path: Path) -> tuple[h5py.File | None, float, str | None]:
         values.resize((16,))
         values[8:] = 1
         values.flush()
-    except OSError as error:
-        return None, 0.0, os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:
+        _discard(file, path)
+        number = error.errno if isinstance(error, OSError) else None
+        return None, 0.0, os.strerror(number) if number else str(error).splitlines()[0]
     return file, time.perf_counter() - began_s, None
 
 
