@@ -392,8 +392,8 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
 
 
 def _check_clocks(comm: MPI.Intracomm) -> Finding:
-    """Compare every rank's clock with rank 0's by the quickest of some round trips."""
-    offset_s = 0.0
+    """Compare all ranks' clocks, each with rank 0's by the quickest of some round trips. Collective over comm."""
+    offsets_s = [0.0]
     for rank in range(1, comm.size):
         if comm.rank == 0:
             trips = []
@@ -402,16 +402,19 @@ def _check_clocks(comm: MPI.Intracomm) -> Finding:
                 theirs_s = comm.sendrecv(None, dest=rank, source=rank)
                 back_s = time.time()
                 trips.append((back_s - sent_s, theirs_s - (sent_s + back_s) / 2))
-            offset_s = max(offset_s, abs(min(trips)[1]), key=abs)
+            offsets_s.append(min(trips)[1])
         elif comm.rank == rank:
             for _ in range(5):
                 comm.recv(source=0)
                 comm.send(time.time(), dest=0)
-    skew_s = comm.bcast(offset_s)
+    skew_s = comm.bcast(max(offsets_s) - min(offsets_s))
     text = f"clocks at most {skew_s * 1e3:.1f} ms apart"
     figures = {"skew_s": skew_s}
     if skew_s > _MOST_SKEW_S:
-        advice = "message ages in the results will be wrong: tell your site (NTP)"
+        advice = (
+            "times of files and in logs, and how long ago a run wrote (status, watch), will be wrong; "
+            "what runs record will not, for it counts from their start: tell your site (NTP)"
+        )
         return Finding("clocks", "warning", text, advice, figures)
     return Finding("clocks", "ok", text, figures=figures)
 
