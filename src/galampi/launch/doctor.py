@@ -125,7 +125,7 @@ def _print_json(findings: Sequence[Finding]) -> None:
 
 
 def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _mebibytes(num_bytes: float) -> str:
@@ -334,7 +334,10 @@ def _check_leftovers(comm: MPI.Intracomm) -> Finding:
 
 
 def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
-    """Measure Put and message latency between every pair of nodes, or two ranks of the only one."""
+    """Measure Put and message latency between pairs of nodes, or two ranks of the only one. Collective over comm.
+
+    All pairs of up to 16 nodes; of more, some in which every node appears.
+    """
     from mpi4py import MPI
 
     if comm.size == 1:
@@ -345,7 +348,7 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     node.Free()
     between = "nodes" if len(leaders) > 1 else "ranks of the node"
     ends = leaders if len(leaders) > 1 else [0, 1]
-    pairs = [(a, b) for i, a in enumerate(ends) for b in ends[i + 1 :]][:_MOST_PAIRS]
+    pairs = _choose_pairs(ends)
     window = MPI.Win.Allocate(message_bytes, 1, comm=comm)
     window.Lock_all(MPI.MODE_NOCHECK)
     payload = np.zeros(message_bytes, dtype=np.uint8)
@@ -376,8 +379,10 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     window.Free()
     results = [one for of_rank in comm.allgather(measured) for one in of_rank]
     slowest, longest = min(results), max(results, key=lambda result: result[1])
+    num_pairs = len(ends) * (len(ends) - 1) // 2
+    counted = f"{len(pairs):,} of " if len(pairs) < num_pairs else ""
     text = (
-        f"{_plural(len(results), 'pair')} of {between}: Put of {_mebibytes(message_bytes)} at least "
+        f"{counted}{_plural(num_pairs, 'pair')} of {between}: Put of {_mebibytes(message_bytes)} at least "
         f"{slowest[0] / 1e9:.2f} GB/s, latency at most {longest[1] * 1e6:,.0f} us"
     )
     if len(results) > 1:
@@ -389,6 +394,22 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
         advice = "slow: is MPI on the fast network? (UCX_NET_DEVICES, FI_PROVIDER); --json has every pair"
         return Finding("network", "warning", text, advice, figures)
     return Finding("network", "ok", text, figures=figures)
+
+
+def _choose_pairs(ends: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the pairs to measure: all of few ends; of many, some in which every end appears. Local.
+
+    Those farthest apart in the list come first, for they are likely to be the most switches apart. The pairs of one
+    distance go round all ends, and half of them, rounded up, of the greatest distance reach every end.
+    """
+    num_ends = len(ends)
+    pairs = []
+    for distance in range(num_ends // 2, 0, -1):
+        # At half way round the second half would repeat the first.
+        for i in range(num_ends // 2 if 2 * distance == num_ends else num_ends):
+            a, b = sorted((i, (i + distance) % num_ends))
+            pairs.append((ends[a], ends[b]))
+    return pairs[: max(_MOST_PAIRS, (num_ends + 1) // 2)]
 
 
 def _check_clocks(comm: MPI.Intracomm) -> Finding:
