@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -50,6 +52,37 @@ def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
         rank.kill()
     assert not alive
     command.finish()
+
+
+# A process whose launcher, the one above it, dies between its start and the time when it would wait for others.
+ORPHAN = """
+import os, pathlib, time, types
+from galampi import launched
+launcher = os.getppid()
+pathlib.Path("up").touch()
+while os.getppid() == launcher:
+    time.sleep(0.01)
+from galampi.placement import end_with_launcher
+end_with_launcher(types.SimpleNamespace(size=2, rank=1))
+time.sleep(20)
+print("still here")
+"""
+LAUNCHER = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+while not os.path.exists("up"):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.one_mpi
+def test_a_launcher_that_died_early_is_missed_too(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, ORPHAN], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    # Output ends with the last of the two.
+    assert "still here" not in done.stdout
+    assert "the launcher has died; this rank ends" in done.stderr
 
 
 SEEN_BY_ALL_RANKS = [
