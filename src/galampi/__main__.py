@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
 
 from galampi.cli import run
 from galampi.errors import UserError
+from galampi.launched import launched_rank
 
-# Set by Hydra (MPICH), by Open MPI's mpirun, by PMIx, and by srun.
-_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 _PATIENCE_S = 2.0
 
 
@@ -35,11 +33,6 @@ def main() -> int:
     except BaseException:
         _fail(rank)
         return 1
-
-
-def launched_rank() -> int:
-    """Return the rank the launcher gave this process, known before MPI starts; 0 without a launcher."""
-    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
 def _fail(rank: int) -> None:

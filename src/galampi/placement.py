@@ -6,8 +6,8 @@ before training, and a rank whose launcher has died ends.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from mpi4py import MPI
 
 from galampi.errors import UserError
+from galampi.launched import LAUNCHER_PID
+
+log = logging.getLogger(__name__)
 
 # Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
@@ -52,13 +55,12 @@ def end_with_launcher(comm: MPI.Intracomm) -> None:
     """
     if comm.size == 1:
         return
-    launcher = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == launcher:
+        while os.getppid() == LAUNCHER_PID:
             time.sleep(_LAUNCHER_PERIOD_S)
         try:
-            print(f"[rank {comm.rank}] the launcher has died; this rank ends", file=sys.stderr, flush=True)
+            log.critical("the launcher has died; this rank ends")
         finally:
             os._exit(1)
 

@@ -27,10 +27,9 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from galampi import gossip as gossip_wing
 from galampi.display import Display
 from galampi.errors import UserError
-from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage
+from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.job import Job, dump_job
 from galampi.learning import (
     Learner,
@@ -186,7 +185,8 @@ class _Rank:
             sizes = comm.allgather(num_parameters)
             if len(set(sizes)) > 1:
                 raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
-        self.mailboxes = Mailboxes(comm, self._topology(), num_parameters)
+        topology = topology_of(job.gossip.method, job.gossip.topology, comm.size)
+        self.mailboxes = Mailboxes(comm, topology, num_parameters)
         self.mailboxes.progress[:] = start.progress
         self.allreduce = AllReduce(comm) if job.gossip.method == "allreduce" else None
         self.mixing = UniformAverage() if job.gossip.method == "gala" else PushSum(job.gossip.weight_floor, lerp)
@@ -203,16 +203,6 @@ class _Rank:
         _say_placements(comm, self.placement)
         comm.Barrier()
         self.started_s = time.monotonic()
-
-    def _topology(self) -> gossip_wing.Topology:
-        if self.job.gossip.method in ("none", "allreduce"):
-            return gossip_wing.edgeless(self.comm.size)
-        graphs = {
-            "exponential": gossip_wing.exponential,
-            "ring": gossip_wing.ring,
-            "complete": gossip_wing.complete,
-        }
-        return graphs[self.job.gossip.topology](self.comm.size)
 
     def _open_files(self, num_parameters: int, precision: str, device: str) -> None:
         job, comm, start = self.job, self.comm, self.start

@@ -24,6 +24,7 @@ LIKELY = {
     ("cancel", 2, "srun"),
     ("preempt", 1, "srun"),
     ("node", 2, "srun"),
+    ("limit", 1, "mpirun"),
     ("cancel", 1, "mpirun"),
     ("requeue", 1, "mpirun"),
     ("preempt-notice", 2, "mpirun"),

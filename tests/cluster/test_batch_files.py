@@ -108,19 +108,23 @@ def test_what_fails_is_not_reported_as_done(cluster, job, launchers, tmp_path) -
 
 
 @pytest.mark.one_mpi
-def test_restarts_are_bounded(cluster, launchers, tmp_path) -> None:
-    job = tmp_path / "job.toml"
+@pytest.mark.parametrize("bound", [0, 1])
+def test_restarts_are_bounded(cluster, launchers, tmp_path, bound) -> None:
+    run, job = tmp_path / "run", tmp_path / "job.toml"
     job.write_text(JOB.format(name='"slow"').replace("CartPole-v1", "slow_env:Slow-v0"))
     job_id = cluster.submit(
-        *(job, "--out", tmp_path / "run", "--ntasks-per-node", 1, "--nodelist", "n8", "--launcher", launchers[0]),
-        *("--max-restarts", 0),
+        *(job, "--out", run, "--ntasks-per-node", 1, "--nodelist", "n8", "--launcher", launchers[0]),
+        *("--max-restarts", bound, "--total_env_steps", 100_000_000),
     )
-    cluster.wait_for((tmp_path / "run/job.h5").exists)
-    cluster.call("scancel", "--batch", "--signal=USR1", job_id)
+    for restart in range(bound + 1):
+        cluster.wait_for((run / "job.h5").exists)
+        cluster.wait_for(lambda restart=restart: open_run(run).attributes["num_restarts"] == restart)
+        cluster.call("scancel", "--batch", "--signal=USR1", job_id)
     assert cluster.wait_for_end(job_id) == "FAILED"
     assert cluster.job(job_id)["ExitCode"] == "3:0"
-    assert "given up" in log_of(cluster, job_id)
-    cluster.galampi("status", tmp_path / "run", code=open_run(tmp_path / "run").status == "stopped" and 3)
+    assert cluster.job(job_id)["Restarts"] == str(bound)
+    assert f"restart {bound} of at most {bound}: given up" in log_of(cluster, job_id)
+    cluster.galampi("status", run, code=open_run(run).status == "stopped" and 3)
 
 
 @pytest.mark.one_mpi

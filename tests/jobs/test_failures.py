@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -50,6 +52,37 @@ def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
         rank.kill()
     assert not alive
     command.finish()
+
+
+# A process whose launcher, the one above it, dies between its start and the time when it would wait for others.
+ORPHAN = """
+import os, pathlib, time, types
+from galampi import launched
+launcher = os.getppid()
+pathlib.Path("up").touch()
+while os.getppid() == launcher:
+    time.sleep(0.01)
+from galampi.placement import end_with_launcher
+end_with_launcher(types.SimpleNamespace(size=2, rank=1))
+time.sleep(20)
+print("still here")
+"""
+LAUNCHER = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+while not os.path.exists("up"):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.one_mpi
+def test_a_launcher_that_died_early_is_missed_too(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, ORPHAN], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    # Output ends with the last of the two.
+    assert "still here" not in done.stdout
+    assert "the launcher has died; this rank ends" in done.stderr
 
 
 SEEN_BY_ALL_RANKS = [
@@ -128,6 +161,17 @@ def test_strangers_are_refused(galampi, small_job, tmp_path) -> None:
         command = galampi("train", small_job, "--out", tmp_path / "run", ranks=None, env={name: "4"})
         assert_one_line(command, f"{name} is 4", "1 rank")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.one_mpi
+@pytest.mark.parametrize("launcher", ["OMPI_COMM_WORLD", "PMI"])
+def test_doctor_speaks_once_among_strangers(galampi, small_job, launcher) -> None:
+    """Open MPI's mpirun and MPICH, or Slurm without a PMI: only the process that was started first prints."""
+    for rank in (0, 1):
+        environment = {f"{launcher}_SIZE": "2", f"{launcher}_RANK": str(rank)}
+        code, output, errors = galampi("doctor", small_job, ranks=None, env=environment).finish()
+        assert code == 1, errors
+        assert output.count("failed   launch ") == (rank == 0)
 
 
 @pytest.mark.one_mpi

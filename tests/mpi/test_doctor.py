@@ -52,13 +52,18 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
 
 
 def test_speed_and_window(comm, monkeypatch) -> None:
+    from galampi import learning
     from galampi.job import load_job
     from galampi.launch import doctor
     from galampi.learning import RolloutCollector
 
+    # It measures what training does.
+    kept = []
+    monkeypatch.setattr(learning, "keep_freed_memory", lambda: kept.append(True))
     job = load_job(None, {"environment.id": "CartPole-v1", "device": "cpu"})
     monkeypatch.setattr(doctor, "_MEASURE_S", 0.5)
     speed, num_parameters = doctor._check_speed(job, comm)
+    assert kept
     assert len(speed.figures["learner_steps_per_s"]) == 2
     assert min(speed.figures["learner_steps_per_s"]) < min(speed.figures["emulator_steps_per_s"])
     if comm.rank == 1:
@@ -74,7 +79,11 @@ def test_speed_and_window(comm, monkeypatch) -> None:
 
     window = doctor._check_window(job, comm, num_parameters)
     assert window.state == "ok"
-    assert "unified memory" in window.text
+    assert window.text.startswith("0.02 MiB of mailboxes a rank (exponential), unified memory")
+    for method in ("allreduce", "none"):
+        silent = load_job(None, {"environment.id": "CartPole-v1", "gossip.method": method})
+        window = doctor._check_window(silent, comm, num_parameters)
+        assert window.text.startswith(f"0.00 MiB of mailboxes a rank (method {method}), unified memory")
 
     class Room:
         f_bavail, f_frsize = (1, 4096) if comm.rank == 1 else (1 << 40, 4096)
@@ -124,7 +133,7 @@ def test_files(comm, monkeypatch, tmp_path) -> None:
     assert state == "ok"
     assert str(folder) in text
     ((state, text),) = found(tmp_path / str(comm.rank))
-    assert (state, "every rank" in text) == ("failed", True)
+    assert (state, "every rank" in text, f"({doctor._file_system(tmp_path)})" in text) == ("failed", True, True)
     ((state, text),) = found(Path("/proc/run"))
     assert (state, text.count("\n"), "HDF5 cannot write" in text) == ("failed", 0, True)
 
@@ -139,6 +148,56 @@ def test_files(comm, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(doctor, "_SLOW_FLUSH_S", 0.0)
     assert [state for state, _ in found(folder)] == ["warning"] * 3
     assert not list(folder.iterdir())
+
+
+def test_a_folder_of_each_node_is_no_shared_one(comm, monkeypatch, tmp_path) -> None:
+    """A folder like /tmp is on every node, and what is written there is on one."""
+    from galampi.launch import doctor
+
+    folder = Path(comm.bcast(str(tmp_path)))
+    # As if on another node. HDF5 opens files by itself.
+    if comm.rank == 1:
+        exists = Path.exists
+
+        def gone(*_, **__) -> None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+        monkeypatch.setattr(Path, "exists", lambda path: "galampi-doctor" not in path.name and exists(path))
+        monkeypatch.setattr(doctor.h5py, "File", gone)
+    (finding,) = comm.bcast(list(doctor._check_files(folder, comm)))
+    assert finding.state == "failed"
+    assert "rank 1" in finding.text
+    assert f"({doctor._file_system(folder)})" in finding.text
+    assert finding.advice == "choose a folder on a file system that all nodes share"
+    assert not os.listdir(folder)
+
+
+@pytest.mark.parametrize("broken", ["write", "lock"])
+def test_no_file_stays(comm, monkeypatch, tmp_path, broken) -> None:
+    from galampi.launch import doctor
+
+    folder = Path(comm.bcast(str(tmp_path)))
+
+    def fill(*_, **__) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    if broken == "write":
+        # The file is there by then.
+        monkeypatch.setattr(doctor.h5py.Group, "create_dataset", fill)
+        (finding,) = comm.bcast(list(doctor._check_files(folder, comm)))
+        assert finding.state == "failed"
+        assert "No space left on device" in finding.text
+    elif comm.rank == 0:
+        monkeypatch.setattr(doctor, "_lock_and_rename", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(doctor._check_files(folder, comm))
+    else:
+        list(doctor._check_files(folder, comm))
+    comm.Barrier()
+    assert not os.listdir(folder)
 
 
 def test_gpus_and_energy(comm, monkeypatch, tmp_path) -> None:

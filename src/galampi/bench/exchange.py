@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from galampi.__main__ import launched_rank
+from galampi.launched import launched_rank
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from galampi.__main__ import launched_rank
+from galampi.launched import launched_rank
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from galampi.gossip.allreduce import AllReduce
 from galampi.gossip.asynchronous import Gossip
 from galampi.gossip.mailbox import Mailboxes
 from galampi.gossip.mixing import Message, PushSum, UniformAverage
-from galampi.gossip.topology import Topology, complete, edgeless, exponential, ring
+from galampi.gossip.topology import Topology, complete, edgeless, exponential, ring, topology_of
 
 __all__ = [
     "AllReduce",
@@ -34,4 +34,5 @@ __all__ = [
     "edgeless",
     "exponential",
     "ring",
+    "topology_of",
 ]

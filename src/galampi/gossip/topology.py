@@ -48,3 +48,16 @@ def complete(num_ranks: int) -> Topology:
 def edgeless(num_ranks: int) -> Topology:
     """Return the graph in which no rank sends to any other."""
     return Topology(num_ranks, ())
+
+
+def topology_of(method: str, name: str, num_ranks: int) -> Topology:
+    """Return the graph along which a method sends its messages.
+
+    Args:
+        method: `push-sum`, `gala`, `allreduce` or `none`; the last two send none.
+        name: `exponential`, `ring` or `complete`.
+        num_ranks: Nodes of the graph.
+    """
+    if method in ("allreduce", "none"):
+        return edgeless(num_ranks)
+    return {"exponential": exponential, "ring": ring, "complete": complete}[name](num_ranks)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,7 @@ import numpy as np
 
 from galampi.errors import UserError
 from galampi.job import Job
+from galampi.launched import launched_rank
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -77,7 +79,7 @@ def examine(job: Job, out: Path, *, as_json: bool) -> int:
     strangers = _strangers()
     if strangers is not None:
         # Every process is alone: only the launcher's first speaks.
-        if int(os.environ.get("SLURM_PROCID", os.environ.get("PMI_RANK", "0"))) == 0:
+        if launched_rank() == 0:
             if as_json:
                 _print_json([strangers])
             else:
@@ -123,7 +125,7 @@ def _print_json(findings: Sequence[Finding]) -> None:
 
 
 def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _mebibytes(num_bytes: float) -> str:
@@ -213,11 +215,19 @@ def _check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
     """Measure simulators and learner, all ranks at once; also returns the number of parameters, if the job starts."""
     import torch
 
-    from galampi.learning import Learner, RolloutCollector, make_simulators, resolve_device, resolve_precision
+    from galampi.learning import (
+        Learner,
+        RolloutCollector,
+        keep_freed_memory,
+        make_simulators,
+        resolve_device,
+        resolve_precision,
+    )
     from galampi.placement import place, together
 
     placement = place(comm)
     torch.set_num_threads(placement.num_threads)
+    keep_freed_memory()
     try:
         with together(comm):
             device = resolve_device(job.device, placement.rank_on_node)
@@ -281,10 +291,10 @@ def _check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> Finding
     """Allocate the mailboxes that the job will have. A memory model other than unified shows here too."""
     from galampi import gossip
 
-    graph = {"exponential": gossip.exponential, "ring": gossip.ring, "complete": gossip.complete}
-    topology = graph[job.gossip.topology](comm.size)
+    topology = gossip.topology_of(job.gossip.method, job.gossip.topology, comm.size)
     needed = _mebibytes(4 * num_parameters * len(topology.hops))
-    text = f"{needed} of mailboxes a rank ({job.gossip.topology}), unified memory"
+    reason = job.gossip.topology if topology.hops or comm.size == 1 else f"method {job.gossip.method}"
+    text = f"{needed} of mailboxes a rank ({reason}), unified memory"
     room = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
     rooms = [free for free in comm.allgather(room) if free is not None]
     if rooms:
@@ -324,7 +334,10 @@ def _check_leftovers(comm: MPI.Intracomm) -> Finding:
 
 
 def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
-    """Measure Put and message latency between every pair of nodes, or two ranks of the only one."""
+    """Measure Put and message latency between pairs of nodes, or two ranks of the only one. Collective over comm.
+
+    All pairs of up to 16 nodes; of more, some in which every node appears.
+    """
     from mpi4py import MPI
 
     if comm.size == 1:
@@ -335,7 +348,7 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     node.Free()
     between = "nodes" if len(leaders) > 1 else "ranks of the node"
     ends = leaders if len(leaders) > 1 else [0, 1]
-    pairs = [(a, b) for i, a in enumerate(ends) for b in ends[i + 1 :]][:_MOST_PAIRS]
+    pairs = _choose_pairs(ends)
     window = MPI.Win.Allocate(message_bytes, 1, comm=comm)
     window.Lock_all(MPI.MODE_NOCHECK)
     payload = np.zeros(message_bytes, dtype=np.uint8)
@@ -366,8 +379,10 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     window.Free()
     results = [one for of_rank in comm.allgather(measured) for one in of_rank]
     slowest, longest = min(results), max(results, key=lambda result: result[1])
+    num_pairs = len(ends) * (len(ends) - 1) // 2
+    counted = f"{len(pairs):,} of " if len(pairs) < num_pairs else ""
     text = (
-        f"{_plural(len(results), 'pair')} of {between}: Put of {_mebibytes(message_bytes)} at least "
+        f"{counted}{_plural(num_pairs, 'pair')} of {between}: Put of {_mebibytes(message_bytes)} at least "
         f"{slowest[0] / 1e9:.2f} GB/s, latency at most {longest[1] * 1e6:,.0f} us"
     )
     if len(results) > 1:
@@ -381,9 +396,25 @@ def _check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     return Finding("network", "ok", text, figures=figures)
 
 
+def _choose_pairs(ends: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the pairs to measure: all of few ends; of many, some in which every end appears. Local.
+
+    Those farthest apart in the list come first, for they are likely to be the most switches apart. The pairs of one
+    distance go round all ends, and half of them, rounded up, of the greatest distance reach every end.
+    """
+    num_ends = len(ends)
+    pairs = []
+    for distance in range(num_ends // 2, 0, -1):
+        # At half way round the second half would repeat the first.
+        for i in range(num_ends // 2 if 2 * distance == num_ends else num_ends):
+            a, b = sorted((i, (i + distance) % num_ends))
+            pairs.append((ends[a], ends[b]))
+    return pairs[: max(_MOST_PAIRS, (num_ends + 1) // 2)]
+
+
 def _check_clocks(comm: MPI.Intracomm) -> Finding:
-    """Compare every rank's clock with rank 0's by the quickest of some round trips."""
-    offset_s = 0.0
+    """Compare all ranks' clocks, each with rank 0's by the quickest of some round trips. Collective over comm."""
+    offsets_s = [0.0]
     for rank in range(1, comm.size):
         if comm.rank == 0:
             trips = []
@@ -392,16 +423,19 @@ def _check_clocks(comm: MPI.Intracomm) -> Finding:
                 theirs_s = comm.sendrecv(None, dest=rank, source=rank)
                 back_s = time.time()
                 trips.append((back_s - sent_s, theirs_s - (sent_s + back_s) / 2))
-            offset_s = max(offset_s, abs(min(trips)[1]), key=abs)
+            offsets_s.append(min(trips)[1])
         elif comm.rank == rank:
             for _ in range(5):
                 comm.recv(source=0)
                 comm.send(time.time(), dest=0)
-    skew_s = comm.bcast(offset_s)
+    skew_s = comm.bcast(max(offsets_s) - min(offsets_s))
     text = f"clocks at most {skew_s * 1e3:.1f} ms apart"
     figures = {"skew_s": skew_s}
     if skew_s > _MOST_SKEW_S:
-        advice = "message ages in the results will be wrong: tell your site (NTP)"
+        advice = (
+            "times of files and in logs, and how long ago a run wrote (status, watch), will be wrong; "
+            "what runs record will not, for it counts from their start: tell your site (NTP)"
+        )
         return Finding("clocks", "warning", text, advice, figures)
     return Finding("clocks", "ok", text, figures=figures)
 
@@ -411,43 +445,92 @@ def _check_files(out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
-    if len(set(comm.allgather(str(folder)))) > 1:
-        advice = "choose a folder on a file system that all nodes share"
-        yield Finding("files", "failed", f"{out.absolute()} is not on a file system that every rank sees", advice)
-        return
     where = f"{folder} ({_file_system(folder)})"
-    path = folder / f".galampi-doctor-{comm.bcast(os.getpid())}.h5"
-    file, flushed_s, error = _write_hdf5(path) if comm.rank == 0 else (None, 0.0, None)
-    error = comm.bcast(error)
-    if error is not None:
-        advice = "choose another folder with --out; if it is a lock: export HDF5_USE_FILE_LOCKING=BEST_EFFORT"
-        yield Finding("files", "failed", f"{where}: HDF5 cannot write: {error}", advice)
+    elsewhere = "choose a folder on a file system that all nodes share"
+    if len(set(comm.allgather(str(folder)))) > 1:
+        text = f"{out.absolute()} is not on a file system that every rank sees; rank 0 would write in {where}"
+        yield Finding("files", "failed", text, elsewhere)
         return
-    unread = comm.bcast(_read_hdf5(path) if comm.rank == comm.size - 1 else None, root=comm.size - 1)
-    unlocked = _lock_and_rename(path) if comm.rank == 0 else None
-    if file is not None:
-        file.close()
-        path.unlink()
+    trial = _try_files(folder / f".galampi-doctor-{comm.bcast(os.getpid())}.h5", comm)
+    if trial.unwritten is not None:
+        advice = "choose another folder with --out; if it is a lock: export HDF5_USE_FILE_LOCKING=BEST_EFFORT"
+        yield Finding("files", "failed", f"{where}: HDF5 cannot write: {trial.unwritten}", advice)
+        return
+    if trial.blind:
+        text = f"{where}: what rank 0 writes there is not there for {trial.blind[0]}"
+        more = f" and {len(trial.blind) - 1} more" if len(trial.blind) > 1 else ""
+        yield Finding("files", "failed", text + more, elsewhere)
+        return
     troubles = [
         (
-            unread,
+            trial.unread,
             "a file in use cannot be read by the last rank",
             "runs can be read once they end; HDF5_USE_FILE_LOCKING=BEST_EFFORT may help",
         ),
-        (unlocked, "no locks", "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"),
+        (trial.unlocked, "no locks", "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"),
         (
-            f"{flushed_s:.1f} s" if flushed_s > _SLOW_FLUSH_S else None,
+            f"{trial.flush_s:.1f} s" if trial.flush_s > _SLOW_FLUSH_S else None,
             "an HDF5 flush is slow",
             "choose a scratch file system with --out",
         ),
     ]
     found = [Finding("files", "warning", f"{where}: {what}: {why}", advice) for why, what, advice in troubles if why]
-    text = f"{where}: HDF5 flush {flushed_s * 1e3:.1f} ms; locks and reading while writing work"
-    yield from found or [Finding("files", "ok", text, figures={"flush_s": flushed_s})]
+    text = f"{where}: HDF5 flush {trial.flush_s * 1e3:.1f} ms; locks and reading while writing work"
+    yield from found or [Finding("files", "ok", text, figures={"flush_s": trial.flush_s})]
+
+
+@dataclass(frozen=True)
+class _FileTrial:
+    """What came of a file that rank 0 wrote; a reason is None if there was no trouble.
+
+    Attributes:
+        unwritten: Why HDF5 could not write it.
+        blind: Ranks for which it was not there.
+        unread: Why the last rank could not read it.
+        unlocked: Why files could not be locked or renamed.
+        flush_s: Time its flush took.
+    """
+
+    unwritten: str | None
+    blind: Sequence[str] = ()
+    unread: str | None = None
+    unlocked: str | None = None
+    flush_s: float = 0.0
+
+
+def _try_files(path: Path, comm: MPI.Intracomm) -> _FileTrial:
+    """Write a file on rank 0, look at it from all, and remove it. Collective over comm; rank 0's word counts."""
+    from mpi4py import MPI
+
+    file = None
+    try:
+        file, flush_s, unwritten = _write_hdf5(path) if comm.rank == 0 else (None, 0.0, None)
+        unwritten = comm.bcast(unwritten)
+        if unwritten is not None:
+            return _FileTrial(unwritten)
+        views = comm.allgather((path.exists(), MPI.Get_processor_name()))
+        blind = [f"rank {rank} on {name}" for rank, (sees, name) in enumerate(views) if not sees]
+        last = comm.size - 1
+        unread = comm.bcast(_read_hdf5(path) if comm.rank == last else None, root=last)
+        unlocked = _lock_and_rename(path) if comm.rank == 0 else None
+        return _FileTrial(None, blind, unread, unlocked, flush_s)
+    finally:
+        if comm.rank == 0:
+            _discard(file, path)
+
+
+def _discard(file: h5py.File | None, path: Path) -> None:
+    # On a full disk closing fails too.
+    with suppress(OSError, RuntimeError):
+        if file is not None:
+            file.close()
+    with suppress(OSError):
+        path.unlink()
 
 
 def _write_hdf5(path: Path) -> tuple[h5py.File | None, float, str | None]:
     """Return a file in use, how long its flush took, and why there is none. Local."""
+    file = None
     try:
         file = h5py.File(path, "w", libver="latest")
         values = file.create_dataset("values", data=np.arange(8), maxshape=(None,))
@@ -456,8 +539,10 @@ def _write_hdf5(path: Path) -> tuple[h5py.File | None, float, str | None]:
         values.resize((16,))
         values[8:] = 1
         values.flush()
-    except OSError as error:
-        return None, 0.0, os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:
+        _discard(file, path)
+        number = error.errno if isinstance(error, OSError) else None
+        return None, 0.0, os.strerror(number) if number else str(error).splitlines()[0]
     return file, time.perf_counter() - began_s, None
 
 

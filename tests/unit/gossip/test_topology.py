@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galampi.gossip import Topology, complete, edgeless, exponential, ring
+from galampi.gossip import Topology, complete, edgeless, exponential, ring, topology_of
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,11 @@ def test_every_rank_reaches_every_other(graph, num_ranks: int) -> None:
         frontier = {peer for rank in frontier for peer in topology.out_peers(rank)} - reached
         reached |= frontier
     assert len(reached) == num_ranks
+
+
+@pytest.mark.parametrize(("name", "graph"), [("exponential", exponential), ("ring", ring), ("complete", complete)])
+def test_only_methods_that_send_messages_have_edges(name: str, graph) -> None:
+    for method in ("push-sum", "gala"):
+        assert topology_of(method, name, 5) == graph(5)
+    for method in ("allreduce", "none"):
+        assert topology_of(method, name, 5) == edgeless(5)

@@ -1,0 +1,19 @@
+"""What a process knows of its launcher before MPI starts.
+
+Imports nothing that takes time, so that the entry can import it first.
+"""
+
+from __future__ import annotations
+
+import os
+
+LAUNCHER_PID = os.getppid()
+"""The process that started this one, as of the import. It is not asked for later: a launcher may have died by then."""
+
+# Set by Hydra (MPICH), by Open MPI's mpirun, by PMIx, and by srun.
+_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+def launched_rank() -> int:
+    """Return the rank the launcher gave this process; 0 without a launcher. Local."""
+    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
