@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from galampi.errors import UntoldError
 from galampi.job import Job
-from galampi.results.exchange import Exchange, UntoldError, replay
+from galampi.results.exchange import Exchange, replay
 from galampi.results.reader import ConsensusDistance, Run
 
 Floats = NDArray[np.float64]
