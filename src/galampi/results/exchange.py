@@ -40,9 +40,10 @@ class Exchange:
 
     Attributes:
         is_whole: Whether it begins with the job, when all ranks had the same parameters.
+        has_estimates: Whether some norms were not recorded, and are estimated; see `_step_norms`.
         rank: [E] int, whose update it is.
         at_s: [E] float, job time, s.
-        step_norm: [E] float, Euclidean norm of its step G; see `_step_norms` for those that were not recorded.
+        step_norm: [E] float, Euclidean norm of its step G.
         before: [E] int, index of the rank's update before, -1 for the first.
         keep: [E] float in (0, 1], share of its own parameters.
         messages: [E] lists of the messages that were averaged: index of the update that sent it, and share.
@@ -50,6 +51,7 @@ class Exchange:
     """
 
     is_whole: bool
+    has_estimates: bool
     rank: list[int] = field(default_factory=list)
     at_s: list[float] = field(default_factory=list)
     step_norm: list[float] = field(default_factory=list)
@@ -78,7 +80,9 @@ def replay(run: Run, job: Job) -> Exchange:
     """
     gossip = job.gossip
     logs = [_Log(rank, run.num_ranks, job) for rank in run.ranks]
-    exchange = Exchange(is_whole=not any(log.was_resumed for log in logs))
+    exchange = Exchange(
+        is_whole=not any(log.was_resumed for log in logs), has_estimates=any(log.has_estimates for log in logs)
+    )
     sources = [log.match(logs, gossip) for log in logs]
     index: list[list[int]] = [[] for _ in logs]
 
@@ -123,6 +127,7 @@ class _Log:
         rank: Whose it is.
         hops: [H] int: edge h sends to rank + h and receives from rank - h, modulo the number of ranks.
         was_resumed: Whether there was a restart.
+        has_estimates: Whether some of `step_norm` were not recorded.
         step_norm: [R] float64, norm of every step.
         update: [R] int64, number of the update.
         time_s: [R] float64, job time.
@@ -146,6 +151,7 @@ class _Log:
         start = 0
         if self.was_resumed:
             start = int(np.searchsorted(rows["update"], file.restarts["update"][-1], side="right"))
+        self.has_estimates = not np.isfinite(rows["step_norm"][start:]).all()
         self.step_norm = _step_norms(rows, job.learner.max_grad_norm, self.name)[start:]
         self.update: Int64s = rows["update"][start:]
         self.time_s: Floats = rows["time_s"][start:]

@@ -7,7 +7,7 @@ from simulated_exchange import NUM_PARAMETERS, simulate, write_rank
 
 from galampi.errors import UntoldError
 from galampi.job import dump_job, parse_job
-from galampi.results import JobFile, open_run
+from galampi.results import JobFile, ball, open_run
 from galampi.results.ball import Bound, bound, constants
 from galampi.results.exchange import replay
 
@@ -15,15 +15,11 @@ SPEEDS = {2: [1, 1], 3: [1, 1.3, 4], 5: [1, 1.1, 1.2, 1.3, 20]}
 METHODS = [{}, {"gossip.method": "gala"}, {"gossip.topology": "complete"}, {"gossip.topology": "ring"}]
 
 
-@pytest.mark.parametrize("settings", METHODS)
-@pytest.mark.parametrize("num_ranks", SPEEDS)
-def test_replay_gives_every_rank_the_parameters_it_had(tmp_path, settings, num_ranks):
-    simulated = simulate(tmp_path, num_ranks=num_ranks, slowness=SPEEDS[num_ranks], settings=settings)
-    run = open_run(tmp_path)
-    exchange = replay(run, parse_job(run.job_toml, "test"))
+def assert_parameters(exchange, simulated):
+    """Average as the exchange says, and compare with what every rank had."""
     assert len(exchange.rank) == sum(len(steps) for steps in simulated.steps)
     z = {-1: simulated.start.astype(np.float64)}
-    num_made = [0] * num_ranks
+    num_made = [0] * len(simulated.steps)
     for update, rank in enumerate(exchange.rank):
         step = simulated.steps[rank][num_made[rank]]
         assert exchange.step_norm[update] == pytest.approx(np.linalg.norm(step))
@@ -33,6 +29,15 @@ def test_replay_gives_every_rank_the_parameters_it_had(tmp_path, settings, num_r
         z[update] = z[update] + sum(share * z[source] for source, share in exchange.messages[update])
         np.testing.assert_allclose(z[update], simulated.states[rank][num_made[rank]], rtol=1e-5, atol=1e-4)
         num_made[rank] += 1
+
+
+@pytest.mark.parametrize("settings", METHODS)
+@pytest.mark.parametrize("num_ranks", SPEEDS)
+def test_replay_gives_every_rank_the_parameters_it_had(tmp_path, settings, num_ranks):
+    simulated = simulate(tmp_path, num_ranks=num_ranks, slowness=SPEEDS[num_ranks], settings=settings)
+    run = open_run(tmp_path)
+    exchange = replay(run, parse_job(run.job_toml, "test"))
+    assert_parameters(exchange, simulated)
     assert sum(map(len, exchange.messages)) > len(exchange.rank) / 10
 
 
@@ -152,6 +157,42 @@ def test_messages_that_fit_in_too_many_ways_are_not_told(tmp_path):
     run = open_run(tmp_path)
     with pytest.raises(UntoldError, match="more than 10,000 choices"):
         replay(run, job)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.001])
+def test_a_slow_exchange_has_fewer_moments_or_none(tmp_path, monkeypatch, part):
+    simulate(tmp_path, num_ranks=5, slowness=SPEEDS[5], settings={"gossip.topology": "ring"}, end_s=20.0)
+    run = open_run(tmp_path)
+    job, distance = parse_job(run.job_toml, "test"), run.consensus_distance()
+    whole = bound(run, job, distance)
+    assert isinstance(whole, Bound)
+    num_updates = sum(rank.updates.num_rows for rank in run.ranks)
+    monkeypatch.setattr(ball, "_MOST_VISITED", int(part * num_updates * len(whole.moments) / 2))
+    found = bound(run, job, distance)
+    if part < 0.01:
+        assert found == "messages mix so slowly that more than 16 updates are to be gone back through"
+        return
+    assert isinstance(found, Bound)
+    assert 3 < len(found.moments) < len(whole.moments)
+    assert set(found.moments) < set(whole.moments)
+    assert found.moments[-1] == whole.moments[-1]
+    assert (np.diff(found.moments) > 0).all()
+    assert found.moments[0] < 0.3 * len(distance.at)
+    np.testing.assert_allclose(found.sharp, whole.sharp[np.searchsorted(whole.moments, found.moments)])
+
+
+def test_all_peers_at_each_update(tmp_path):
+    settings = {"gossip.peers": "all"}
+    simulated = simulate(tmp_path / "even", num_ranks=3, slowness=[1, 1, 1], settings=settings, jitter=0.0)
+    run = open_run(tmp_path / "even")
+    exchange = replay(run, parse_job(run.job_toml, "test"))
+    assert_parameters(exchange, simulated)
+    assert max(map(len, exchange.messages)) == 2
+    simulate(tmp_path / "uneven", num_ranks=3, slowness=SPEEDS[3], settings=settings)
+    run = open_run(tmp_path / "uneven")
+    found = bound(run, parse_job(run.job_toml, "test"), run.consensus_distance())
+    assert isinstance(found, str)
+    assert "some of its peers only" in found
 
 
 def test_after_a_restart_the_bound_waits_until_the_start_is_forgotten(tmp_path):
