@@ -170,7 +170,8 @@ def test_a_slow_exchange_has_fewer_moments_or_none(tmp_path, monkeypatch, part):
     monkeypatch.setattr(ball, "_MOST_VISITED", int(part * num_updates * len(whole.moments) / 2))
     found = bound(run, job, distance)
     if part < 0.01:
-        assert found == "messages mix so slowly that more than 16 updates are to be gone back through"
+        assert isinstance(found, str)
+        assert "messages mix so slowly" in found
         return
     assert isinstance(found, Bound)
     assert 3 < len(found.moments) < len(whole.moments)
