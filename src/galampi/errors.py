@@ -4,6 +4,7 @@ GalampiError
 ├── UserError          the user's mistake: one clear line, exit code 2
 │   ├── JobError       a job file or an override holds something that is not allowed
 │   └── ResultsError   a file of results is missing, truncated, foreign or of another version
+│       └── UntoldError    files are whole, but do not tell which rank averaged which message
 └── LostRankError      a rank is gone or was never part of the job, exit code 1
 """
 
@@ -22,6 +23,10 @@ class JobError(UserError):
 
 class ResultsError(UserError):
     """A results file is missing, truncated, foreign or of an unknown version."""
+
+
+class UntoldError(ResultsError):
+    """Files do not tell the exchange of a run; a report gives it as the reason why there is no bound."""
 
 
 class LostRankError(GalampiError):

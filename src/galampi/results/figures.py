@@ -169,10 +169,10 @@ def learning_curves(curves: Sequence[JobCurve], *, along: str, published: Curve 
 
 def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Iterator[Figure]:
     """The epsilon-ball: distance of each rank to the mean, absolute with the bound, and relative."""
-    scale, unit = _time_unit(float(distance.at[-1]))
-    at, series = binned(distance.at, list(distance.to_mean.T), _NUM_POINTS)
+    scale, unit = _time_unit(float(distance.times_s[-1]))
+    at, series = binned(distance.times_s, list(distance.to_mean.T), _NUM_POINTS)
     to_mean = np.stack(series)
-    bound_at = distance.at[bound.moments] if isinstance(bound, Bound) else distance.at[:0]
+    bound_at = distance.times_s[bound.moments] if isinstance(bound, Bound) else distance.times_s[:0]
     error = f"Estimated from parameter sketches, relative standard error {distance.relative_error:.1%} each."
 
     def lines(axes: Axes, values: Floats) -> list[Any]:
@@ -208,7 +208,7 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
         f"{_say(bound)}",
         draw,
     )
-    relative = to_mean / np.stack(binned(distance.at, list(distance.norm.T), _NUM_POINTS)[1]).mean(axis=0)
+    relative = np.stack(binned(distance.times_s, list(distance.relative.T), _NUM_POINTS)[1])
 
     def draw_relative(axes: Axes) -> None:
         _legend(axes, lines(axes, 100 * relative))
@@ -488,13 +488,18 @@ def _say(bound: Bound | str) -> str:
     """Describe the bound, with what it rests on."""
     if isinstance(bound, str):
         return f"No bound is drawn: {bound}."
+    estimated = (
+        " Where the norm of a step was not recorded (of more than 100,000 parameters, 7 of 8 updates) it is estimated "
+        "in proportion to learning rate times clipped gradient."
+        if bound.has_estimates
+        else ""
+    )
     return (
         "Dashed: Proposition 1 of the GALA paper (arXiv 1906.04585), \u03b1 \u03a3 \u03b2^(k+1-s) \u2016G(s)\u2016, "
         "for the distances of all ranks stacked; k counts the updates of all ranks. Dotted: the same sum with what is "
         "left of each step in place of \u03b1 \u03b2^(k+1-s). Both hold for the exchange as it was, replayed from the "
         f"files, every share and delay. \u03b1 = {bound.alpha:.3g} and \u03b2 = {bound.beta:.3g} are the tightest pair "
-        f"for the {len(bound.values)} moments shown. Of more than 100,000 parameters the norm of a step is recorded at "
-        "each 8th update, and between them estimated in proportion to learning rate times clipped gradient."
+        f"for the {len(bound.values)} moments shown.{estimated}"
     )
 
 

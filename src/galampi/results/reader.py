@@ -284,6 +284,9 @@ class Run:
                 where some are slower.
             last: Read only so many of the newest sketches of each rank; None for all.
 
+        Returns:
+            The distances; of no moment if there is none that all ranks' sketches reach.
+
         Raises:
             ResultsError: A rank has no sketches.
         """
@@ -298,8 +301,13 @@ class Run:
         if align == "time":
             # A rank that began late or fell silent has no sketch near the others' first or last ones.
             begin, end = max(each[0] for each in positions), min(each[-1] for each in positions)
-            inner = [_nearest(positions[0], moment) for moment in (begin, end)]
-            at = positions[0][inner[0] : inner[1] + 1]
+            # The same moment of all ranks lies an update apart, another one a period between two sketches.
+            periods = np.concatenate([np.diff(each) for each in positions])
+            if len(periods) and begin - end > np.median(periods) / 2:
+                at = positions[0][:0]
+            else:
+                inner = [_nearest(positions[0], moment) for moment in (begin, end)]
+                at = positions[0][inner[0] : inner[1] + 1]
         else:
             at = positions[0]
             for each in positions[1:]:
@@ -326,7 +334,14 @@ class Run:
             for column in ("update", "time_s")
         )
         return ConsensusDistance(
-            at, to_mean, norm, between, updates, np.ptp(times_s, axis=1), relative_error=relative_error(size)
+            at,
+            times_s[:, 0],
+            to_mean,
+            norm,
+            between,
+            updates,
+            np.ptp(times_s, axis=1),
+            relative_error=relative_error(size),
         )
 
 
@@ -336,6 +351,8 @@ class ConsensusDistance:
 
     at: NDArray[Any]
     """`[M]`: job time in seconds, or number of the update, of each moment."""
+    times_s: NDArray[np.float64]
+    """`[M]`: job time of rank 0 at each moment."""
     to_mean: NDArray[np.float64]
     """`[M, N]`: distance of every rank's z to the (unweighted) mean over the ranks."""
     norm: NDArray[np.float64]

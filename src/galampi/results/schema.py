@@ -77,7 +77,8 @@ UPDATES = TableSchema(
             "step_norm",
             "float64",
             "1",
-            "Euclidean norm of the optimizer's change of z; of many parameters at each 8th row, else NaN",
+            "Euclidean norm of the optimizer's change of z: every row up to 100,000 parameters; above, every 8th row, "
+            "NaN between",
         ),
         Column("learning_rate", "float64", "1", "learning rate this update used"),
         Column("weight", "float64", "1", "push-sum weight w after this update's gossip"),
@@ -166,7 +167,7 @@ RESTARTS = TableSchema(
 )
 
 TABLES = {table.name: table for table in (UPDATES, EPISODES, SKETCH, EDGES, ENERGY, RESTARTS)}
-"""The tables of a rank file. `sketch` is missing from a file whose job makes no sketches."""
+"""The tables of a rank file."""
 
 COMPONENT = Column("component", "int64", "1", "index of the component of a sketch", per_component=True)
 """Dimension scale of the second dimension of `sketch/value`."""

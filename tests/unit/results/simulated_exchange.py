@@ -45,6 +45,9 @@ class Memory:
     def acknowledge(self, edge):
         del self.boxes[self.rank, edge]
 
+    def finish(self):
+        return True
+
 
 def simulate(
     out: Path,
@@ -58,6 +61,8 @@ def simulate(
     norm_every=1,
     age_error_s=0.0,
     restart_at=None,
+    is_drained=False,
+    jitter=0.5,
 ) -> Simulated:
     """Simulate a run and write its files.
 
@@ -72,14 +77,19 @@ def simulate(
         norm_every: Updates between two recorded norms.
         age_error_s: Falsifies the recorded ages.
         restart_at: Update of each rank after which all messages are lost and weights are 1 again.
+        is_drained: Before the restart the messages under way are averaged, and weights stay.
+        jitter: Most by which the duration of an update differs from its mean, as a part of it.
     """
     job = parse_job("", "test", {"name": "simulated", **(settings or {})})
     rng = np.random.default_rng(5)
     topology = {"exponential": exponential, "ring": ring, "complete": complete}[job.gossip.topology](num_ranks)
     boxes: dict = {}
 
-    def join(rank):
-        mixing = UniformAverage() if job.gossip.method == "gala" else PushSum()
+    def join(rank, weight=1.0):
+        mixing = UniformAverage()
+        if job.gossip.method != "gala":
+            mixing = PushSum()
+            mixing.weight = weight
         return Gossip(Memory(rank, topology, boxes), mixing, all_peers=job.gossip.peers == "all")
 
     gossips = [join(rank) for rank in range(num_ranks)]
@@ -88,16 +98,21 @@ def simulate(
     simulated = Simulated(start, [[] for _ in z], [[] for _ in z])
     rows: list[list[dict]] = [[] for _ in z]
     totals = np.zeros((num_ranks, 3), np.int64)
-    clock = np.array([0.01 * rank for rank in range(num_ranks)])
+    # When each rank's next update ends.
+    clock = np.array([0.01 * rank + 0.1 * slowness[rank] for rank in range(num_ranks)])
     has_restarted = False
     while clock.min() < end_s:
         rank = int(clock.argmin())
-        clock[rank] += 0.1 * slowness[rank] * rng.uniform(0.5, 1.5)
         if restart_at is not None and not has_restarted and min(map(len, rows)) >= restart_at:
             has_restarted = True
+            weights = [1.0] * num_ranks
+            if is_drained:
+                for each in range(num_ranks):
+                    gossips[each].drain(z[each])
+                weights = [each.mixing.weight for each in gossips]
             boxes.clear()
             totals += [[each.sent.sum(), each.received.sum(), each.skipped.sum()] for each in gossips]
-            gossips = [join(each) for each in range(num_ranks)]
+            gossips = [join(each, weights[each]) for each in range(num_ranks)]
             restarts = [len(each) for each in rows]
         step = rng.normal(size=NUM_PARAMETERS) * rng.lognormal()
         if kind == "apart":
@@ -105,6 +120,7 @@ def simulate(
         step = step.astype(np.float32)
         z[rank] += step
         time_s = float(clock[rank])
+        clock[rank] += 0.1 * slowness[rank] * rng.uniform(1 - jitter, 1 + jitter)
         gossip = gossips[rank]
         age_s = gossip.step(z[rank], len(rows[rank]) + 1, time_s)
         sent, received, skipped = totals[rank] + [gossip.sent.sum(), gossip.received.sum(), gossip.skipped.sum()]
@@ -126,7 +142,7 @@ def simulate(
     JobFile.create(out, {"job_toml": dump_job(job)}, num_ranks)
     for rank in range(num_ranks):
         missing = (num_rows_missing or [0] * num_ranks)[rank]
-        _write(
+        write_rank(
             out / f"rank-{rank:04d}.h5",
             rank,
             rows[rank][: len(rows[rank]) - missing],
@@ -134,11 +150,13 @@ def simulate(
             out_peers=topology.out_peers(rank),
             norm_every=norm_every,
             restart_after=restarts[rank] if restart_at is not None else None,
+            weights_restarted=not is_drained,
         )
     return simulated
 
 
-def _write(path, rank, rows, states, *, out_peers, norm_every, restart_after):
+def write_rank(path, rank, rows, states, *, out_peers, norm_every=1, restart_after=None, weights_restarted=True):
+    """Write a rank's file: a row of each update, and sketches of the states."""
     sketch = Sketch(1 << 14, NUM_PARAMETERS)
     settings = {"rank": rank, "sketch": sketch, "attributes": {"out_peers": out_peers}}
     columns = ("policy_loss", "value_loss", "entropy", "env_s", "act_s", "learn_s", "gossip_s", "record_s")
@@ -156,6 +174,6 @@ def _write(path, rank, rows, states, *, out_peers, norm_every, restart_after):
         if update == restart_after:
             position = writer.position()
             writer.close()
-            restart = Restart(update=update, time_s=row["time_s"], reason="test", weights_restarted=True)
+            restart = Restart(update=update, time_s=row["time_s"], reason="test", weights_restarted=weights_restarted)
             writer = RankWriter(path, **settings, resume_at=position, restart=restart)
     writer.close()

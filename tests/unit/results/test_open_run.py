@@ -213,8 +213,26 @@ def test_consensus_distance_by_update(tmp_path):
     write_sketches(tmp_path, 1, sketch, [0.9, 1.9, 2.9], z[:3])
     found = open_run(tmp_path).consensus_distance(align="update")
     assert found.at.tolist() == [0, 10, 20]
+    assert found.times_s.tolist() == [0.0, 1.0, 2.0]
     assert (found.to_mean == 0).all()
     assert (open_run(tmp_path).consensus_distance().to_mean > 0).all()
+
+
+def test_a_rank_that_has_long_been_silent_has_no_distance(tmp_path):
+    sketch = Sketch(64, 300)
+    z = np.random.default_rng(4).standard_normal((30, 300))
+    write_sketches(tmp_path, 0, sketch, np.arange(30.0), z)
+    write_sketches(tmp_path, 1, sketch, np.arange(10.0) + 0.1, z[:10])
+    assert len(open_run(tmp_path).consensus_distance(last=8).at) == 0
+    assert len(open_run(tmp_path).consensus_distance().at) == 10
+
+
+def test_one_sketch_of_each_rank_is_one_moment(tmp_path):
+    sketch = Sketch(64, 300)
+    z = np.random.default_rng(4).standard_normal((2, 300))
+    write_sketches(tmp_path, 0, sketch, [0.1], z[:1])
+    write_sketches(tmp_path, 1, sketch, [0.3], z[:1])
+    assert open_run(tmp_path).consensus_distance(last=8).times_s.tolist() == [0.1]
 
 
 def test_consensus_distance_needs_sketches(run):

@@ -14,9 +14,10 @@ pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[re
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 
 from galampi.errors import ResultsError, UserError
-from galampi.results.figures import Figure
+from galampi.results.ball import Bound
+from galampi.results.figures import Canvas, Figure, distances
 from galampi.results.report import _energy_lines, report
-from galampi.results.summary import Energy
+from galampi.results.summary import Energy, RunReport
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
 SUMMARY_OF_A_RUN = {
@@ -116,6 +117,25 @@ def test_figures_are_in_the_page_and_beside_it(seeds):
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
     identifiers = re.findall(r'\bid="([^"]*)"', page)
     assert len(identifiers) == len(set(identifiers))
+
+
+@pytest.mark.parametrize("method", ["allreduce", "push-sum"])
+def test_distances_are_drawn_against_job_time(tmp_path, method):
+    # 200 updates in 20 s.
+    run = RunReport(make_run(tmp_path, settings={"gossip.method": method}))
+    for figure in distances("job1", run.distance, run.bound):
+        axes = Canvas().add_subplot()
+        figure.draw(axes)
+        assert axes.get_xlabel() == "job time (s)"
+        assert axes.lines[0].get_xdata()[-1] == pytest.approx(20)
+
+
+@pytest.mark.parametrize("has_estimates", [False, True])
+def test_norms_are_called_estimated_where_they_are(tmp_path, has_estimates):
+    bound = Bound(np.arange(2), np.ones(2), np.ones(2), 1.0, 0.5, has_estimates)
+    run = RunReport(make_run(tmp_path))
+    caption = next(iter(distances("job1", run.distance, bound))).caption
+    assert ("it is estimated" in caption) == has_estimates
 
 
 def test_nodes_and_restarts_are_added_up(no_pictures, tmp_path):
