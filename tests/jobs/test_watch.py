@@ -24,8 +24,14 @@ def running(galampi, small_job, tmp_path):
     command = galampi(
         "train", small_job, "--out", out, "--name", "live \x1b[31m<b>", "--total_env_steps", 10**9, "--quiet"
     )
-    wait_for(lambda: (out / "rank-0001.h5").exists() and open_run(out).ranks[1].sketches.num_rows > 2)
+    wait_for(lambda: (out / "rank-0001.h5").exists() and has_rows(out))
     return out, command
+
+
+def has_rows(out) -> bool:
+    """Whether every rank has written rows of updates and of sketches, which come to disk at different moments."""
+    ranks = open_run(out).ranks
+    return all(table.num_rows > 2 for rank in ranks for table in (rank.updates, rank.sketches))
 
 
 @pytest.fixture
