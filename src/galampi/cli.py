@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from galampi.errors import UserError
+from galampi.importing import heavy_imports
 from galampi.job import Job, allowed, fields, load_job, parse_job
 
 _EXIT_CODES = "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved"
@@ -118,9 +119,10 @@ def _train(arguments: argparse.Namespace) -> int:
     else:
         job = load_job(arguments.job, overrides)
 
-    from mpi4py import MPI
+    with heavy_imports():
+        from mpi4py import MPI
 
-    from galampi.training import train
+        from galampi.training import train
 
     comm = MPI.COMM_WORLD
     level = logging.ERROR if arguments.quiet else logging.INFO
@@ -176,7 +178,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     stored = find_policy(arguments.run_path, rank=arguments.rank, update=arguments.checkpoint)
 
-    from galampi.evaluation import evaluate, summary
+    with heavy_imports():
+        from galampi.evaluation import evaluate, summary
     from galampi.results.evaluation import EvaluatedEpisode
 
     def report(episode: EvaluatedEpisode) -> None:

@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 EXCHANGE_SIZES = tuple(1 << power for power in range(10, 27, 2))
 """1 KiB to 64 MiB."""
 _EXCHANGE_SECONDS = 1.0
+_FILE_WIDTH = 140
 
 Contestant = Callable[[], Sample]
 
@@ -44,7 +45,8 @@ def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: 
     Raises:
         UserError: A contestant cannot run.
     """
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    to_terminal = sys.stdout.isatty()
+    console = Console(highlight=False, soft_wrap=not to_terminal, width=None if to_terminal else _FILE_WIDTH)
     precision = resolve_precision("auto", "cpu")
     found = machine.facts()
     path = out / machine.file_name(found)

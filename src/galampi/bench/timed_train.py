@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from galampi.importing import heavy_imports
 from galampi.launched import launched_rank
 
 
@@ -51,9 +52,11 @@ def main() -> int:
     # Before torch is loaded, which counts the cores it may use.
     os.sched_setaffinity(0, {settings.cores[rank % len(settings.cores)]})
 
-    from galampi import training
-    from galampi.cli import run
-    from galampi.learning import RolloutCollector
+    # As the command does.
+    with heavy_imports():
+        from galampi import training
+        from galampi.cli import run
+        from galampi.learning import RolloutCollector
 
     measured: dict[str, float] = {}
 
