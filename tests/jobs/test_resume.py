@@ -55,7 +55,13 @@ def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) ->
     assert run.ranks[0].restarts["weights_restarted"].all()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.one_mpi) for n in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)),
+    ],
+)
 def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_path, number) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--quiet")

@@ -57,6 +57,7 @@ def solved(tmp_path_factory) -> tuple[Path, str]:
     return out, output
 
 
+@pytest.mark.one_mpi
 def test_cartpole_is_solved_by_two_ranks(solved) -> None:
     out, output = solved
     run = open_run(out)
@@ -66,6 +67,7 @@ def test_cartpole_is_solved_by_two_ranks(solved) -> None:
     assert returns[-100:].mean() >= 475, output
 
 
+@pytest.mark.one_mpi
 def test_a_solved_cartpole_plays_to_the_end(solved, galampi) -> None:
     out, _ = solved
     code, output, errors = galampi("evaluate", out, ranks=None).finish()
