@@ -31,7 +31,7 @@ test-once: $(READY)  ## Run the tests that are the same under every MPI library
 
 test-ranks: $(READY)  ## Run the tests with ranks
 	python -m pytest tests/mpi
-	python -m pytest tests/mpi/test_conservation.py --network
+	python -m pytest tests/mpi/test_conservation.py --network -k True
 	python -m pytest tests/jobs -m "not one_mpi"
 
 test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way

@@ -1,10 +1,12 @@
 """Options of the whole test suite."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from galampi.bench.contestants import OFF_SHARED_MEMORY
+from galampi.bench.contestants import off_shared_memory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -13,4 +15,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--network"):
-        os.environ.update(OFF_SHARED_MEMORY)
+        folder = tempfile.TemporaryDirectory(prefix="galampi-nodes-")
+        config.add_cleanup(folder.cleanup)
+        os.environ.update(off_shared_memory(Path(folder.name)))

@@ -27,19 +27,18 @@ from galampi.results import Run, open_run
 
 Sample = dict[str, Any]
 
-OFF_SHARED_MEMORY = {
-    "MPIR_CVAR_NOLOCAL": "1",
-    "OMPI_MCA_pml": "ob1",
-    "OMPI_MCA_btl": "self,tcp",
-    "OMPI_MCA_osc": "^sm,ucx",
-}
-"""Environment that keeps MPICH and Open MPI off shared memory, so that one machine shows what a network does."""
 PONG_BYTES = 4 * 1_687_719
 """Parameters of the 32-64-64-512 network with six actions, in float32: the message of Pong."""
 SETTLING_S = 2.0
 """Time after the first update that does not count."""
 SB3_SETTINGS = ((16, False), (16, True), (64, True))
 """Simulators, and whether they are processes: those of which Stable-Baselines3's best is taken."""
+_MOST_NODES = 5
+_AGENT = """#!/bin/sh
+host=$1
+shift
+exec unshare --map-root-user --uts sh -c "hostname $host && { $*; }"
+"""
 _BEFORE_GOSSIP = ("env_s", "act_s", "learn_s", "record_s")
 
 
@@ -68,6 +67,29 @@ def mpirun(num_ranks: int) -> list[str]:
     said = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
     options = ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"] if "Open MPI" in said else []
     return [launcher, *options, "-n", str(num_ranks)]
+
+
+def off_shared_memory(folder: Path) -> dict[str, str]:
+    """Return the environment that keeps ranks off shared memory, so that one machine shows what a network does.
+
+    MPICH is told so. Open MPI keeps the windows of one node in shared memory whatever it is told, so each rank gets a
+    node of its own: the agent that shall start a daemon there starts it here, under another host name.
+
+    Args:
+        folder: Takes the agent and the list of nodes; they must be there while ranks start.
+    """
+    agent, nodes = folder / "agent.sh", folder / "nodes"
+    agent.write_text(_AGENT)
+    agent.chmod(0o755)
+    nodes.write_text("".join(f"node-{number} slots=1\n" for number in range(_MOST_NODES)))
+    return {
+        "MPIR_CVAR_NOLOCAL": "1",
+        # One machine's cores are at both ends: whoever waits must let the other end run.
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "PRTE_MCA_plm_ssh_agent": str(agent),
+        "PRTE_MCA_prte_default_hostfile": str(nodes),
+        "PRTE_MCA_rmaps_default_mapping_policy": "ppr:1:node",
+    }
 
 
 def training(
@@ -166,9 +188,13 @@ def exchange(num_ranks: int, sizes_bytes: Sequence[int], seconds: float, *, netw
         UserError: It failed.
     """
     settings = {"cores": cores(), "sizes_bytes": list(sizes_bytes), "seconds": seconds}
-    command = [*mpirun(num_ranks), *_program("exchange", settings)]
+    program = _program("exchange", settings)
     # Copies and puts, Allreduce, steps, messages; a step over a network may take a second.
-    return _run(command, len(sizes_bytes) * 5 * seconds, OFF_SHARED_MEMORY if network else None)
+    longest_s = len(sizes_bytes) * 5 * seconds
+    if not network:
+        return _run([*mpirun(num_ranks), *program], longest_s)
+    with tempfile.TemporaryDirectory(prefix="galampi-nodes-") as folder:
+        return _run(["mpirun", "-n", str(num_ranks), *program], longest_s, off_shared_memory(Path(folder)))
 
 
 def pong_exchange(num_ranks: int, seconds: float) -> Sample:
