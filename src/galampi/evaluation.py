@@ -2,7 +2,7 @@
 
 A second, small hall: it sees learning and results, and no MPI.
 
-The rules (Mnih et al. 2015; Assran et al. 2019, section 4): up to 30 no-ops at the start, full games, the game's own
+The rules (Mnih et al. 2015; Assran et al. 2019, section 4): FIRE and no-ops at the start, full games, the game's own
 score. A lost life ends nothing. After it FIRE is pressed once where the game has that button, as at the start: a policy
 that is greedy may never press it, and Breakout waits for ever. An episode in which nothing happens any more is ended.
 """

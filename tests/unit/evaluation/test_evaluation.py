@@ -257,7 +257,7 @@ def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(OwnRandomness, "random", "ends")
         monkeypatch.setattr(OwnRandomness, "num_steps", 0)
         with pytest.raises(UserError, match=r"had terminated True, the first False"):
-            evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4", stuck_after=50)
+            evaluate(stored, tmp_path / "e.h5", num_episodes=1, video=tmp_path / "film.mp4")
         OwnRandomness.metadata["render_modes"] = []
         with pytest.raises(UserError, match=r"OwnRandomness-v0 draws no pictures"):
             evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
