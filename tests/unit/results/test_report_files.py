@@ -183,8 +183,12 @@ def test_nodes_and_restarts_are_added_up(no_pictures, tmp_path, host):
     kwh = [(source["host"], source["kwh"]) for source in found["sources"]]
     of_first = [("node-1", 4.0)] if host == "node-1" else [("node-1", 1.0), ("node-2", 3.0)]
     assert kwh == [*of_first, ("node-1", 2.0)]
-    # Job time went back to the checkpoint; no line does.
-    for label, time_s, drawn in _energy_lines(RunReport(out).energy):
+    # Job time went back to the checkpoint; what was used after it was used by then.
+    energy = RunReport(out).energy
+    times = [time_s.tolist() for _, _, time_s, _ in energy.series]
+    of_first = [[0, 10, 10, 10, 15]] if host == "node-1" else [[0, 10, 10], [10, 15]]
+    assert times == [*of_first, [0, 10, 20]]
+    for label, time_s, drawn in _energy_lines(energy):
         assert (np.diff(time_s) > 0).all(), label
         assert (np.diff(drawn) >= 0).all(), label
 
