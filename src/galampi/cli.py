@@ -180,13 +180,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     with heavy_imports():
         from galampi.evaluation import evaluate, summary
-    from galampi.results.evaluation import EvaluatedEpisode
+    from galampi.results import open_run
+    from galampi.results.evaluation import EVALUATION_FILE_NAME, EvaluatedEpisode
 
     def report(episode: EvaluatedEpisode) -> None:
         score = f"return {episode.episodic_return:10.2f}  length {episode.length:7,} env steps"
         print(f"episode {episode.episode:4}  {score}  {episode.end}", flush=True)
 
-    path = arguments.out or arguments.run_path / "evaluation.h5"
+    # RUN may also be given as its job.h5.
+    path = arguments.out or open_run(arguments.run_path).path / EVALUATION_FILE_NAME
     episodes = evaluate(
         stored,
         path,

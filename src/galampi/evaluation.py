@@ -2,7 +2,7 @@
 
 A second, small hall: it sees learning and results, and no MPI.
 
-The rules (Mnih et al. 2015; Assran et al. 2019, section 4): up to 30 no-ops at the start, full games, the game's own
+The rules (Mnih et al. 2015; Assran et al. 2019, section 4): FIRE and no-ops at the start, full games, the game's own
 score. A lost life ends nothing. After it FIRE is pressed once where the game has that button, as at the start: a policy
 that is greedy may never press it, and Breakout waits for ever. An episode in which nothing happens any more is ended.
 """
@@ -71,8 +71,10 @@ def evaluate(
         UserError: The environment is unknown or does not fit the policy, or a file cannot be written.
     """
     for file in (path, video):
-        if file is not None and not os.access(file.parent, os.W_OK):
+        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
             raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
+        if file is not None and file.is_dir():
+            raise UserError(f"{file}: cannot be written: it is a folder")
     torch.set_num_threads(1)
     sequence = np.random.SeedSequence([stored.job.seed if seed is None else seed, _SEEDS])
     words = sequence.generate_state(2, np.uint32)
@@ -199,7 +201,7 @@ def _play(
             actions = np.where(presses_fire, fire, actions)
         observations, rewards, terminated, truncated, life_lost = simulators.step(actions)
         if film is not None and playing[0]:
-            film.follow(actions[0], float(rewards[0]))
+            film.follow(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]))
         length += 1
         returns += rewards
         idle = np.where((rewards != 0) | life_lost, 0, idle + 1)

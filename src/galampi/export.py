@@ -31,13 +31,14 @@ def export_policy(stored: StoredPolicy, path: Path) -> None:
     Raises:
         UserError: safetensors is not installed, the environment is unknown, or the file cannot be written.
     """
-    save_file = _imported("safetensors.torch", "--policy").save_file
+    safetensors = _imported("safetensors.torch", "--policy")
     network, about = _plain(stored)
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    content = safetensors.save(tensors, {"format": "pt", "galampi": json.dumps(about)})
     try:
-        tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        save_file(tensors, str(path), {"format": "pt", "galampi": json.dumps(about)})
+        path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def export_onnx(stored: StoredPolicy, path: Path) -> None:

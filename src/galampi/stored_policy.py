@@ -53,15 +53,18 @@ def find_policy(out: Path, *, rank: int | None = None, update: int | None = None
         update: Take the checkpoints kept after this update rather than the newest.
 
     Raises:
-        ResultsError: There is no run, no such rank, or a checkpoint is missing or damaged.
+        ResultsError: There is no run, no such rank, or a checkpoint is missing or damaged; or the mean is asked for
+            of ranks that never exchanged parameters.
     """
     run = open_run(out)
     job = parse_job(run.job_toml, f"{run.path}/job.h5")
-    if rank is not None and rank >= run.num_ranks:
-        raise ResultsError(f"{run.path}: rank is {rank}; must lie in [0, {run.num_ranks - 1}]")
-    ranks = range(run.num_ranks) if rank is None else [rank]
-    if update is not None and not (run.path / "kept" / f"update-{update:08d}").is_dir():
-        raise ResultsError(f"{run.path}: no checkpoint of update {update}; {_kept(run.path)}")
+    num_ranks = run.num_ranks if update is None else _num_ranks_then(run.path, update)
+    if rank is not None and rank >= num_ranks:
+        raise ResultsError(f"{run.path}: rank is {rank}; must lie in [0, {num_ranks - 1}]")
+    if rank is None and num_ranks > 1 and job.gossip.method == "none":
+        # The mean of networks that were trained apart is no policy of theirs.
+        raise ResultsError(f"{run.path}: its {num_ranks} ranks never exchanged parameters; choose --rank R")
+    ranks = range(num_ranks) if rank is None else [rank]
     weighted: np.ndarray = np.zeros(1)
     total, updates, env_steps = 0.0, [], 0
     for each in ranks:
@@ -78,6 +81,21 @@ def find_policy(out: Path, *, rank: int | None = None, update: int | None = None
         total += weight
     source = "mean" if rank is None else f"rank {rank}"
     return StoredPolicy(job, (weighted / total).astype(np.float32), source, tuple(updates), env_steps)
+
+
+def _num_ranks_then(out: Path, update: int) -> int:
+    """Return the number of ranks of the job when it kept the checkpoints of an update; it may have changed since.
+
+    Raises:
+        ResultsError: There are none, or the first is damaged.
+    """
+    kept = sorted(checkpoint_path(out, 0, update).parent.glob("rank-*.h5"))
+    if not kept:
+        raise ResultsError(f"{out}: no checkpoint of update {update}; {_kept(out)}")
+    try:
+        return int(load_checkpoint(kept[0])["num_ranks"])
+    except KeyError as error:
+        raise ResultsError(f"{kept[0]}: damaged: it holds no {error}") from error
 
 
 def _kept(out: Path) -> str:

@@ -250,6 +250,9 @@ class _Rank:
                     JobFile.create(self.out, attributes, comm.size)
             except OSError as error:
                 raise UserError(f"{self.out}: cannot be written: {error.strerror or error}") from error
+        if self.energy is not None:
+            # So the files tell where counting began again, whatever the counts before and after come to.
+            self.writer.write_energy(start.time_s, self.placement.hostname, dict.fromkeys(self.energy.sources, 0.0))
         if start.num_restarts and start.reason.startswith("resumed on"):
             replace_set(self.out, self._state(exact=False), comm)
 
@@ -318,7 +321,7 @@ class _Rank:
                 edges = self.gossip.sent, self.gossip.received, self.gossip.skipped
                 self.writer.write_edges(self.update, now_s, self.mailboxes.topology.hops, *edges)
             if self.energy is not None and self.energy.due:
-                self.writer.write_energy(now_s, self.energy.counted_j())
+                self.writer.write_energy(now_s, self.placement.hostname, self.energy.counted_j())
             if time.monotonic() >= flush_due_s:
                 self.writer.flush()
                 flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
@@ -392,7 +395,7 @@ class _Rank:
         assert abs(sum(weights) - comm.size) < 1e-9 * comm.size, f"push-sum weights sum to {sum(weights)}"
         self._save(exact=True)
         if self.energy is not None:
-            self.writer.write_energy(self._job_time_s(), self.energy.counted_j())
+            self.writer.write_energy(self._job_time_s(), self.placement.hostname, self.energy.counted_j())
         self.writer.close()
         self.mailboxes.free()
         self.simulators.close()

@@ -57,29 +57,37 @@ class Video:
         first = self._picture()
         try:
             self._container = self._av.open(str(path), "w")
+            self._stream = self._container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
         except (ValueError, OSError):
-            raise UserError(f"--video is {path}; its name must end in .mp4, .mkv or another known format") from None
-        self._stream = self._container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
+            # Of formats that are known some hold no H.264, as .webm.
+            raise UserError(f"--video is {path}; its name must end in .mp4, .mkv or another that holds H.264") from None
         self._stream.pix_fmt = "yuv420p"
         self._stream.height, self._stream.width = first.shape[:2]
         self._write(first)
 
-    def follow(self, action: np.ndarray, reward: float) -> None:
+    def follow(self, action: np.ndarray, reward: float, terminated: bool, truncated: bool) -> None:
         """Take a step and add its picture.
 
         Args:
             action: Of the simulator that is filmed, [] or [k].
             reward: What that simulator answered.
+            terminated: Whether its episode ended.
+            truncated: Whether its episode was cut.
 
         Raises:
             UserError: The twin answers otherwise.
         """
         step = self._simulators.step(action[None])
-        if step.rewards[0] != reward:
-            raise UserError(
-                f"--video: a second simulator with the same seed and actions had reward {step.rewards[0]}, the first"
-                f" {reward}; environments with randomness of their own cannot be filmed"
-            )
+        for name, seen, filmed in (
+            ("reward", reward, float(step.rewards[0])),
+            ("terminated", terminated, bool(step.terminated[0])),
+            ("truncated", truncated, bool(step.truncated[0])),
+        ):
+            if filmed != seen:
+                raise UserError(
+                    f"--video: a second simulator with the same seed and actions had {name} {filmed}, the first "
+                    f"{seen}; environments with randomness of their own cannot be filmed"
+                )
         self._observations = step.observations
         self._write(self._picture())
 

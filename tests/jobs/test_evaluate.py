@@ -49,6 +49,15 @@ def test_a_game_of_atari_without_mpi(galampi, tmp_path) -> None:
     assert score == int(score)
 
 
+def test_a_run_may_be_given_as_its_file(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    assert galampi("train", small_job, "--out", out, "--total_env_steps", 400, ranks=1).finish()[0] == 0
+    code, output, errors = galampi("evaluate", out / "job.h5", "--episodes", 1, ranks=None).finish()
+    assert code == 0, errors
+    assert f"written: {out / 'evaluation.h5'}" in output
+    assert load_evaluation(out / "evaluation.h5").attributes["policy"] == "mean"
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
 def test_a_damaged_checkpoint_is_one_clear_line(galampi, small_job, tmp_path, damage) -> None:
     out = tmp_path / "run"

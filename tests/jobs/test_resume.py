@@ -1,5 +1,7 @@
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -117,6 +119,29 @@ def test_resume_on_fewer_and_on_more_ranks(galampi, small_job, tmp_path) -> None
     run = open_run(out)
     assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= 12000
     assert "3 ranks instead of 2" in run.ranks[2].restarts["reason"][-1]
+
+
+def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    # A machine whose one source has counted 7 J at the end of the first start, and 9 J at the end of the second.
+    code = (
+        "import sys\n"
+        "from galampi import training\n"
+        "from galampi.__main__ import main\n"
+        "class Meter:\n"
+        "    unread, sources, due = [], ('package-0',), False\n"
+        "    def __init__(self, *, gpus): pass\n"
+        "    def counted_j(self): return {'package-0': 9.0 if '--resume' in sys.argv else 7.0}\n"
+        "training.EnergyMeter = Meter\n"
+        "sys.exit(main())\n"
+    )
+    for budget, more in ((400, ()), (800, ("--resume",))):
+        train = ("train", small_job, "--out", out, "--quiet", "--total_env_steps", str(budget), *more)
+        subprocess.run([sys.executable, "-c", code, *train], check=True, timeout=100)
+    (rank,) = open_run(out).ranks
+    assert rank.energy["energy_j"].tolist() == [0, 7, 0, 9]
+    assert set(rank.energy["host"]) == {rank.attributes["hostname"]}
+    assert rank.energy["time_s"][2] == rank.restarts["time_s"][0]
 
 
 def test_a_run_that_is_done_says_so(galampi, small_job, tmp_path) -> None:

@@ -82,6 +82,11 @@ class EnergyMeter:
         self._due_s = time.monotonic() + _PERIOD_S
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the counters that are read."""
+        return tuple(counter.name for counter in self._counters)
+
+    @property
     def due(self) -> bool:
         """Whether it is time for the next reading."""
         return time.monotonic() >= self._due_s

@@ -19,8 +19,9 @@ Scores = dict[str, list[list[float]]]
 def write_tensorboard(run: Run, folder: Path) -> int:
     """Write every row of `updates` and `episodes` as TensorBoard events.
 
-    Each rank becomes a TensorBoard run `RUN/rank-0000`; tags are `updates/entropy` and the like. The step is the
-    row's `env_steps`, and the time is the job time, counted from 1970, so that TensorBoard's relative axis is right.
+    Each rank, also one that has left the job, becomes a TensorBoard run `RUN/rank-0000`; tags are `updates/entropy` and
+    the like. The step is the row's `env_steps`, and the time is the job time, counted from 1970, so that TensorBoard's
+    relative axis is right.
 
     Args:
         run: The run.
@@ -30,7 +31,7 @@ def write_tensorboard(run: Run, folder: Path) -> int:
         Number of events written.
 
     Raises:
-        UserError: tensorboardX is not installed, or the folder holds events of this run already.
+        UserError: tensorboardX is not installed, the folder holds events of this run already, or cannot be written.
     """
     try:
         from tensorboardX.event_file_writer import EventFileWriter
@@ -39,11 +40,14 @@ def write_tensorboard(run: Run, folder: Path) -> int:
     except ModuleNotFoundError:
         raise UserError("--tensorboard needs tensorboardX: pip install 'galampi[export]'") from None
     num_events = 0
-    for rank in run.ranks:
+    for rank in run.all_ranks:
         logs = folder / run.path.resolve().name / rank.path.stem
-        if logs.exists() and any(logs.iterdir()):
-            raise UserError(f"{logs}: holds events already; TensorBoard would show both")
-        writer = EventFileWriter(str(logs))
+        try:
+            if logs.exists() and any(logs.iterdir()):
+                raise UserError(f"{logs}: holds events already; TensorBoard would show both")
+            writer = EventFileWriter(str(logs))
+        except OSError as error:
+            raise UserError(f"{logs}: cannot be written: {error.strerror}") from None
         try:
             for table in (rank.updates, rank.episodes):
                 tags, rows, steps, times = _scalars(table)

@@ -133,10 +133,11 @@ def learning_curves(curves: Sequence[JobCurve], *, along: str, published: Curve 
     def draw(axes: Axes) -> None:
         handles: list[Any] = []
         if published is not None:
-            x = np.array([0.0, *published.env_steps])
-            shown = np.append(np.array(published.env_steps)[np.array(published.env_steps) < end], end)
-            y = np.interp(shown, x[1:], published.returns)
-            axes.plot(shown / scale, y, color=FAINT, linestyle=(0, (4, 2)), linewidth=1.4)
+            known = np.array(published.env_steps)
+            # To the edge of the figure, but no further than it was published.
+            x = np.append(known[known < end], min(end, known[-1]))
+            y = np.interp(x, known, published.returns)
+            axes.plot(x / scale, y, color=FAINT, linestyle=(0, (4, 2)), linewidth=1.4)
             handles.append(Line2D([], [], color=FAINT, linestyle=(0, (4, 2)), label="published A2C"))
         labels = []
         for curve, color in zip(curves, _colors(len(curves)), strict=True):
@@ -199,12 +200,13 @@ def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Ite
         axes.set_xlabel(f"job time ({unit})")
         axes.set_ylabel("distance to the mean of all ranks")
 
+    zero = "" if to_mean.any() else " All distances are exactly 0, so the axis is linear."
     alike = " Two ranks are always equally far from their mean." if len(to_mean) == 2 else ""
     apart = f"The sketches compared lie {1e3 * np.median(distance.apart_s):.3g} ms apart (median)."
     yield Figure(
         f"{name}-distance",
         "Epsilon-ball: distance to the mean",
-        f"Euclidean distance of every rank's parameters to the mean over the ranks.{alike} {error} {apart} "
+        f"Euclidean distance of every rank's parameters to the mean over the ranks.{alike}{zero} {error} {apart} "
         f"{_say(bound)}",
         draw,
     )
@@ -291,7 +293,7 @@ def messages(name: str, run: Run) -> Figure:
     # Nearly all that is sent is averaged: the wider line stays to be seen below the other.
     kinds = (("sent", SERIES[0], 3.0), ("received", SERIES[4], 1.2), ("skipped", SERIES[1], 1.2))
     lines: list[tuple[str, Floats, Floats]] = []
-    for rank in run.ranks:
+    for rank in run.all_ranks:
         rows = rank.edges.read("time_s", "hop", "sent", "received", "skipped")
         for hop in np.unique(rows["hop"]):
             of_hop = rows["hop"] == hop
@@ -299,7 +301,7 @@ def messages(name: str, run: Run) -> Figure:
                 lines.append((kind, rows["time_s"][of_hop], since_start(rows[kind][of_hop]).astype(np.float64)))
     by_edge = bool(lines)
     if not by_edge:
-        for rank in run.ranks:
+        for rank in run.all_ranks:
             rows = rank.updates.read("time_s", "sent", "received", "skipped")
             for kind, *_ in kinds:
                 lines.append((kind, rows["time_s"], rows[kind].astype(np.float64)))
@@ -565,6 +567,9 @@ def _colors(count: int) -> list[str]:
 
 
 def _logarithmic(axes: Axes) -> None:
+    """Make the axis of the values logarithmic, unless there is none that it could show."""
+    if not any((np.asarray(line.get_ydata(), float) > 0).any() for line in axes.lines):
+        return
     axes.set_yscale("log")
     # Names are shown as they are, so powers of ten cannot be set as formulas.
     low, high = axes.get_ylim()

@@ -92,7 +92,7 @@ def reading(path: Path, file_format: str) -> Iterator[h5py.File]:
     with open_for_reading(path, file_format) as file:
         try:
             yield file
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise ResultsError(f"{path}: damaged: {_one_line(error)}") from error
 
 

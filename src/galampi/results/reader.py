@@ -213,12 +213,21 @@ class Run:
 
     @cached_property
     def ranks(self) -> tuple[RankFile, ...]:
-        """The files of the ranks, by rank."""
+        """The files of the ranks that are part of the job, by rank."""
         return tuple(RankFile(self.path / rank_file_name(rank), rank) for rank in range(self.num_ranks))
+
+    @cached_property
+    def all_ranks(self) -> tuple[RankFile, ...]:
+        """`ranks`, and after them the files of those that left when the run was resumed on fewer ranks.
+
+        What counts from the start of the job, as steps, episodes and energy do, is a sum over these.
+        """
+        left = [rank for rank in _find_ranks(self.path) if rank >= self.num_ranks]
+        return self.ranks + tuple(RankFile(self.path / rank_file_name(rank), rank) for rank in left)
 
     @property
     def num_ranks(self) -> int:
-        """Number of ranks; without `job.h5`, as many as the files' names say."""
+        """Number of ranks that are part of the job; without `job.h5`, as many as the files' names say."""
         if "num_ranks" in self.attributes:
             return int(self.attributes["num_ranks"])
         return _find_ranks(self.path)[-1] + 1
@@ -243,11 +252,11 @@ class Run:
         return str(self.attributes["job_toml"])
 
     def to_pandas(self, table: TableName = "updates") -> "pandas.DataFrame":
-        """Read one table of all ranks into one data frame, rank after rank, with a column `rank` in front."""
+        """Read one table of `all_ranks` into one data frame, rank after rank, with a column `rank` in front."""
         import pandas
 
         frames = []
-        for file in self.ranks:
+        for file in self.all_ranks:
             frame = file.table(table).to_pandas()
             frame.insert(0, "rank", file.rank)
             frames.append(frame)
@@ -255,7 +264,7 @@ class Run:
         return pandas.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
     def to_xarray(self, table: TableName = "updates") -> "xarray.Dataset":
-        """Read one table of all ranks into one dataset with a dimension `rank` in front.
+        """Read one table of `all_ranks` into one dataset with a dimension `rank` in front.
 
         Ranks are joined by the table's own dimension (`update`, `episode`, ...). Where a rank has no such row
         there is NaN, and integers become floating-point numbers.
@@ -263,7 +272,7 @@ class Run:
         import pandas
         import xarray
 
-        present = [file for file in self.ranks if file.table(table).num_rows] or list(self.ranks[:1])
+        present = [file for file in self.all_ranks if file.table(table).num_rows] or list(self.ranks[:1])
         datasets = [file.table(table).to_xarray() for file in present]
         ranks = pandas.Index([file.rank for file in present], name="rank")
         return xarray.concat(datasets, dim=ranks, join="outer", data_vars="all", combine_attrs="override")
@@ -373,14 +382,31 @@ class ConsensusDistance:
 
 
 def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
-    """Read some rows of a column; one that is not in the file as what was never written."""
+    """Read some rows of a column; one that is not in the file as what was never written.
+
+    Raises:
+        ValueError: It is no such column, or has fewer rows.
+    """
     if column.name in group:
         dataset = group[column.name]
+        _check_column(dataset, column, rows.stop)
         return np.asarray((dataset.asstr() if column.is_text else dataset)[rows])
     if column.is_text:
         return np.full(rows.stop - rows.start, "", object)
     kind = np.dtype(column.dtype)
     return np.full(rows.stop - rows.start, np.nan if kind.kind == "f" else np.array(-1).astype(kind), kind)
+
+
+def _check_column(dataset: h5py.Dataset, column: Column, num_rows: int) -> None:
+    """Raise ValueError unless a column is what the schema says and has as many rows as are asked for."""
+    name = dataset.name
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 + column.per_component:
+        raise ValueError(f"{name} is no column")
+    kind = "text" if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.kind
+    if kind != ("text" if column.is_text else np.dtype(column.dtype).kind):
+        raise ValueError(f"{name} holds {dataset.dtype}; must hold {column.dtype}")
+    if len(dataset) < num_rows:
+        raise ValueError(f"{name} has {len(dataset)} of {num_rows} rows")
 
 
 def _nearest(positions: NDArray[Any], at: NDArray[Any]) -> NDArray[np.int64]:

@@ -136,7 +136,8 @@ def _figures(jobs: Sequence[JobReport]) -> list[tuple[str, list[Any]]]:
                 alone = figures.dots(job.runs[0].episodes, along) if len(job.runs) == 1 else None
                 curves.append(figures.JobCurve(job.label, at, interval, len(job.runs), alone))
         if curves:
-            behind, note = _published(jobs, curves[0].at) if along == "env_steps" else (None, "")
+            end = max(float(curve.at[-1]) for curve in curves)
+            behind, note = _published(jobs, end) if along == "env_steps" else (None, "")
             name = f"return-{'steps' if along == 'env_steps' else 'time'}"
             note = f"{_runs_note(jobs)} {note}".strip()
             figure = figures.learning_curves(curves, along=along, published=behind, name=name, note=note)
@@ -161,36 +162,44 @@ def _figures(jobs: Sequence[JobReport]) -> list[tuple[str, list[Any]]]:
 
 def _energy_lines(energy: Energy) -> list[tuple[str, Floats, Floats]]:
     """Return label, times and kWh of each source; of each node, or of all, if those are too many lines."""
-    by_source = {f"{host} {source}": [(time_s, kwh)] for host, source, time_s, kwh in energy.series}
+    by_source: dict[str, list[tuple[Floats, Floats]]] = {}
     by_node: dict[str, list[tuple[Floats, Floats]]] = {}
-    for host, _, time_s, kwh in energy.series:
-        by_node.setdefault(host, []).append((time_s, kwh))
+    for host, source, time_s, kwh in energy.series:
+        by_source.setdefault(shown(f"{host} {source}"), []).append((time_s, kwh))
+        by_node.setdefault(shown(host), []).append((time_s, kwh))
     everything = {f"{len(by_node)} nodes": [(time_s, kwh) for _, _, time_s, kwh in energy.series]}
     groups = next(
         each for each in (by_source, by_node, everything) if len(each) <= _MOST_ENERGY_LINES or each is everything
     )
     lines = []
     for label, members in groups.items():
-        # Nodes read at moments of their own.
-        at_s = members[0][0]
+        # Nodes read at moments of their own, and a restart may leave some and begin on others.
+        at_s = np.unique(np.concatenate([time_s for time_s, _ in members]))
         total = sum(np.interp(at_s, np.append(0.0, time_s), np.append(0.0, kwh)) for time_s, kwh in members)
         lines.append((label, at_s, np.asarray(total)))
     return lines
 
 
-def _published(jobs: Sequence[JobReport], at: Floats) -> tuple[published.Curve | None, str]:
-    """Return the published curve of the game and what the caption says of it."""
-    environment = jobs[0].runs[0].job.environment
-    curve = published.A2C_CURVES.get(environment.id)
-    if curve is None or environment.frame_skip != published.FRAME_SKIP:
+def _published(jobs: Sequence[JobReport], end: float) -> tuple[published.Curve | None, str]:
+    """Return the published curve of the game and what the caption says of it.
+
+    Args:
+        jobs: Those that are compared; there is no curve unless all play its game in its units.
+        end: Env steps at which the longest of their curves ends.
+    """
+    environments = [job.runs[0].job.environment for job in jobs]
+    curve = published.A2C_CURVES.get(environments[0].id)
+    same = {(each.id, each.frame_skip) for each in environments} == {(environments[0].id, published.FRAME_SKIP)}
+    if curve is None or not same:
         return None, ""
-    if at[-1] < curve.env_steps[0]:
+    if end < curve.env_steps[0]:
         return (
             None,
-            f"A published A2C curve of this game begins at {curve.env_steps[0]:,.0f} env steps, beyond this run.",
+            f"A published A2C curve of this game begins at {curve.env_steps[0]:,.0f} env steps, beyond what is shown.",
         )
-    sticky = environment.repeat_action_probability
-    unlike = f" Unlike there, actions are sticky here with probability {sticky:g}." if sticky else ""
+    sticky = sorted({each.repeat_action_probability for each in environments})
+    words = " or ".join(f"{each:g}" for each in sticky)
+    unlike = f" Unlike there, actions are sticky here with probability {words}." if any(sticky) else ""
     return curve, f"Dashed, published: {curve.source}.{unlike}"
 
 
@@ -267,8 +276,10 @@ def _about(job: JobReport) -> str:
     used = f"{kwh:.3g} kWh." if kwh is not None else "not known."
     why = f" Not read: {first.energy.reason}." if first.energy.reason else ""
     distance = "" if not isinstance(first.distance, str) else f" No distances between ranks: {first.distance}."
+    num_left = len(first.run.all_ranks) - job.num_ranks
+    left = f" Until it was resumed on fewer there were {num_left} more, who count in all sums." if num_left else ""
     return (
-        f"{job.num_ranks} ranks of {first.job.environment.num_envs} simulators, {exchange}; {first.run.status}. "
+        f"{job.num_ranks} ranks of {first.job.environment.num_envs} simulators, {exchange}; {first.run.status}.{left} "
         f"{which} Energy: {used}{why}{distance}"
     )
 

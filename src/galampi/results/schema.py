@@ -146,6 +146,7 @@ ENERGY = TableSchema(
     (
         Column("reading", "int64", "1", "number of the row, from 1"),
         Column("time_s", "float64", "s", _TIME),
+        Column("host", "S64", "1", "node that was read; a restart may have moved the rank"),
         Column("source", "S64", "1", "what was read: a processor package, its dram, or a GPU"),
         Column("energy_j", "float64", "J", "energy the source has counted since the last (re)start of the job"),
     ),

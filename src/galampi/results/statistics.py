@@ -47,12 +47,12 @@ class Episodes:
 
 
 def episodes(run: Run) -> Episodes:
-    """Collect the episodes of all ranks.
+    """Collect the episodes of all ranks, those that have left the job included.
 
     A rank's file tells that rank's env steps alone; those of all at the moment an episode ended are the sum of what
     every rank's `/updates` say, interpolated linearly in time.
     """
-    tables = [rank.episodes.read("time_s", "return") for rank in run.ranks]
+    tables = [rank.episodes.read("time_s", "return") for rank in run.all_ranks]
     time_s = np.concatenate([table["time_s"] for table in tables])
     returns = np.concatenate([table["return"] for table in tables])
     order = np.argsort(time_s, kind="stable")
@@ -60,9 +60,9 @@ def episodes(run: Run) -> Episodes:
 
 
 def total_env_steps(run: Run, at_s: Floats) -> Floats:
-    """Return the env steps of all ranks together at some job times, [M]."""
+    """Return the env steps of all ranks together at some job times, [M]; of one that has left, what it had taken."""
     total = np.zeros(len(at_s))
-    for rank in run.ranks:
+    for rank in run.all_ranks:
         rows = rank.updates.read("time_s", "env_steps")
         if len(rows["time_s"]):
             time_s, env_steps = np.append(0.0, rows["time_s"]), np.append(0, rows["env_steps"])
@@ -179,24 +179,25 @@ def throughput(run: Run, num_points: int = 120) -> tuple[Floats, Floats]:
     """Return env steps a second of each rank over equal stretches of job time.
 
     Returns:
-        Ends of the stretches in s, [K]; env steps a second, [N, K], NaN beyond a rank's last row.
+        Ends of the stretches in s, [K]; env steps a second, [N, K], NaN beyond a rank's last row. N counts the ranks
+        that have left the job too.
     """
     end_s = duration_s(run)
     at_s = np.linspace(0, end_s, num_points + 1)
-    rates = np.full((run.num_ranks, num_points), np.nan)
-    for rank in run.ranks:
+    rates = np.full((len(run.all_ranks), num_points), np.nan)
+    for own, rank in zip(rates, run.all_ranks, strict=True):
         rows = rank.updates.read("time_s", "env_steps")
         if not len(rows["time_s"]):
             continue
         steps = np.interp(at_s, np.append(0.0, rows["time_s"]), np.append(0, rows["env_steps"]))
-        rates[rank.rank] = np.diff(steps) / np.diff(at_s)
-        rates[rank.rank, at_s[:-1] > rows["time_s"][-1]] = np.nan
+        own[:] = np.diff(steps) / np.diff(at_s)
+        own[at_s[:-1] > rows["time_s"][-1]] = np.nan
     return at_s[1:], rates
 
 
 def duration_s(run: Run) -> float:
     """Return the job time of the last row of any rank, in s; 0 before there is one."""
-    return max((float(last(rank.updates, "time_s")) for rank in run.ranks if rank.updates.num_rows), default=0.0)
+    return max((float(last(rank.updates, "time_s")) for rank in run.all_ranks if rank.updates.num_rows), default=0.0)
 
 
 def last(table: Table, name: str) -> Any:

@@ -48,12 +48,14 @@ class Energy:
     """Energy a run used, by source.
 
     Attributes:
-        series: Host, source, job times in s and kWh since the start of the job.
+        series: Host, source, job times in s, ascending, and kWh since the start of the job.
         unread: What could not be read, with the reasons.
+        covered_s: Job time up to which every node that the job runs on was read; None if none was.
     """
 
     series: list[tuple[str, str, Floats, Floats]]
     unread: list[str]
+    covered_s: float | None = None
 
     @property
     def kwh(self) -> float | None:
@@ -82,7 +84,7 @@ class RunReport:
         self.duration_s = duration_s(self.run)
         if not any(rank.updates.num_rows for rank in self.run.ranks):
             raise ResultsError(f"{path}: holds no update yet; nothing to report")
-        self.env_steps = sum(int(last(r.updates, "env_steps")) for r in self.run.ranks if r.updates.num_rows)
+        self.env_steps = self._total("env_steps")
 
     @cached_property
     def episodes(self) -> Episodes:
@@ -109,20 +111,32 @@ class RunReport:
 
     @cached_property
     def energy(self) -> Energy:
-        """Energy used."""
-        found = Energy([], [])
-        known = [rank for rank in self.run.ranks if "energy_unread" in rank.attributes]
+        """Energy used, also by ranks that have left the job, and on nodes that it no longer runs on."""
+        series: list[tuple[str, str, Floats, Floats]] = []
+        unread: list[str] = []
+        read_until_s: list[float] = []
+        known = [rank for rank in self.run.all_ranks if "energy_unread" in rank.attributes]
         if not known:
-            found.unread.append("the run is of a galampi that did not record energy")
+            unread.append("the run is of a galampi that did not record energy")
         for rank in known:
-            host = str(rank.attributes.get("hostname", f"node of rank {rank.rank}"))
-            found.unread.extend(f"{host}: {line}" for line in str(rank.attributes["energy_unread"]).splitlines())
-            rows = rank.energy.read("time_s", "source", "energy_j")
-            for source in dict.fromkeys(rows["source"]):
-                mine = rows["source"] == source
+            newest_host = str(rank.attributes.get("hostname", f"node of rank {rank.rank}"))
+            rows = rank.energy.read("time_s", "host", "source", "energy_j")
+            hosts = np.where(rows["host"] == "", newest_host, rows["host"])
+            # Rows past the checkpoint of a restart stay, and job time went back to it.
+            time_s = np.minimum.accumulate(rows["time_s"][::-1])[::-1]
+            for host, source in dict.fromkeys(zip(hosts, rows["source"], strict=True)):
+                mine = (hosts == host) & (rows["source"] == source)
                 kwh = since_start(rows["energy_j"][mine]) / _JOULES_A_KWH
-                found.series.append((host, str(source), rows["time_s"][mine], kwh))
-        return found
+                series.append((str(host), str(source), time_s[mine], kwh))
+            reasons = str(rank.attributes["energy_unread"]).splitlines()
+            if rank.rank < self.run.num_ranks and rank.attributes.get("rank_on_node") == 0:
+                if len(time_s):
+                    read_until_s.append(float(time_s[-1]))
+                    reasons += _lost_sources(time_s, rows)
+                elif not reasons:
+                    reasons.append("no reading yet")
+            unread.extend(f"{newest_host}: {reason}" for reason in reasons)
+        return Energy(series, unread, min(read_until_s, default=None))
 
     @cached_property
     def shares(self) -> Floats:
@@ -141,14 +155,10 @@ class RunReport:
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says of the run."""
-        updates = [rank.updates.read("update", "weight", "message_age_s") for rank in self.run.ranks]
+        updates = [rank.updates.read("weight", "message_age_s") for rank in self.run.ranks]
         ages = np.concatenate([rows["message_age_s"] for rows in updates])
         ages = ages[np.isfinite(ages)]
         weights = np.concatenate([rows["weight"] for rows in updates])
-        counts = {
-            key: sum(int(last(rank.updates, key)) for rank in self.run.ranks if rank.updates.num_rows)
-            for key in ("sent", "received", "skipped")
-        }
         return {
             "path": str(self.path),
             "status": self.run.status,
@@ -156,16 +166,20 @@ class RunReport:
             "env_steps": self.env_steps,
             "duration_s": self.duration_s,
             "env_steps_per_s": self.env_steps / self.duration_s if self.duration_s else None,
-            "num_updates": sum(int(rows["update"][-1]) for rows in updates if len(rows["update"])),
+            "num_updates": self._total("update"),
             "num_episodes": len(self.episodes.returns),
             "final_return": final_return(self.episodes),
-            "messages": counts,
+            "messages": {key: self._total(key) for key in ("sent", "received", "skipped")},
             "message_age_s": {"median": _percentile(ages, 50), "p95": _percentile(ages, 95)},
             "weight": {"min": float(weights.min()), "max": float(weights.max())},
             "distance": self._distance_summary(),
             "phase_shares": self._phase_summary(),
             "energy": self._energy_summary(),
         }
+
+    def _total(self, column: str) -> int:
+        """Return the sum of what every rank has counted, those that have left the job included."""
+        return sum(int(last(rank.updates, column)) for rank in self.run.all_ranks if rank.updates.num_rows)
 
     def _distance_summary(self) -> dict[str, Any]:
         if isinstance(self.distance, str):
@@ -200,8 +214,7 @@ class RunReport:
         return dict(zip(names, self.shares.mean(axis=0).tolist(), strict=True))
 
     def _energy_summary(self) -> dict[str, Any]:
-        kwh = self.energy.kwh
-        covered_s = min((float(time_s[-1]) for _, _, time_s, _ in self.energy.series), default=None)
+        kwh, covered_s = self.energy.kwh, self.energy.covered_s
         per_million = None
         if kwh is not None and covered_s is not None:
             steps = float(total_env_steps(self.run, np.array([covered_s]))[0])
@@ -264,6 +277,20 @@ class JobReport:
             "kwh_per_million_env_steps": None if None in per_million else float(np.mean(per_million)),
             "runs": runs,
         }
+
+
+def _lost_sources(time_s: Floats, rows: dict[str, NDArray[Any]]) -> list[str]:
+    """Name the sources of a rank's last start that were read no more at its last reading.
+
+    Args:
+        time_s: [R] job times, ascending.
+        rows: Columns `source` and `energy_j` of its readings, [R] each. Each start begins with a reading of zeros.
+    """
+    is_zero = rows["energy_j"] == 0
+    starts = np.flatnonzero(is_zero & ~np.append(False, is_zero[:-1]))
+    sources = rows["source"][starts[-1] if len(starts) else 0 :]
+    ends_s = {source: float(time_s[rows["source"] == source][-1]) for source in dict.fromkeys(sources)}
+    return [f"{source}: no reading after {end_s:.0f} s" for source, end_s in ends_s.items() if end_s < time_s[-1]]
 
 
 def _percentile(values: Floats, percent: float) -> float | None:

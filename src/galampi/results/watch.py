@@ -34,6 +34,9 @@ from galampi.results.shown import shown
 
 _LOOK_PERIOD_S = 2.0
 _LINE_PERIOD_S = 10.0
+_RESUME_PERIOD_S = 10.0
+"""Between two looks at a run that is stopped or failed, and may be resumed."""
+_GIVE_UP_AFTER_S = 60.0
 _RECENT_S = 60.0
 # Ranks flush every two seconds, so this is far more than an update of any sensible job takes.
 _SILENT_AFTER_S = 30.0
@@ -72,6 +75,7 @@ class RankView:
     time_ended_s: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     _num_updates: int = 0
+    _num_restarts: int = 0
 
     @property
     def mean_return(self) -> float:
@@ -83,9 +87,10 @@ class RankView:
         if file.updates.num_rows < self._num_updates or file.episodes.num_rows < len(self.returns):
             # The run was resumed from an earlier checkpoint.
             self.time_ended_s, self.returns = [], []
-        if file.updates.num_rows != self._num_updates:
+        # A resume writes the file anew, with no more rows than before.
+        if (file.updates.num_rows, file.restarts.num_rows) != (self._num_updates, self._num_restarts):
             self.seen_s = now_s
-        self._num_updates = file.updates.num_rows
+        self._num_updates, self._num_restarts = file.updates.num_rows, file.restarts.num_rows
         self.hostname = str(file.attributes.get("hostname", "-"))
         new = file.episodes.read("time_s", "return", start=len(self.returns))
         self.time_ended_s.extend(new["time_s"].tolist())
@@ -114,28 +119,54 @@ class RunView:
         """
         self.folder = folder
         self.ranks: list[RankView] = []
+        """Those that are part of the job."""
+        self.retired: list[RankView] = []
+        """Those that left when the run was resumed on fewer ranks."""
+        self._failing_since_s: float | None = None
         self.look()
 
     def look(self) -> None:
-        """Take in what is new."""
+        """Take in what is new.
+
+        Raises:
+            ResultsError: There is no run, or a file of it is damaged.
+        """
         run = open_run(self.folder)
         now_s = time.monotonic()
-        self.status = run.status
-        self.job = parse_job(run.job_toml, f"{run.path}/job.h5")
-        if len(self.ranks) != run.num_ranks:
-            self.ranks = [RankView(rank) for rank in range(run.num_ranks)]
-        for view, file in zip(self.ranks, run.ranks, strict=True):
+        job = parse_job(run.job_toml, f"{run.path}/job.h5")
+        known = {view.rank: view for view in (*self.ranks, *self.retired)}
+        views = [known.get(file.rank) or RankView(file.rank) for file in run.all_ranks]
+        for view, file in zip(views, run.all_ranks, strict=True):
             first = view.seen_s == 0.0
             view.look(file, now_s)
             if first:
                 # How long ago the file changed before this command began to look; clocks of machines may differ.
                 view.seen_s = now_s - (max(0.0, time.time() - file.path.stat().st_mtime) if file.exists else 0.0)
+        self.ranks, self.retired = views[: run.num_ranks], views[run.num_ranks :]
+        self.status, self.job = run.status, job
         self._look_at_distances(run)
+
+    def look_again(self) -> None:
+        """Take in what is new, but keep the view as it is while files cannot be read: a resume replaces them.
+
+        Raises:
+            ResultsError: They could not be read for a minute.
+        """
+        try:
+            self.look()
+        except ResultsError:
+            now_s = time.monotonic()
+            if self._failing_since_s is None:
+                self._failing_since_s = now_s
+            if now_s - self._failing_since_s >= _GIVE_UP_AFTER_S:
+                raise
+        else:
+            self._failing_since_s = None
 
     @property
     def env_steps(self) -> int:
-        """Env steps of all ranks."""
-        return sum(view.env_steps for view in self.ranks)
+        """Env steps of all ranks, those that have left the job included."""
+        return sum(view.env_steps for view in (*self.ranks, *self.retired))
 
     @property
     def env_steps_per_s(self) -> float:
@@ -191,7 +222,7 @@ class RunView:
         weights = [view.weight for view in self.ranks if view.weight == view.weight]
         distances = [view.distance for view in self.ranks if view.distance == view.distance]
         parts = [
-            self.status,
+            shown(self.status),
             f"{self.env_steps:,} / {self.job.total_env_steps:,} steps",
             f"{self.env_steps_per_s:,.0f} steps/s" if self.status == "running" else "",
             f"return {_number(self.mean_return(), '.1f')}",
@@ -203,12 +234,16 @@ class RunView:
         return "  ".join(part for part in parts if part)
 
     def _episodes(self) -> tuple[np.ndarray, np.ndarray]:
-        time_s = np.array([at for view in self.ranks for at in view.time_ended_s])
-        returns = np.array([value for view in self.ranks for value in view.returns])
+        views = (*self.ranks, *self.retired)
+        time_s = np.array([at for view in views for at in view.time_ended_s])
+        returns = np.array([value for view in views for value in view.returns])
         order = np.argsort(time_s, kind="stable")
         return time_s[order], returns[order]
 
     def _look_at_distances(self, run: Run) -> None:
+        for view in self.ranks:
+            # One of before would look like one of now.
+            view.distance = float("nan")
         if len(self.ranks) < 2:
             return
         # Not yet, or by this job never, if some rank has no sketch.
@@ -221,10 +256,12 @@ class RunView:
 
 
 def watch(folder: Path) -> None:
-    """Show a run until it ends or the user leaves; lines where the output is no terminal.
+    """Show a run until it is finished or the user leaves; lines where the output is no terminal.
+
+    A run that is stopped or failed may be resumed, by the queue or by hand, so neither is an end.
 
     Raises:
-        ResultsError: There is no run, or a file of it is damaged.
+        ResultsError: There is no run, or a file of it is damaged, and still is after a minute.
     """
     view = RunView(folder)
     with suppress(KeyboardInterrupt), _terminated_as_interrupted():
@@ -235,12 +272,17 @@ def watch(folder: Path) -> None:
 
 
 def _print_lines(view: RunView) -> None:
+    before = ""
     while True:
-        print(view.line(), flush=True)
-        if view.status != "running":
+        line = view.line()
+        # Of a run that rests there is one line.
+        if line != before:
+            print(line, flush=True)
+        before = line
+        if view.status == "finished":
             return
         time.sleep(_LINE_PERIOD_S)
-        view.look()
+        view.look_again()
 
 
 def _show(view: RunView) -> None:
@@ -248,10 +290,11 @@ def _show(view: RunView) -> None:
     with Live(console=console, screen=True, auto_refresh=False) as live, _keys() as pressed:
         while True:
             live.update(picture(view, console.width, console.height), refresh=True)
-            # Once the job has ended there is nothing new to look for.
-            if pressed(_LOOK_PERIOD_S if view.status == "running" else 3600.0):
+            # Once the run is finished there is nothing new to look for.
+            periods_s = {"running": _LOOK_PERIOD_S, "finished": 3600.0}
+            if pressed(periods_s.get(view.status, _RESUME_PERIOD_S)):
                 break
-            view.look()
+            view.look_again()
     console.print(Text(view.line()))
 
 
@@ -263,7 +306,8 @@ def picture(view: RunView, width: int, height: int) -> Group:
     head.append(shown(job.name), style="bold")
     about = f"  {job.environment.id}  {job.gossip.method}  {num_ranks} rank{'s' * (num_ranks > 1)}  "
     head.append(shown(about), style="dim")
-    head.append(view.status, style={"running": "green", "finished": "bold green"}.get(view.status, "bold yellow"))
+    style = {"running": "green", "finished": "bold green"}.get(view.status, "bold yellow")
+    head.append(shown(view.status), style=style)
 
     done = min(1.0, view.env_steps / job.total_env_steps)
     left = f"left {_span(view.left_s)}" if view.status == "running" and view.left_s is not None else ""
@@ -315,7 +359,7 @@ def _rank_table(ranks: list[RankView], silent: dict[int, str], *, with_host: boo
 
 def _curve(view: RunView, width: int, rows: int) -> list[Text]:
     """Draw the return over job time: a line that says what it is, and rows of braille."""
-    end_s = max((rank.time_ended_s[-1] for rank in view.ranks if rank.time_ended_s), default=0.0)
+    end_s = max((each.time_ended_s[-1] for each in (*view.ranks, *view.retired) if each.time_ended_s), default=0.0)
     words = f"return, mean of 100 episodes of all ranks, over {_span(end_s)} of job time"
     title = Text(words, style="dim", overflow="ellipsis", no_wrap=True)
     columns = width - 10

@@ -255,11 +255,12 @@ class RankWriter:
         for counts in zip(hops, sent, received, skipped, strict=True):
             self._edges.rows.append((self._edges.num_rows + len(self._edges.rows) + 1, update, time_s, *counts))
 
-    def write_energy(self, time_s: float, energy_j: Mapping[str, float]) -> None:
+    def write_energy(self, time_s: float, host: str, energy_j: Mapping[str, float]) -> None:
         """Buffer one row of `energy` for each source: what it has counted since the last (re)start."""
         for source, joules in energy_j.items():
             number = self._energy.num_rows + len(self._energy.rows) + 1
-            self._energy.rows.append((number, time_s, source.encode("ascii", "replace"), joules))
+            names = (name.encode("ascii", "replace") for name in (host, source))
+            self._energy.rows.append((number, time_s, *names, joules))
 
     def flush(self) -> None:
         """Write what is buffered and commit it, so that readers see it and `kill -9` cannot take it.

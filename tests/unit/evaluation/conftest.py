@@ -44,6 +44,7 @@ def store(tmp_path: Path):
         JobFile.create(out, {"job_toml": dump_job(job)}, len(weights))
         for rank, weight in enumerate(weights):
             state = {
+                "num_ranks": len(weights),
                 "weight": weight,
                 "counters": {"update": 70 + rank, "env_steps": 1000},
                 "learner": {"z": np.asarray(z + rank, np.float32)},

@@ -179,8 +179,14 @@ def test_the_file_is_plain_and_says_what_it_is(store, tmp_path) -> None:
 
 def test_nothing_is_played_for_a_file_that_cannot_be_written(store, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(evaluation, "make_simulators", None)
+    stored = find_policy(store("CartPole-v1"))
     with pytest.raises(UserError, match=r"nowhere is no folder to write to"):
-        evaluate(find_policy(store("CartPole-v1")), tmp_path / "nowhere/e.h5")
+        evaluate(stored, tmp_path / "nowhere/e.h5")
+    with pytest.raises(UserError, match=r"job\.h5 is no folder to write to"):
+        evaluate(stored, tmp_path / "run/job.h5/e.h5")
+    for film in (None, tmp_path):
+        with pytest.raises(UserError, match=r"cannot be written: it is a folder"):
+            evaluate(stored, tmp_path / "e.h5" if film else tmp_path, video=film)
 
 
 def test_parameters_of_another_network(store, tmp_path) -> None:
@@ -209,12 +215,14 @@ def test_the_film_shows_every_step_of_the_first_episode(store, tmp_path) -> None
 
 
 class OwnRandomness(gym.Env):
-    """An environment that is no function of seed and actions."""
+    """An environment that is no function of seed and actions: its rewards, or its ends, are its own."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gym.spaces.Discrete(2)
     rng = np.random.default_rng(0)
+    random = "rewards"
+    num_steps = 0
 
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
@@ -225,21 +233,31 @@ class OwnRandomness(gym.Env):
 
     def step(self, action):
         self.steps += 1
+        OwnRandomness.num_steps += 1
+        if self.random == "ends":
+            return np.zeros(2, np.float32), 1.0, OwnRandomness.num_steps == 20, False, {}
         return np.zeros(2, np.float32), float(self.rng.random()), self.steps == 20, False, {}
 
     def render(self):
         return np.zeros((31, 33, 3), np.uint8)
 
 
-def test_what_cannot_be_filmed_is_told(store, tmp_path) -> None:
+def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
     pytest.importorskip("av")
     gym.register("OwnRandomness-v0", OwnRandomness)
     try:
         stored = find_policy(store("OwnRandomness-v0"))
         with pytest.raises(UserError, match="environments with randomness of their own cannot be filmed"):
             evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
-        with pytest.raises(UserError, match=r"film\.foo; its name must end in"):
-            evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.foo")
+        for name in ("film.foo", "film.webm", "film"):
+            with pytest.raises(UserError, match=rf"{name}; its name must end in"):
+                evaluate(stored, tmp_path / "e.h5", video=tmp_path / name)
+            assert not (tmp_path / name).exists()
+        # Two take steps in turns, and the twentieth is the film's.
+        monkeypatch.setattr(OwnRandomness, "random", "ends")
+        monkeypatch.setattr(OwnRandomness, "num_steps", 0)
+        with pytest.raises(UserError, match=r"had terminated True, the first False"):
+            evaluate(stored, tmp_path / "e.h5", num_episodes=1, video=tmp_path / "film.mp4")
         OwnRandomness.metadata["render_modes"] = []
         with pytest.raises(UserError, match=r"OwnRandomness-v0 draws no pictures"):
             evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")

@@ -97,6 +97,17 @@ def test_the_metadata_say_how_to_act(store, tmp_path) -> None:
     assert (about["policy"], about["env_steps"]) == ("mean", 1000)
 
 
+@pytest.mark.parametrize("place", ["nowhere/policy", "."])
+def test_a_place_that_cannot_be_written(store, tmp_path, place) -> None:
+    pytest.importorskip("safetensors")
+    pytest.importorskip("onnxscript")
+    stored = find_policy(store("CartPole-v1"))
+    for export in (export_policy, export_onnx):
+        with pytest.raises(UserError, match=r"cannot be written: ") as raised:
+            export(stored, tmp_path / place)
+        assert "\n" not in str(raised.value)
+
+
 def test_a_missing_package_is_named(store, tmp_path, monkeypatch) -> None:
     stored = find_policy(store("CartPole-v1"))
     for module, export in (("safetensors.torch", export_policy), ("onnxscript", export_onnx)):

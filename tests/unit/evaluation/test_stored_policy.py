@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from galampi.errors import ResultsError
-from galampi.results import load_checkpoint, save_checkpoint
+from galampi.results import JobFile, load_checkpoint, open_run, save_checkpoint
 from galampi.stored_policy import find_policy
 
 
@@ -29,6 +29,29 @@ def test_a_kept_checkpoint_is_not_the_newest(store) -> None:
     np.testing.assert_array_equal(find_policy(out, update=40).z, find_policy(out).z + 10)
     with pytest.raises(ResultsError, match=r"no checkpoint of update 41; kept are those of update 40$"):
         find_policy(out, update=41)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_a_kept_checkpoint_is_of_the_ranks_of_its_time(store, num_ranks) -> None:
+    out = store("CartPole-v1", weights=(0.5, 1.5), kept=40)
+    then = find_policy(out, update=40)
+    JobFile.create(out, {"job_toml": open_run(out).job_toml}, num_ranks)
+    assert find_policy(out, update=40).z.tobytes() == then.z.tobytes()
+    assert find_policy(out, rank=1, update=40).updates == (71,)
+    with pytest.raises(ResultsError, match=r"rank is 2; must lie in \[0, 1\]"):
+        find_policy(out, rank=2, update=40)
+
+
+def test_networks_that_were_trained_apart_have_no_mean(store) -> None:
+    out = store("CartPole-v1", weights=(1.0, 1.0), settings={"gossip.method": "none"}, kept=40)
+    for update in (None, 40):
+        with pytest.raises(ResultsError, match="its 2 ranks never exchanged parameters; choose --rank R"):
+            find_policy(out, update=update)
+    assert find_policy(out, rank=1).source == "rank 1"
+
+
+def test_one_rank_alone_is_its_own_mean(store) -> None:
+    assert find_policy(store("CartPole-v1", settings={"gossip.method": "none"})).source == "mean"
 
 
 def test_without_kept_checkpoints_the_setting_is_named(store) -> None:

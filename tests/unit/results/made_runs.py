@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from galampi.job import dump_job, parse_job
-from galampi.results import JobFile, RankWriter, Sketch
+from galampi.results import JobFile, RankWriter, Sketch, open_run
 
 NUM_PARAMETERS = 500
 
@@ -23,6 +23,8 @@ def make_run(
     attributes: dict[str, str] | None = None,
     hostname: str = "node-1",
     slope: float = 1.0,
+    spread: float = 0.1,
+    lost_after: dict[str, int] | None = None,
 ) -> Path:
     """Write a run whose returns rise and whose ranks stay about 0.1 from their mean.
 
@@ -38,6 +40,8 @@ def make_run(
         attributes: Further ones of job.h5.
         hostname: Of every rank.
         slope: Rise of the return with each update.
+        spread: Distance of each rank's parameters to those all have in common.
+        lost_after: Update after which a source of energy is read no more.
     """
     job = parse_job("", "test", {"environment.id": "CartPole-v1", "name": "made", **(settings or {})})
     JobFile.create(out, {"job_toml": dump_job(job), "argv": ["galampi"], **(attributes or {})}, num_ranks)
@@ -46,6 +50,7 @@ def make_run(
     readers = energy_j or {}
     for rank in range(num_ranks):
         common = np.ones(NUM_PARAMETERS)
+        is_reader = rank in readers or (not readers and rank == 0)
         with RankWriter(
             out / f"rank-{rank:04d}.h5",
             rank=rank,
@@ -53,11 +58,12 @@ def make_run(
             sketch=sketch,
             attributes={
                 "hostname": hostname,
-                "rank_on_node": rank,
-                "energy_unread": unread if rank in readers or (not readers and rank == 0) else "",
+                "rank_on_node": 0 if is_reader else 1,
+                "energy_unread": unread if is_reader else "",
                 "out_peers": [(rank + 1) % num_ranks] if num_ranks > 1 else [],
             },
         ) as writer:
+            writer.write_energy(0.0, hostname, dict.fromkeys(readers.get(rank, {}), 0.0))
             for update in range(1, num_updates + 1):
                 time_s = update / 10
                 values = dict.fromkeys(
@@ -81,7 +87,7 @@ def make_run(
                     episodic_return=episodic_return, length=80, env_steps=80 * update, time_s=time_s, simulator=0
                 )
                 if sketch is not None and update % 10 == 0:
-                    z = common + rng.normal(size=NUM_PARAMETERS) * 0.1 / np.sqrt(NUM_PARAMETERS)
+                    z = common + rng.normal(size=NUM_PARAMETERS) * spread / np.sqrt(NUM_PARAMETERS)
                     writer.write_sketch(update, time_s, sketch(z))
                     hops = [1] if num_ranks > 1 else []
                     writer.write_edges(
@@ -89,7 +95,17 @@ def make_run(
                     )
                 if update % 100 == 0 and rank in readers:
                     share = update / num_updates
-                    writer.write_energy(time_s, {name: joules * share for name, joules in readers[rank].items()})
+                    lost = [name for name, last in (lost_after or {}).items() if update > last]
+                    counted = {name: joules * share for name, joules in readers[rank].items() if name not in lost}
+                    writer.write_energy(time_s, hostname, counted)
     if status != "running":
-        JobFile.set_status(out, status)
+        run = open_run(out)
+        JobFile.create(out, {**run.attributes, "status": status}, num_ranks)
+    return out
+
+
+def shrink(out: Path, num_ranks: int) -> Path:
+    """Make `job.h5` say that a run goes on with its first ranks alone, as a resume on fewer leaves it."""
+    run = open_run(out)
+    JobFile.create(out, {"job_toml": run.job_toml, "status": run.status}, num_ranks)
     return out

@@ -45,7 +45,7 @@ def write_row(writer: RankWriter, update: int) -> None:
     writer.write_episode(episodic_return=n, length=update, env_steps=80 * update, time_s=n, simulator=update)
     writer.write_sketch(update, n, np.full(8, n))
     writer.write_edges(update, n, [1], [update], [update], [update])
-    writer.write_energy(n, {"package-0": n})
+    writer.write_energy(n, "node-1", {"package-0": n})
 
 
 def write_endlessly(path: Path) -> None:

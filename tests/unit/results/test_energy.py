@@ -45,6 +45,7 @@ def set_all(root: Path, **energies_uj: int) -> None:
 def test_packages_and_dram_are_counted_and_nothing_twice(powercap):
     meter = EnergyMeter(gpus=False, powercap=powercap)
     assert meter.unread == []
+    assert meter.sources == ("package-0", "package-0/dram", "package-1")
     assert meter.counted_j() == {"package-0": 0, "package-0/dram": 0, "package-1": 0}
     for path in powercap.glob("*/energy_uj"):
         path.write_text(f"{int(path.read_text()) + 1_000_000}\n")
@@ -152,10 +153,11 @@ def test_gpus_without_the_library(tmp_path, monkeypatch):
 
 def test_readings_reach_the_file(tmp_path):
     with RankWriter(tmp_path / "rank-0000.h5", rank=0) as writer:
-        writer.write_energy(30.0, {"package-0": 1.5, "GPU-é": 2.0})
-        writer.write_energy(60.0, {"package-0": 3.0})
+        writer.write_energy(30.0, "node-1", {"package-0": 1.5, "GPU-é": 2.0})
+        writer.write_energy(60.0, "node-ü", {"package-0": 3.0})
     energy = RankFile(tmp_path / "rank-0000.h5", 0).energy.read()
     assert energy["reading"].tolist() == [1, 2, 3]
     assert energy["time_s"].tolist() == [30.0, 30.0, 60.0]
     assert energy["source"].tolist() == ["package-0", "GPU-?", "package-0"]
+    assert energy["host"].tolist() == ["node-1", "node-1", "node-?"]
     assert energy["energy_j"].tolist() == [1.5, 2.0, 3.0]

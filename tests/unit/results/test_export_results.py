@@ -71,6 +71,22 @@ def test_a_run_is_not_written_twice(tmp_path) -> None:
         write_tensorboard(run, tmp_path / "logs")
 
 
+def test_ranks_that_have_left_are_written_too(tmp_path) -> None:
+    pytest.importorskip("tensorboardX")
+    run = write_run(tmp_path / "run", returns=[3.0, -2.5, 8.0], ranks=2)
+    JobFile.create(run.path, {"job_toml": run.job_toml}, 1)
+    assert write_tensorboard(open_run(run.path), tmp_path / "logs") == 6
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_for_logs_that_cannot_be_written(tmp_path, place) -> None:
+    pytest.importorskip("tensorboardX")
+    run = write_run(tmp_path / "run", returns=[1.0])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"rank-0000: cannot be written: "):
+        write_tensorboard(run, tmp_path / place)
+
+
 def test_scores_are_runs_by_games(tmp_path) -> None:
     runs = []
     for seed in (2, 1):

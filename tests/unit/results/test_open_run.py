@@ -98,6 +98,53 @@ def test_rank_file_that_does_not_exist_yet(run):
     assert [file.exists for file in open_run(run).ranks] == [True, True, False]
 
 
+def test_ranks_that_have_left(run):
+    JobFile.create(run, {}, num_ranks=1)
+    opened = open_run(run)
+    assert [file.rank for file in opened.ranks] == [0]
+    assert [(file.rank, file.updates.num_rows) for file in opened.all_ranks] == [(0, 5), (1, 6)]
+    pytest.importorskip("pandas")
+    assert opened.to_pandas()["rank"].tolist() == [0] * 5 + [1] * 6
+
+
+def damage(file, kind):
+    """Damage column `weight` of /updates, or the table, in a way that HDF5 itself does not mind."""
+    if kind == "table":
+        del file["updates"]
+        file["updates"] = np.zeros(3)
+        return
+    del file["updates/weight"]
+    match kind:
+        case "short":
+            file["updates/weight"] = np.zeros(3)
+        case "text":
+            file["updates/weight"] = ["x"] * 5
+        case "scalar":
+            file["updates/weight"] = 1.0
+        case "matrix":
+            file["updates/weight"] = np.zeros((5, 2))
+        case "group":
+            file.create_group("updates/weight")
+
+
+@pytest.mark.parametrize("kind", ["short", "text", "scalar", "matrix", "group", "table"])
+def test_a_column_that_is_none(run, kind):
+    path = run / "rank-0000.h5"
+    with h5py.File(path, "r+") as file:
+        damage(file, kind)
+    with pytest.raises(ResultsError, match=r"rank-0000\.h5: damaged: ") as raised:
+        _ = open_run(run).ranks[0].updates["weight"]
+    assert "\n" not in str(raised.value)
+
+
+def test_a_text_column_that_holds_numbers(run):
+    with h5py.File(run / "rank-0000.h5", "r+") as file:
+        del file["energy/source"]
+        file["energy/source"] = np.zeros(5)
+    with pytest.raises(ResultsError, match=r"/energy/source holds float64; must hold S64"):
+        _ = open_run(run).ranks[0].energy["source"]
+
+
 def test_run_without_job_file(run):
     (run / "job.h5").unlink()
     opened = open_run(run)

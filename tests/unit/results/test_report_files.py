@@ -4,19 +4,23 @@ import json
 import re
 import shutil
 from pathlib import Path
+from xml.dom import minidom
 
 import h5py
 import numpy as np
 import pytest
-from made_runs import make_run
+from made_runs import make_run, shrink
 
 pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[report]` brings it")
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 
 from galampi.errors import ResultsError, UserError
+from galampi.results import Position, RankWriter, Restart
 from galampi.results.ball import Bound
-from galampi.results.figures import Canvas, Figure, distances
+from galampi.results.figures import Canvas, Figure, JobCurve, distances, learning_curves
+from galampi.results.published import A2C_CURVES
 from galampi.results.report import _energy_lines, report
+from galampi.results.statistics import Interval
 from galampi.results.summary import Energy, RunReport
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
@@ -130,6 +134,18 @@ def test_distances_are_drawn_against_job_time(tmp_path, method):
         assert axes.lines[0].get_xdata()[-1] == pytest.approx(20)
 
 
+def test_ranks_that_are_alike_have_a_linear_axis(tmp_path):
+    out = make_run(tmp_path, settings={"gossip.method": "allreduce"}, spread=0.0)
+    report([out])
+    run = RunReport(out)
+    assert not run.distance.to_mean.any()
+    figure = next(iter(distances("job1", run.distance, run.bound)))
+    assert "All distances are exactly 0, so the axis is linear." in figure.caption
+    axes = Canvas().add_subplot()
+    figure.draw(axes)
+    assert axes.get_yscale() == "linear"
+
+
 @pytest.mark.parametrize("has_estimates", [False, True])
 def test_norms_are_called_estimated_where_they_are(tmp_path, has_estimates):
     bound = Bound(np.arange(2), np.ones(2), np.ones(2), 1.0, 0.5, has_estimates)
@@ -138,13 +154,88 @@ def test_norms_are_called_estimated_where_they_are(tmp_path, has_estimates):
     assert ("it is estimated" in caption) == has_estimates
 
 
-def test_nodes_and_restarts_are_added_up(no_pictures, tmp_path):
-    energy = {0: {"package-0": 3.6e6}, 1: {"package-0": 7.2e6}}
-    out = make_run(tmp_path / "run", energy_j=energy, unread="GPU-1: Not Supported")
+def energy_of(out):
+    """Report a run, and return what its summary says of energy."""
     report([out])
-    found = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["energy"]
+    return json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["energy"]
+
+
+@pytest.mark.parametrize("host", ["node-1", "node-2"])
+def test_nodes_and_restarts_are_added_up(no_pictures, tmp_path, host):
+    energy = {0: {"package-0": 3.6e6}, 1: {"package-0": 7.2e6}}
+    out = make_run(tmp_path / "run", energy_j=energy, unread="GPU-1: Not Supported", sketches=False)
+    found = energy_of(out)
     assert found["kwh"] == pytest.approx(3.0)
     assert found["reason"] == "node-1: GPU-1: Not Supported; node-1: GPU-1: Not Supported"
+    # Killed ten seconds after a checkpoint. The first reading after the restart is greater than the last before it.
+    with RankWriter(
+        out / "rank-0000.h5",
+        rank=0,
+        attributes={"hostname": host, "energy_unread": ""},
+        resume_at=Position(100, 100, 0),
+        restart=Restart(update=100, time_s=10.0, reason="test", weights_restarted=True),
+    ) as writer:
+        writer.write_energy(10.0, host, {"package-0": 0.0})
+        writer.write_energy(15.0, host, {"package-0": 10.8e6})
+    found = energy_of(out)
+    assert found["kwh"] == pytest.approx(1 + 3 + 2)
+    assert found["covered_s"] == 15
+    kwh = [(source["host"], source["kwh"]) for source in found["sources"]]
+    of_first = [("node-1", 4.0)] if host == "node-1" else [("node-1", 1.0), ("node-2", 3.0)]
+    assert kwh == [*of_first, ("node-1", 2.0)]
+    # Job time went back to the checkpoint; what was used after it was used by then.
+    energy = RunReport(out).energy
+    times = [time_s.tolist() for _, _, time_s, _ in energy.series]
+    of_first = [[0, 10, 10, 10, 15]] if host == "node-1" else [[0, 10, 10], [10, 15]]
+    assert times == [*of_first, [0, 10, 20]]
+    for label, time_s, drawn in _energy_lines(energy):
+        assert (np.diff(time_s) > 0).all(), label
+        assert (np.diff(drawn) >= 0).all(), label
+
+
+def test_a_source_that_is_lost_on_the_way_does_not_shorten_the_others(no_pictures, tmp_path):
+    energy = {0: {"package-0": 7.2e6, "package-0/dram": 3.6e6}}
+    found = energy_of(make_run(tmp_path / "run", energy_j=energy, unread="", lost_after={"package-0/dram": 100}))
+    assert found["covered_s"] == 20
+    assert found["kwh"] == pytest.approx(2.5)
+    assert found["kwh_per_million_env_steps"] == pytest.approx(2.5 / (2 * 80 * 200 / 1e6))
+    assert found["reason"] == "node-1: package-0/dram: no reading after 10 s"
+
+
+def test_a_source_of_an_earlier_start_is_not_missed(no_pictures, tmp_path):
+    out = make_run(tmp_path / "run", energy_j={0: {"GPU-a": 3.6e6}}, unread="", sketches=False)
+    with RankWriter(
+        out / "rank-0000.h5",
+        rank=0,
+        resume_at=Position(200, 200, 0),
+        restart=Restart(update=200, time_s=20.0, reason="test", weights_restarted=False),
+    ) as writer:
+        for time_s, joules in ((20.0, 0.0), (25.0, 3.6e6)):
+            writer.write_energy(time_s, "node-1", {"GPU-b": joules})
+    found = energy_of(out)
+    assert (found["kwh"], found["covered_s"], found["reason"]) == (pytest.approx(2.0), 25, None)
+
+
+def test_a_run_whose_first_reading_is_still_to_come(no_pictures, tmp_path):
+    found = energy_of(make_run(tmp_path / "run", num_updates=30, unread=""))
+    assert (found["kwh"], found["covered_s"], found["reason"]) == (None, None, "node-1: no reading yet")
+
+
+def test_ranks_that_have_left_count_in_all_sums(no_pictures, tmp_path):
+    energy = {0: {"package-0": 3.6e6}, 2: {"package-0": 7.2e6}}
+    out = make_run(tmp_path / "run", num_ranks=4, num_updates=100, energy_j=energy, unread="")
+    before = RunReport(out).summary()
+    shrink(out, 2)
+    report([out])
+    job = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]
+    (after,) = job["runs"]
+    assert job["num_ranks"] == 2
+    for key in ("env_steps", "env_steps_per_s", "num_updates", "num_episodes", "final_return", "messages", "energy"):
+        assert after[key] == before[key]
+    assert after["env_steps"] == 4 * 80 * 100
+    assert after["energy"]["kwh"] == pytest.approx(3.0)
+    assert RunReport(out).distance.to_mean.shape == (10, 2)
+    assert "there were 2 more" in (out / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +261,13 @@ def test_energy_of_many_nodes_is_drawn_in_few_lines(num_nodes, labels):
 def test_hostile_names_are_shown_as_text(tmp_path):
     settings = {"name": HOSTILE.replace("/", "|")}
     out = make_run(
-        tmp_path / "run", settings=settings, hostname=HOSTILE, attributes={"device": HOSTILE}, num_updates=40
+        tmp_path / "run",
+        settings=settings,
+        hostname=HOSTILE,
+        attributes={"device": HOSTILE},
+        status=HOSTILE,
+        num_updates=100,
+        energy_j={0: {HOSTILE: 3.6e6, "package-0": 3.6e6}},
     )
     other = make_run(tmp_path / "other", settings={**settings, "seed": "2"}, num_ranks=3, num_updates=40)
     text = report([out, other], tmp_path / "report")
@@ -181,6 +278,9 @@ def test_hostile_names_are_shown_as_text(tmp_path):
         assert character not in text
     assert r"\x1b[31mred\x07 \u202eleft" in page
     assert "&lt;script&gt;" in page
+    for path in (tmp_path / "report" / "figures").glob("*.svg"):
+        # Labels are written into them as comments.
+        minidom.parse(str(path))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +346,26 @@ def test_published_curve_of_the_game(no_pictures, tmp_path):
     page = (long / "report" / "index.html").read_text()
     assert "Dashed, published: OpenAI baselines A2C" in page
     assert json.loads((long / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["distance"]["max"] is None
+    # The longest of the runs decides, whichever comes first.
+    for runs in ([short, long], [long, short]):
+        report(runs, tmp_path / "both")
+        assert "Dashed, published" in (tmp_path / "both" / "index.html").read_text()
+    other = make_run(tmp_path / "other", settings={**game, "environment.frame_skip": "2"}, num_updates=40)
+    report([long, other], tmp_path / "mixed", mixed=True)
+    assert "Dashed, published" not in (tmp_path / "mixed" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("end", [2.5e6, 10e6, 25e6])
+def test_a_published_curve_is_drawn_as_far_as_it_goes(end):
+    published = A2C_CURVES["ALE/Pong-v5"]
+    at = np.linspace(0, end, 10)
+    curve = JobCurve("made", at, Interval(at, at, at), 2, None)
+    axes = Canvas().add_subplot()
+    learning_curves([curve], along="env_steps", published=published, name="x", note="").draw(axes)
+    x, y = axes.lines[0].get_xdata(), axes.lines[0].get_ydata()
+    assert x[0] == 1
+    assert x[-1] == pytest.approx(min(end, 10e6) / 1e6)
+    assert y[-1] == pytest.approx(np.interp(end, published.env_steps, published.returns))
 
 
 def test_a_run_of_an_older_galampi(tmp_path):

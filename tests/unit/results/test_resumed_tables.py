@@ -32,6 +32,7 @@ def test_edges_past_the_checkpoint_go_and_energy_stays(tmp_path):
     assert rank.energy["time_s"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 7]
     assert rank.energy["reading"].tolist() == list(range(1, 12))
     assert set(rank.energy["source"]) == {"package-0"}
+    assert set(rank.energy["host"]) == {"node-1"}
 
 
 def test_a_file_of_an_older_galampi_goes_on(tmp_path):
@@ -45,3 +46,12 @@ def test_a_file_of_an_older_galampi_goes_on(tmp_path):
     np.testing.assert_array_equal(rank.updates["step_norm"], [np.nan] * 6 + [7.0])
     assert rank.edges["update"].tolist() == [7]
     assert rank.energy.num_rows == 1
+
+
+def test_energy_of_a_galampi_that_did_not_write_the_host(tmp_path):
+    path = tmp_path / "rank-0000.h5"
+    write(path)
+    with h5py.File(path, "r+") as file:
+        del file["energy/host"]
+    resume(path)
+    assert RankFile(path, 0).energy["host"].tolist() == [""] * 10 + ["node-1"]

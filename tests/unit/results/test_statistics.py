@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_runs import make_run
+from made_runs import make_run, shrink
 
 from galampi.results import open_run
 from galampi.results.statistics import (
@@ -102,6 +102,13 @@ def test_throughput_of_each_rank(tmp_path):
     at_s, rates = throughput(open_run(make_run(tmp_path, num_updates=50)), num_points=10)
     assert at_s[-1] == 5.0
     np.testing.assert_allclose(rates, np.full((2, 10), 800.0))
+
+
+def test_ranks_that_have_left_are_counted(tmp_path):
+    run = open_run(shrink(make_run(tmp_path, num_ranks=4, num_updates=50), 2))
+    assert total_env_steps(run, np.array([2.5, 5.0])).tolist() == [8000, 16000]
+    assert len(episodes(run).returns) == 200
+    np.testing.assert_allclose(throughput(run, num_points=10)[1], np.full((4, 10), 800.0))
 
 
 def test_bins_average_and_leave_out_what_is_unknown():

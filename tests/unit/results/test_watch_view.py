@@ -7,13 +7,13 @@ import re
 import time
 
 import pytest
-from made_runs import make_run
+from made_runs import make_run, shrink
 from rich.console import Console
 
 from galampi.errors import ResultsError
-from galampi.results import RankWriter, Restart
+from galampi.results import JobFile, Position, RankWriter, Restart, Sketch
+from galampi.results import watch as watching
 from galampi.results.watch import RunView, braille, picture, watch
-from galampi.results.writer import Position
 
 
 def drawn(view: RunView, width: int, height: int) -> list[str]:
@@ -107,8 +107,6 @@ def test_only_what_is_new_is_read_and_a_resume_begins_again(tmp_path):
     assert view.ranks[0].returns is kept
     assert len(kept) == 50
     restart = Restart(update=20, time_s=2.0, reason="test", weights_restarted=True)
-    from galampi.results import Sketch
-
     RankWriter(
         run / "rank-0000.h5", rank=0, sketch=Sketch(64, 500), resume_at=Position(20, 20, 2), restart=restart
     ).close()
@@ -119,8 +117,9 @@ def test_only_what_is_new_is_read_and_a_resume_begins_again(tmp_path):
 
 def test_hostile_names_are_shown_as_text(tmp_path):
     hostile = "[bold]x[/bold] \x1b[31mred\x1b[2J\x07\u202e"
-    run = make_run(tmp_path / "run", num_updates=20, settings={"name": hostile.replace("/", "|")}, hostname=hostile)
-    text = "\n".join(drawn(RunView(run), 120, 24))
+    settings = {"name": hostile.replace("/", "|")}
+    view = RunView(make_run(tmp_path / "run", num_updates=20, settings=settings, hostname=hostile, status=hostile))
+    text = "\n".join([*drawn(view, 200, 24), view.line()])
     for character in "\x1b\x07\u202e":
         assert character not in text
     assert r"[bold]x[|bold] \x1b[31mred\x1b[2J\x07\u202e" in text
@@ -129,6 +128,83 @@ def test_hostile_names_are_shown_as_text(tmp_path):
 def test_lines_without_a_terminal_end_with_the_run(tmp_path, capsys):
     watch(make_run(tmp_path / "run", num_updates=20))
     assert capsys.readouterr().out.startswith("finished  3,200 / 250,000 steps  return ")
+
+
+@pytest.fixture
+def moments(monkeypatch):
+    """Let no time pass: instead, what stands in this list happens each time `watch` would wait, one after the other."""
+    happens = []
+    monkeypatch.setattr(watching.time, "sleep", lambda _: happens.pop(0)())
+    return happens
+
+
+def test_lines_go_on_while_a_run_may_be_resumed(tmp_path, capsys, moments):
+    run = make_run(tmp_path / "run", num_updates=20, status="stopped")
+    moments += [
+        lambda: None,
+        lambda: JobFile.set_status(run, "failed"),
+        lambda: JobFile.set_status(run, "running"),
+        lambda: JobFile.set_status(run, "finished"),
+    ]
+    watch(run)
+    lines = capsys.readouterr().out.splitlines()
+    # A second look at the stopped run says nothing new.
+    assert [line.split()[0] for line in lines] == ["stopped", "failed", "running", "finished"]
+
+
+def test_files_that_cannot_be_read_for_a_while_leave_the_view(running, capsys, moments):
+    path = running / "rank-0001.h5"
+    content = path.read_bytes()
+
+    def finish():
+        path.write_bytes(content)
+        JobFile.set_status(running, "finished")
+
+    moments += [lambda: path.write_bytes(content[:1000]), lambda: None, finish]
+    watch(running)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["running", "finished"]
+
+
+def test_files_that_cannot_be_read_for_long_are_told(running, monkeypatch, moments):
+    monkeypatch.setattr(watching, "_GIVE_UP_AFTER_S", 0.0)
+    path = running / "rank-0001.h5"
+    moments += [lambda: path.write_bytes(path.read_bytes()[:1000])]
+    with pytest.raises(ResultsError, match=r"rank-0001\.h5: no HDF5 file"):
+        watch(running)
+
+
+def test_ranks_that_have_left_count(tmp_path):
+    run = make_run(tmp_path / "run", num_ranks=4, num_updates=20, status="running")
+    view = RunView(run)
+    before = view.env_steps, view.mean_return(), view.curve(10)
+    shrink(run, 2)
+    for each in (view, RunView(run)):
+        each.look()
+        assert len(each.ranks) == 2
+        assert (each.env_steps, each.mean_return(), each.curve(10)) == before
+        assert each.env_steps_per_s == pytest.approx(1600)
+        assert "+2" not in "\n".join(drawn(each, 80, 24))
+
+
+def test_a_distance_of_before_is_not_shown_as_one_of_now(running):
+    view = RunView(running)
+    assert view.ranks[0].distance > 0
+    with RankWriter(running / "new.h5", rank=1, sketch=Sketch(64, 500)) as writer:
+        writer.flush()
+    (running / "new.h5").rename(running / "rank-0001.h5")
+    view.look()
+    assert all(math.isnan(rank.distance) for rank in view.ranks)
+
+
+def test_a_rank_that_is_resumed_is_not_silent(tmp_path):
+    run = make_run(tmp_path / "run", num_ranks=1, num_updates=20, status="running", sketches=False)
+    os.utime(run / "rank-0000.h5", (0, 0))
+    view = RunView(run)
+    assert list(view.silent) == [0]
+    restart = Restart(update=20, time_s=2.0, reason="test", weights_restarted=True)
+    RankWriter(run / "rank-0000.h5", rank=0, resume_at=Position(20, 20, 0), restart=restart).close()
+    view.look()
+    assert view.silent == {}
 
 
 def test_no_run(tmp_path):
