@@ -59,7 +59,7 @@ def test_a_sweep_from_submission_to_report(cluster, job, launchers, tmp_path) ->
         path.rmdir() if path.is_dir() else path.unlink()
     runs[1].rmdir()
     printed = cluster.galampi("submit", folder)
-    assert "--array=1 " in printed
+    assert "--array=1%2 " in printed
     job_id = re.search(r"^submitted job (\d+);", printed, re.MULTILINE)[1]
     assert cluster.wait_for_end(f"{job_id}_1") == "COMPLETED"
     assert "3 done" in cluster.galampi("status", folder)
