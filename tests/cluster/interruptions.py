@@ -92,7 +92,9 @@ def interrupt_on(cluster, event: str, nodes: tuple[str, ...], launcher: str, fol
 
 def launcher_of(cluster, job_id: str, launcher: str) -> psutil.Process:
     """Return the process that the batch file has started: srun has a child of its name, mpirun may have an srun."""
-    found = {process.pid: process for process in cluster.processes(job_id) if process.name() == launcher}
+    # Open MPI's mpirun becomes prterun.
+    names = {launcher, "prterun"}
+    found = {process.pid: process for process in cluster.processes(job_id) if process.name() in names}
     (first,) = (process for process in found.values() if process.ppid() not in found)
     return first
 
