@@ -291,7 +291,9 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
     parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
-    parser.add_argument("--script", type=Path, help="batch file [slurm/requeue.sbatch; of a sweep slurm/sweep.sbatch]")
+    parser.add_argument(
+        "--script", type=Path, help="batch file of the run, or of each of a sweep [slurm/requeue.sbatch]"
+    )
     slurm = parser.add_argument_group("what to ask of Slurm, over what the batch file asks")
     slurm.add_argument("--nodes", type=int, help="number of nodes")
     slurm.add_argument("--ntasks-per-node", type=int, metavar="RANKS", help="ranks on each node")

@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +28,10 @@ import torch
 from mpi4py import MPI
 
 from galampi.display import Display
-from galampi.errors import UserError
+from galampi.errors import ResultsError, UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.job import Job, dump_job
+from galampi.launched import LAUNCHER_PID
 from galampi.learning import (
     Learner,
     RolloutCollector,
@@ -141,11 +142,23 @@ class _Rank:
         caught = _catch_signals()
         total_before = self.total_env_steps(self.start.progress)
         shows = self.comm.rank == 0 and not quiet
-        with Display(self.job.total_env_steps, total_before) if shows else nullcontext() as display:
-            self._loop(caught, display)
+        try:
+            with Display(self.job.total_env_steps, total_before) if shows else nullcontext() as display:
+                self._loop(caught, display)
+        except Exception:
+            self._say_failed()
+            raise
         if caught:
             log.info("%s: saving", signal.Signals(caught[0]).name)
         return self._end()
+
+    def _say_failed(self) -> None:
+        """Record that the run has failed: by an error, unlike one whose ranks were killed. Local."""
+        # Without its launcher a rank fails for want of that.
+        if os.getppid() == LAUNCHER_PID:
+            # What keeps this from being written may be the error itself, which is told in any case.
+            with suppress(OSError, ResultsError):
+                JobFile.fail(self.out, self.comm.rank)
 
     def total_env_steps(self, progress: np.ndarray[Any, np.dtype[np.int64]]) -> int:
         """Return the env steps of all ranks, those that have left the job included."""
@@ -456,7 +469,7 @@ def _claim(out: Path, *, resume: bool) -> int:
                 raise UserError(f"{out}: no run to resume there: job.h5 is missing")
         else:
             out.mkdir(parents=True, exist_ok=True)
-            left_over = [] if (out / "job.h5").exists() else [*_rank_files(out), out / _LOCK]
+            left_over = [] if (out / "job.h5").exists() else [*_rank_files(out), out / _LOCK, out / "job.h5.part"]
             if set(out.iterdir()) - set(left_over):
                 raise UserError(f"{out}: not empty; add --resume to go on with its run, or choose another --out")
         descriptor = os.open(out / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)

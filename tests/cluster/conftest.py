@@ -47,7 +47,7 @@ class Cluster:
             "LOCAL_SLURM_PORT": str(free_ports(10)),
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
-            "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": f"{HERE}:{HERE.parent / 'jobs'}:{os.environ.get('PYTHONPATH', '')}",
         }
 
     def call(self, *arguments: object, code: int | None = 0) -> str:

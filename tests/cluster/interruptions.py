@@ -4,6 +4,8 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
+
 # Slow enough to be interrupted; a stretch after that has no delay (slow_env.py).
 JOB = """
 name = "interrupted"
@@ -17,18 +19,20 @@ every_updates = 5
 [record]
 sketch_size = 64
 """
-EVENTS = ("limit", "cancel", "requeue", "preempt", "preempt-notice", "node")
+EVENTS = ("limit", "cancel", "requeue", "preempt", "preempt-notice", "node", "launcher")
 # Every event, and every launcher on one node and on two, at least once.
 LIKELY = {
     ("limit", 1, "srun"),
     ("cancel", 2, "srun"),
     ("preempt", 1, "srun"),
     ("node", 2, "srun"),
+    ("launcher", 1, "srun"),
     ("limit", 1, "mpirun"),
     ("cancel", 1, "mpirun"),
     ("requeue", 1, "mpirun"),
     ("preempt-notice", 2, "mpirun"),
     ("node", 1, "mpirun"),
+    ("launcher", 2, "mpirun"),
 }
 # Nodes by event and number: the last of them is preempted or killed, and only under its lock, so that nobody else's job
 # is there. n1 and n2 stay as they are.
@@ -63,6 +67,8 @@ def interrupt_on(cluster, event: str, nodes: tuple[str, ...], launcher: str, fol
         cluster.call("scancel", job_id)
     elif event == "requeue":
         cluster.call("scontrol", "requeue", job_id)
+    elif event == "launcher":
+        launcher_of(cluster, job_id, launcher).kill()
     elif event.startswith("preempt"):
         with notice:
             cluster.control("notice", "on" if event == "preempt-notice" else "off")
@@ -82,6 +88,15 @@ def interrupt_on(cluster, event: str, nodes: tuple[str, ...], launcher: str, fol
     # Nobody is left behind, neither on a node that lives on nor of a stretch before the last.
     cluster.wait_for(lambda: not cluster.processes(job_id))
     return cluster.job(job_id)
+
+
+def launcher_of(cluster, job_id: str, launcher: str) -> psutil.Process:
+    """Return the process that the batch file has started: srun has a child of its name, mpirun may have an srun."""
+    # Open MPI's mpirun becomes prterun.
+    names = {launcher, "prterun"}
+    found = {process.pid: process for process in cluster.processes(job_id) if process.name() in names}
+    (first,) = (process for process in found.values() if process.ppid() not in found)
+    return first
 
 
 def restarts(cluster, job_id: str) -> int:

@@ -59,7 +59,7 @@ def test_a_sweep_from_submission_to_report(cluster, job, launchers, tmp_path) ->
         path.rmdir() if path.is_dir() else path.unlink()
     runs[1].rmdir()
     printed = cluster.galampi("submit", folder)
-    assert "--array=1 " in printed
+    assert "--array=1%2 " in printed
     job_id = re.search(r"^submitted job (\d+);", printed, re.MULTILINE)[1]
     assert cluster.wait_for_end(f"{job_id}_1") == "COMPLETED"
     assert "3 done" in cluster.galampi("status", folder)
@@ -107,6 +107,19 @@ def test_what_fails_is_not_reported_as_done(cluster, job, launchers, tmp_path) -
     assert "failed with exit code 2" in log_of(cluster, job_id)
 
 
+def test_what_breaks_is_not_begun_again(cluster, job, launchers, tmp_path) -> None:
+    """An error of the program, with a run to go on with: it would break again."""
+    run = tmp_path / "run"
+    job_id = cluster.submit(
+        *(job, "--out", run, "--ntasks-per-node", 2, "--nodelist", "n8", "--launcher", launchers[0]),
+        *("--environment.id", "faulty_env:Faulty-v0", "--total_env_steps", 10_000_000),
+    )
+    assert cluster.wait_for_end(job_id) == "FAILED"
+    assert cluster.job(job_id)["Restarts"] == "0"
+    assert "ZeroDivisionError: the simulator broke" in log_of(cluster, job_id)
+    assert ": failed" in cluster.galampi("status", run, code=1)
+
+
 @pytest.mark.one_mpi
 @pytest.mark.parametrize("bound", [0, 1])
 def test_restarts_are_bounded(cluster, launchers, tmp_path, bound) -> None:
@@ -150,14 +163,17 @@ def test_a_task_of_an_array_goes_back_to_the_queue_alone(cluster, launchers, tmp
 
 
 def test_batch_files_run_as_they_are(cluster, job, launchers, tmp_path, monkeypatch) -> None:
-    # Those that start with srun expect its MPI, MPICH's.
-    names = ["mpirun"] if "srun" not in launchers else ["plain", "mpirun", "requeue", "preempt"]
+    names, told = ["plain", "mpirun", "requeue", "preempt"], []
+    if "srun" not in launchers:
+        # They start with srun, which expects MPICH, unless told otherwise; plain.sbatch knows nothing else.
+        names, told = names[1:], ["--export=ALL,GALAMPI_LAUNCHER=mpirun"]
     job_ids = []
     for name in names:
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         Path("slurm").symlink_to(SLURM)
-        job_ids.append(cluster.call("sbatch", "--parsable", "--nodelist=n7", f"slurm/{name}.sbatch", job).strip())
+        call = ("sbatch", "--parsable", "--nodelist=n7", *told, f"slurm/{name}.sbatch", job)
+        job_ids.append(cluster.call(*call).strip())
     for name, job_id in zip(names, job_ids, strict=True):
         assert cluster.wait_for_end(job_id) == "COMPLETED", log_of(cluster, job_id)
         (out,) = (tmp_path / name / "runs").iterdir()

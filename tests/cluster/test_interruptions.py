@@ -22,7 +22,7 @@ def test_a_run_goes_on_to_its_end(begun, launchers, case) -> None:
     event, _, launcher = case
     reason = run.ranks[0].restarts["reason"][0]
     print(case, reason)
-    if event == "limit" or (event != "node" and launcher == "srun"):
+    if event == "limit" or (event not in ("node", "launcher") and launcher == "srun"):
         # Slurm told the ranks, and gave them the time to save all.
         assert reason == "resumed from checkpoints saved after a drain"
     if event == "limit":

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -6,6 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 from launching import wait_for
+
+from galampi.results import open_run
 
 
 def assert_one_line(command, *parts: str) -> None:
@@ -28,7 +31,7 @@ def test_an_exception_on_one_rank_ends_the_job(galampi, small_job, tmp_path) -> 
         "faulty_env:Faulty-v0",
         "--total_env_steps",
         10_000_000,
-        env={"PYTHONPATH": str(Path(__file__).parent)},
+        env={"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"},
     )
     wait_for(lambda: len(command.ranks()) == 2)
     ranks = command.ranks()
@@ -37,6 +40,7 @@ def test_an_exception_on_one_rank_ends_the_job(galampi, small_job, tmp_path) -> 
     assert time.monotonic() - began_s < 30
     assert code not in (0, 2, 3)
     assert "[rank 1] ZeroDivisionError: the simulator broke" in errors
+    assert open_run(tmp_path / "run").status == "failed"
     wait_for(lambda: not any(process.is_running() for process in ranks), 10)
 
 
@@ -132,7 +136,7 @@ def test_a_folder_with_something_in_it_is_left_alone(galampi, small_job, tmp_pat
 def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in ("lock", "rank-0000.h5", "rank-0001.h5.part"):
+    for name in ("lock", "job.h5.part", "rank-0000.h5", "rank-0001.h5.part"):
         (folder / name).touch()
     assert galampi("train", small_job, "--out", folder, "--total_env_steps", 1000).finish()[0] == 0
     assert sorted(path.name for path in folder.glob("rank-*")) == ["rank-0000.h5", "rank-0001.h5"]
@@ -157,10 +161,20 @@ def test_a_running_job_keeps_its_folder(galampi, small_job, tmp_path) -> None:
 
 def test_strangers_are_refused(galampi, small_job, tmp_path) -> None:
     """What a launcher of another MPI library makes: processes that do not know of each other."""
-    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"):
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         command = galampi("train", small_job, "--out", tmp_path / "run", ranks=None, env={name: "4"})
         assert_one_line(command, f"{name} is 4", "1 rank")
         assert not (tmp_path / "run").exists()
+
+
+def test_one_process_in_a_large_allocation_is_no_stranger(galampi, small_job, tmp_path) -> None:
+    """A shell of salloc knows the size of its allocation; mpirun may start fewer ranks than a step has tasks."""
+    for ranks, name in ((None, "SLURM_NTASKS"), (1, "SLURM_STEP_NUM_TASKS")):
+        command = galampi(
+            "train", small_job, "--out", tmp_path / "run", "--device", "cuda", ranks=ranks, env={name: "4"}
+        )
+        # What it says if it gets that far.
+        assert_one_line(command, "device is 'cuda'")
 
 
 @pytest.mark.one_mpi

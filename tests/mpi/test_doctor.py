@@ -52,6 +52,8 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
 
 
 def test_speed_and_window(comm, monkeypatch) -> None:
+    from mpi4py import MPI
+
     from galampi import learning
     from galampi.job import load_job
     from galampi.launch import doctor
@@ -89,10 +91,18 @@ def test_speed_and_window(comm, monkeypatch) -> None:
         f_bavail, f_frsize = (1, 4096) if comm.rank == 1 else (1 << 40, 4096)
         f_blocks = f_bfree = f_bavail
 
-    monkeypatch.setattr(os, "statvfs", lambda path: Room)
-    window = doctor._check_window(job, comm, 1_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda path: Room)
+        window = doctor._check_window(job, comm, 1_000_000)
     assert window.state == "failed"
     assert "/dev/shm" in window.text
+    assert "/dev/shm" in window.advice
+
+    monkeypatch.setattr(MPI, "WIN_UNIFIED", -1)
+    window = doctor._check_window(job, comm, num_parameters)
+    assert window.state == "failed"
+    assert "unified memory" in window.text
+    assert window.advice.startswith("use another MPI library")
 
 
 def test_messages_clocks_and_leftovers(comm, monkeypatch, tmp_path) -> None:
@@ -142,11 +152,20 @@ def test_files(comm, monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert [(state, "no locks" in text) for state, text in found(folder)] == [("warning", True)]
+    open_file = doctor.h5py.File
     if comm.rank == 1:
         monkeypatch.setattr(doctor.h5py, "File", refuse)
     assert [state for state, _ in found(folder)] == ["warning"] * 2
     monkeypatch.setattr(doctor, "_SLOW_FLUSH_S", 0.0)
     assert [state for state, _ in found(folder)] == ["warning"] * 3
+
+    # A file system on which HDF5's locks fail: galampi does without, others may not.
+    def refuse_to_lock(*arguments, locking=None, **options):
+        return open_file(*arguments, locking=locking, **options) if locking is False else refuse()
+
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor.h5py, "File", refuse_to_lock)
+    assert [(state, "HDF5's own locks" in text) for state, text in found(folder)] == [("warning", True)]
     assert not list(folder.iterdir())
 
 

@@ -15,7 +15,7 @@ from galampi.launch.submit import (
     Resources,
     Submission,
     as_typed,
-    batch_folder,
+    batch_file,
     how_to_watch,
     log_pattern,
     sbatch,
@@ -32,7 +32,7 @@ class Request:
         job: Job file, or the folder of a sweep.
         overrides: Settings over those of the file.
         out: Folder of the run or of the sweep; None for one named after the job and the time.
-        script: Batch file; None for that of the kind of job.
+        script: Batch file that trains the run, or each of a sweep; None for requeue.sbatch.
         resources: Fields of `Resources` that were given.
         sweeps: `key=a,b,c` texts.
         num_seeds: Sweep over this many seeds; None for the job's own.
@@ -64,9 +64,8 @@ def submit(request: Request) -> int:
     # Read here, so that a mistake shows before the wait.
     job = load_job(request.job, request.overrides)
     out = request.out or _default_folder(job.name)
-    folder = batch_folder()
     submission = Submission(
-        script=request.script or folder / "requeue.sbatch",
+        script=request.script or batch_file("requeue.sbatch"),
         name=job.name,
         log=f"{log_pattern(out.parent)}/{slug(out.name)}-%j.log",
         resources=Resources(**request.resources),
@@ -80,7 +79,7 @@ def submit(request: Request) -> int:
     print(as_typed(call))
     if not request.dry_run:
         out.parent.mkdir(parents=True, exist_ok=True)
-        print(how_to_watch(sbatch(call, folder), out, submission.log))
+        print(how_to_watch(sbatch(call), out, submission.log))
     return 0
 
 
@@ -113,9 +112,10 @@ def _submit_new_sweep(request: Request) -> int:
     axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
     jobs = sweep.combinations(request.job, request.overrides, axes)
     folder = request.out or _default_folder(job.name)
+    options = _options_of(request, sweep.Options())
     if not request.dry_run:
         sweep.lay_out(folder, jobs)
-    return _submit_arrays(request, folder, range(len(jobs)), Resources(**request.resources), job.name)
+    return _submit_arrays(folder, range(len(jobs)), options, job.name, dry_run=request.dry_run)
 
 
 def _submit_rest_of_sweep(request: Request) -> int:
@@ -130,26 +130,40 @@ def _submit_rest_of_sweep(request: Request) -> int:
     if not indices:
         print("nothing to submit")
         return 0
-    resources = replace(sweep.last_resources(folder), **request.resources)
-    return _submit_arrays(request, folder, indices, resources, folder.resolve().name)
+    options = _options_of(request, sweep.last_options(folder))
+    return _submit_arrays(folder, indices, options, folder.resolve().name, dry_run=request.dry_run)
 
 
-def _submit_arrays(request: Request, folder: Path, indices: Sequence[int], resources: Resources, name: str) -> int:
-    batch = batch_folder()
+def _options_of(request: Request, before: sweep.Options) -> sweep.Options:
+    """Return the options of a sweep: those of the request, and where it has none those of before."""
+    if request.script is not None and not request.script.is_file():
+        # sbatch looks at sweep.sbatch, and every run would fail.
+        raise UserError(f"--script {request.script}: no such file")
+    return sweep.Options(
+        resources=replace(before.resources, **request.resources),
+        # The next submission may come from another folder.
+        script=request.script.absolute() if request.script is not None else before.script,
+        at_once=request.at_once if request.at_once is not None else before.at_once,
+    )
+
+
+def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options, name: str, *, dry_run: bool) -> int:
+    if not dry_run:
+        # Before Slurm is asked, which may refuse.
+        sweep.record_options(folder, options)
     for offset, submission in sweep.arrays(
         folder,
         indices,
-        resources=resources,
-        script=request.script or batch / "sweep.sbatch",
+        options=options,
+        script=batch_file("sweep.sbatch"),
         name=name,
         max_index=sweep.max_array_index(),
-        at_once=request.at_once,
     ):
         call = sbatch_arguments(submission)
         print(as_typed(call))
-        if not request.dry_run:
-            job_id = sbatch(call, batch)
-            sweep.record_submission(folder, job_id, offset, resources)
+        if not dry_run:
+            job_id = sbatch(call)
+            sweep.record_submission(folder, job_id, offset)
             print(how_to_watch(job_id, folder, submission.log))
     return 0
 

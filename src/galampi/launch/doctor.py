@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import h5py
 import numpy as np
 
-from galampi.errors import UserError
+from galampi.errors import ResultsError, UserError
 from galampi.job import Job
 from galampi.launched import launched_rank
+from galampi.results.files import create, open_for_reading
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -37,6 +38,7 @@ _MOST_SKEW_S = 0.5
 _SLOW_PUT_BYTES_A_S = 1e8
 _TYPICAL_PARAMETERS = 1_700_000
 _SLOW_FLUSH_S = 1.0
+_TRIAL_FORMAT = "galampi-doctor"
 
 State = Literal["ok", "warning", "failed"]
 
@@ -302,7 +304,10 @@ def _check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> Finding
     try:
         gossip.Mailboxes(comm, topology, num_parameters).free()
     except UserError as error:
-        advice = f"ask for a larger {_SHARED_MEMORY} (containers: --shm-size), or fewer ranks a node"
+        if str(_SHARED_MEMORY) in str(error):
+            advice = f"ask for a larger {_SHARED_MEMORY} (containers: --shm-size), or fewer ranks a node"
+        else:
+            advice = "use another MPI library: the windows of MPICH and Open MPI from PyPI are unified"
         return Finding("window", "failed", str(error), advice)
     return Finding("window", "ok", text)
 
@@ -453,7 +458,7 @@ def _check_files(out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
         return
     trial = _try_files(folder / f".galampi-doctor-{comm.bcast(os.getpid())}.h5", comm)
     if trial.unwritten is not None:
-        advice = "choose another folder with --out; if it is a lock: export HDF5_USE_FILE_LOCKING=BEST_EFFORT"
+        advice = "choose another folder with --out"
         yield Finding("files", "failed", f"{where}: HDF5 cannot write: {trial.unwritten}", advice)
         return
     if trial.blind:
@@ -465,9 +470,14 @@ def _check_files(out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
         (
             trial.unread,
             "a file in use cannot be read by the last rank",
-            "runs can be read once they end; HDF5_USE_FILE_LOCKING=BEST_EFFORT may help",
+            "runs can be read once they end",
         ),
         (trial.unlocked, "no locks", "nothing will keep two jobs from one folder (Lustre: mount with -o flock)"),
+        (
+            trial.unlocked_hdf5,
+            "HDF5's own locks, which runs do without, fail",
+            "for other programs that read the files: export HDF5_USE_FILE_LOCKING=BEST_EFFORT",
+        ),
         (
             f"{trial.flush_s:.1f} s" if trial.flush_s > _SLOW_FLUSH_S else None,
             "an HDF5 flush is slow",
@@ -488,6 +498,7 @@ class _FileTrial:
         blind: Ranks for which it was not there.
         unread: Why the last rank could not read it.
         unlocked: Why files could not be locked or renamed.
+        unlocked_hdf5: Why HDF5 could not open a file with the locks it takes by itself.
         flush_s: Time its flush took.
     """
 
@@ -495,6 +506,7 @@ class _FileTrial:
     blind: Sequence[str] = ()
     unread: str | None = None
     unlocked: str | None = None
+    unlocked_hdf5: str | None = None
     flush_s: float = 0.0
 
 
@@ -512,8 +524,8 @@ def _try_files(path: Path, comm: MPI.Intracomm) -> _FileTrial:
         blind = [f"rank {rank} on {name}" for rank, (sees, name) in enumerate(views) if not sees]
         last = comm.size - 1
         unread = comm.bcast(_read_hdf5(path) if comm.rank == last else None, root=last)
-        unlocked = _lock_and_rename(path) if comm.rank == 0 else None
-        return _FileTrial(None, blind, unread, unlocked, flush_s)
+        unlocked, unlocked_hdf5 = (_lock_and_rename(path), _lock_hdf5(path)) if comm.rank == 0 else (None, None)
+        return _FileTrial(None, blind, unread, unlocked, unlocked_hdf5, flush_s)
     finally:
         if comm.rank == 0:
             _discard(file, path)
@@ -532,7 +544,7 @@ def _write_hdf5(path: Path) -> tuple[h5py.File | None, float, str | None]:
     """Return a file in use, how long its flush took, and why there is none. Local."""
     file = None
     try:
-        file = h5py.File(path, "w", libver="latest")
+        file = create(path, _TRIAL_FORMAT)
         values = file.create_dataset("values", data=np.arange(8), maxshape=(None,))
         file.swmr_mode = True
         began_s = time.perf_counter()
@@ -549,10 +561,23 @@ def _write_hdf5(path: Path) -> tuple[h5py.File | None, float, str | None]:
 def _read_hdf5(path: Path) -> str | None:
     """Return why a file in use cannot be read, if so. Local."""
     try:
-        with h5py.File(path, "r", swmr=True) as reader:
+        with open_for_reading(path, _TRIAL_FORMAT) as reader:
             return None if reader["values"].shape[0] >= 8 else "stale data"
+    except (OSError, ResultsError) as error:
+        return str(error).splitlines()[0]
+
+
+def _lock_hdf5(path: Path) -> str | None:
+    """Return why HDF5 cannot open a file with its own locks, if so. Local."""
+    # A file of its own: no process can open one with and without locks at a time.
+    locked = Path(f"{path}.locked")
+    try:
+        h5py.File(locked, "w").close()
     except OSError as error:
         return str(error).splitlines()[0]
+    finally:
+        locked.unlink(missing_ok=True)
+    return None
 
 
 def _lock_and_rename(path: Path) -> str | None:

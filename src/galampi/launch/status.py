@@ -5,12 +5,14 @@ Its exit codes serve batch files, so it starts at once: no torch, no MPI.
 
 from __future__ import annotations
 
+import fcntl
 import time
 from pathlib import Path
 
 from galampi.errors import ResultsError
 from galampi.results import JobFile, open_run
 
+_PATIENCE_S = 5.0
 EXIT_CODES = {"finished": 0, "failed": 1, "missing": 2, "stopped": 3, "running": 4}
 """Exit code of `status` for each state of a run; a run whose job was killed still says `running`."""
 
@@ -38,6 +40,25 @@ def describe(out: Path) -> str:
 
 
 def mark_failed(out: Path) -> None:
-    """Record that the job of a run ended by a failure; a run that never began is left alone."""
-    if run_status(out) in ("running", "stopped"):
+    """Record that the job of a run ended by a failure; one that never began, or that a job trains, is left alone."""
+    if run_status(out) in ("running", "stopped") and not _in_use(out):
         JobFile.set_status(out, "failed")
+
+
+def _in_use(out: Path) -> bool:
+    """Whether a job holds the lock of a run's folder, for longer than one that is ending would."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    try:
+        with (out / "lock").open("rb") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() >= deadline_s:
+                        return True
+                    time.sleep(0.1)
+                else:
+                    return False
+    except OSError:
+        # There is no lock, or the file system has none.
+        return False

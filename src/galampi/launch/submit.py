@@ -18,7 +18,8 @@ from pathlib import Path
 from galampi.errors import UserError
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*\Z")
-SIGNALS = ("USR1", "USR2", "TERM", "INT")
+# Not TERM or INT: srun takes both for itself, and ends.
+SIGNALS = ("USR1", "USR2")
 LAUNCHERS = ("srun", "mpirun")
 
 
@@ -135,38 +136,34 @@ def as_typed(arguments: Sequence[str]) -> str:
     return " ".join(shlex.quote(argument) for argument in arguments)
 
 
-def batch_folder() -> Path:
-    """Return the folder of the batch files: that of the checkout, or of the installation.
+def batch_file(name: str) -> Path:
+    """Return a batch file of the checkout, or of the installation.
 
     Raises:
-        UserError: There is none.
+        UserError: It is not there.
     """
-    for folder in (Path(__file__).parents[3] / "slurm", Path(sys.prefix) / "share" / "galampi" / "slurm"):
-        if (folder / "requeue.sbatch").exists():
-            return folder
-    raise UserError("the batch files of slurm/ are missing from this installation; give one with --script FILE")
+    folder = _batch_folder()
+    if folder is None:
+        raise UserError("the batch files of slurm/ are missing from this installation; give one with --script FILE")
+    return folder / name
 
 
-def sbatch(arguments: Sequence[str], folder: Path) -> str:
+def sbatch(arguments: Sequence[str]) -> str:
     """Submit, and return the job's number.
 
     Args:
         arguments: From `sbatch_arguments`.
-        folder: Folder of the batch files, for those that hand on to another.
 
     Raises:
         UserError: sbatch is missing or refuses.
     """
-    # The job finds the python that submitted it.
+    # The job finds the python that submitted it, and a batch file the one that it hands on to.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path}
+    if (folder := _batch_folder()) is not None:
+        environment["GALAMPI_SLURM"] = str(folder)
     try:
-        done = subprocess.run(
-            arguments,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PATH": path, "GALAMPI_SLURM": str(folder)},
-        )
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
     except FileNotFoundError:
         raise UserError("sbatch is not here; submit from a login node of a Slurm cluster, or use --dry-run") from None
     if done.returncode:
@@ -196,6 +193,13 @@ def how_to_watch(job_id: str, out: Path, log: str) -> str:
         f"  its log        tail -f {shlex.quote(log_file)}\n"
         f"  to end it      scancel {job_id}; it saves and goes back to the queue: scancel it there once more"
     )
+
+
+def _batch_folder() -> Path | None:
+    for folder in (Path(__file__).parents[3] / "slurm", Path(sys.prefix) / "share" / "galampi" / "slurm"):
+        if (folder / "requeue.sbatch").exists():
+            return folder
+    return None
 
 
 def _option(name: str) -> str:

@@ -3,6 +3,7 @@
     SWEEP/jobs/0-Pong-v5_seed-1.toml     the resolved job of run 0; the array's task 0 trains it
     SWEEP/Pong-v5_seed-1/                run 0
     SWEEP/logs/123_0.log                 what it printed as task 0 of Slurm's job 123
+    SWEEP/options.json                   what the last submission asked of Slurm; the next asks the same
     SWEEP/submissions.jsonl              the arrays submitted so far
 
 The job files are the sweep: whoever adds or removes one changes it.
@@ -14,10 +15,11 @@ import getpass
 import itertools
 import json
 import re
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from galampi.errors import UserError
@@ -26,6 +28,21 @@ from galampi.launch.status import run_status
 from galampi.launch.submit import Resources, Submission, log_pattern, slug
 
 STATES = ("done", "running", "queued", "failed", "lost", "missing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the arrays of a sweep ask for, the later ones too.
+
+    Attributes:
+        resources: What each run asks of Slurm.
+        script: Batch file that trains one run; None for requeue.sbatch.
+        at_once: Most runs of an array at the same time; None for all.
+    """
+
+    resources: Resources = field(default_factory=Resources)
+    script: Path | None = None
+    at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,18 +119,22 @@ def combinations(
 
 
 def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
-    """Write the job files of a sweep.
+    """Write the job files of a sweep; all are there or none.
 
     Raises:
-        UserError: The folder cannot be written, or holds something already.
+        UserError: The folder cannot be written, or holds a sweep already.
     """
+    if (folder / "jobs").exists():
+        raise UserError(f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it")
+    part = folder / "jobs.part"
     try:
-        (folder / "jobs").mkdir(parents=True)
-        (folder / "logs").mkdir()
+        # Of a layout that was cut short.
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        (folder / "logs").mkdir(exist_ok=True)
         for index, (name, job) in enumerate(jobs.items()):
-            (folder / "jobs" / f"{index}-{name}.toml").write_text(dump_job(job), encoding="utf-8")
-    except FileExistsError:
-        raise UserError(f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it") from None
+            (part / f"{index}-{name}.toml").write_text(dump_job(job), encoding="utf-8")
+        part.rename(folder / "jobs")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
 
@@ -166,11 +187,10 @@ def arrays(
     folder: Path,
     indices: Iterable[int],
     *,
-    resources: Resources,
+    options: Options,
     script: Path,
     name: str,
     max_index: int,
-    at_once: int | None,
 ) -> list[tuple[int, Submission]]:
     """Return the arrays that train some runs of a sweep, each with its offset. Pure.
 
@@ -179,12 +199,12 @@ def arrays(
     Args:
         folder: The sweep.
         indices: Numbers of the runs.
-        resources: What each asks for.
-        script: Batch file.
+        options: What each asks for.
+        script: sweep.sbatch.
         name: Job's name.
         max_index: Largest index of an array.
-        at_once: Most jobs of an array that run at the same time.
     """
+    trained_by = () if options.script is None else (str(options.script),)
     by_block: dict[int, list[int]] = {}
     for index in sorted(indices):
         by_block.setdefault(index // (max_index + 1), []).append(index % (max_index + 1))
@@ -195,26 +215,39 @@ def arrays(
                 script=script,
                 name=name,
                 log=f"{log_pattern(folder / 'logs')}/%A_%a.log",
-                resources=resources,
-                arguments=(str(folder), str(block * (max_index + 1))),
-                array=_ranges(tasks) + (f"%{at_once}" if at_once else ""),
+                resources=options.resources,
+                arguments=(str(folder), str(block * (max_index + 1)), *trained_by),
+                array=_ranges(tasks) + (f"%{options.at_once}" if options.at_once else ""),
             ),
         )
         for block, tasks in by_block.items()
     ]
 
 
-def record_submission(folder: Path, job_id: str, offset: int, resources: Resources) -> None:
-    """Remember an array, so that its jobs are found in the queue and its options at the next submission."""
-    line = json.dumps({"job_id": job_id, "offset": offset, "resources": asdict(resources)})
+def record_submission(folder: Path, job_id: str, offset: int) -> None:
+    """Remember an array, so that its jobs are found in the queue."""
+    line = json.dumps({"job_id": job_id, "offset": offset})
     with (folder / "submissions.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
-def last_resources(folder: Path) -> Resources:
+def record_options(folder: Path, options: Options) -> None:
+    """Remember what a submission asks for, so that the next asks for the same."""
+    script = None if options.script is None else str(options.script)
+    text = json.dumps({"resources": asdict(options.resources), "script": script, "at_once": options.at_once})
+    part = folder / "options.json.part"
+    part.write_text(text + "\n", encoding="utf-8")
+    part.rename(folder / "options.json")
+
+
+def last_options(folder: Path) -> Options:
     """Return what the last submission of a sweep asked for."""
-    recorded = _submissions(folder)
-    return Resources(**recorded[-1]["resources"]) if recorded else Resources()  # type: ignore[arg-type]
+    path = folder / "options.json"
+    if not path.exists():
+        return Options()
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    script = None if recorded["script"] is None else Path(recorded["script"])
+    return Options(resources=Resources(**recorded["resources"]), script=script, at_once=recorded["at_once"])
 
 
 def max_array_index() -> int:

@@ -86,6 +86,26 @@ class JobFile:
             raise ResultsError(f"{path}: no such file") from error
         JobFile.create(out, {**old, **attributes, "status": status}, int(old["num_ranks"]))
 
+    @staticmethod
+    def fail(out: Path, rank: int) -> None:
+        """Set the status `failed`; any number of ranks may at once.
+
+        Args:
+            out: Directory of the run.
+            rank: Number of this rank.
+
+        Raises:
+            ResultsError: `job.h5` is missing or damaged.
+            OSError: The directory cannot be written.
+        """
+        with reading(out / JOB_FILE_NAME, JOB_FORMAT) as file:
+            old = dict(file.attrs)
+        # In a folder of its own, for two must not write one file; whoever renames last says the same.
+        own = out / f"failed-{rank:04d}"
+        JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
+        (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
+        own.rmdir()
+
 
 class Position(NamedTuple):
     """How many rows of each table are written."""

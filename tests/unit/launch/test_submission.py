@@ -8,6 +8,7 @@ import pytest
 
 from galampi.cli import run
 from galampi.errors import UserError
+from galampi.launch import submit, sweep
 from galampi.launch.submit import Resources, Submission, as_typed, log_pattern, sbatch, sbatch_arguments, slug
 
 ROOT = Path(__file__).parents[3]
@@ -83,7 +84,7 @@ def test_slugs_are_safe() -> None:
 def test_sbatch_is_missing(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="sbatch is not here"):
-        sbatch(["sbatch"], tmp_path)
+        sbatch(["sbatch"])
 
 
 def test_sbatch_refuses(tmp_path, monkeypatch) -> None:
@@ -94,14 +95,14 @@ def test_sbatch_refuses(tmp_path, monkeypatch) -> None:
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="sbatch refused: error: no such partition"):
-        sbatch([str(fake)], tmp_path)
+        sbatch([str(fake)])
 
 
 def test_the_number_is_found_among_other_lines(tmp_path) -> None:
     fake = tmp_path / "sbatch"
     fake.write_text(f"#!{sys.executable}\nprint('welcome to the cluster\\n1234;alpha')\n")
     fake.chmod(0o755)
-    assert sbatch([str(fake)], tmp_path) == "1234"
+    assert sbatch([str(fake)]) == "1234"
 
 
 def test_a_dry_run_touches_nothing(tmp_path, monkeypatch, capsys) -> None:
@@ -115,16 +116,51 @@ def test_a_dry_run_touches_nothing(tmp_path, monkeypatch, capsys) -> None:
     assert "--array=0-5" in shlex.split(second)
 
 
-def test_the_documented_submissions_are_allowed(monkeypatch, capsys) -> None:
-    monkeypatch.chdir(ROOT)
+def documented(command: str) -> list[list[str]]:
+    """Return the calls of a command among the ten steps of the guide."""
     ten_steps = (ROOT / "docs/clusters.md").read_text().split("```sh")[1].split("```")[0].replace("\\\n", " ")
     commands = [shlex.split(line, comments=True) for line in ten_steps.splitlines()]
-    submissions = [words[3:] for words in commands if words[:4] == ["python", "-m", "galampi", "submit"]]
-    jobs = [words for words in submissions if words[1].endswith(".toml")]
+    return [words[3:] for words in commands if words[:4] == ["python", "-m", "galampi", command]]
+
+
+def test_the_documented_submissions_are_allowed(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    jobs = [words for words in documented("submit") if words[1].endswith(".toml")]
     assert len(jobs) == 3
     for words in jobs:
         assert run([*words, "--dry-run"]) == 0
     assert "--array=0-119%20" in capsys.readouterr().out
+
+
+def test_the_documented_reports_are_of_the_runs_of_one_game_each(tmp_path, monkeypatch) -> None:
+    (words,) = [words for words in documented("submit") if "--sweep" in words]
+    values = [words[i + 1] for i, word in enumerate(words) if word == "--sweep"]
+    axes = sweep.parse_axes(values, int(words[words.index("--array-seeds") + 1]), 1)
+    jobs = sweep.combinations(ROOT / words[1], {}, axes)
+    monkeypatch.chdir(tmp_path)
+    folder = Path(words[words.index("--out") + 1])
+    sweep.lay_out(folder, jobs)
+    for name in jobs:
+        (folder / name).mkdir()
+    reported = []
+    for report in documented("report"):
+        names = {path.name for path in Path().glob(report[1])}
+        (game,) = {jobs[name].environment.id for name in names}
+        assert names == {name for name, job in jobs.items() if job.environment.id == game}
+        reported.append(game)
+    assert sorted(reported) == sorted(axes["environment.id"])
+    # Where two reports would be one.
+    assert len({tuple(report[2:]) for report in documented("report")}) == len(reported)
+
+
+def test_an_installation_without_batch_files_takes_one_that_is_given(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(submit, "_batch_folder", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    Path("a.toml").touch()
+    with pytest.raises(UserError, match="give one with --script"):
+        run(["submit", "a.toml", "--dry-run"])
+    assert run(["submit", "a.toml", "--dry-run", "--out", "a", "--script", "own.sbatch"]) == 0
+    assert shlex.split(capsys.readouterr().out)[-3:] == ["own.sbatch", "a.toml", "a"]
 
 
 def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:

@@ -1,10 +1,13 @@
+import fcntl
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from galampi.cli import run
 from galampi.errors import UserError
-from galampi.launch import sweep
+from galampi.launch import status, sweep
 from galampi.launch.commands import show_status
 from galampi.launch.submit import Resources
 from galampi.results import JobFile
@@ -59,11 +62,11 @@ def test_each_combination_has_a_job_file_of_its_own(tmp_path) -> None:
 
 def test_what_became_of_each(tmp_path, monkeypatch) -> None:
     folder = make(tmp_path)
-    for index, status in {0: "finished", 1: "running", 2: "running", 3: "failed", 5: "stopped"}.items():
+    for index, found in {0: "finished", 1: "running", 2: "running", 3: "failed", 5: "stopped"}.items():
         name = next((folder / "jobs").glob(f"{index}-*")).stem.partition("-")[2]
         JobFile.create(folder / name, {}, 1)
-        JobFile.set_status(folder / name, status)
-    sweep.record_submission(folder, "70", 0, Resources(nodes=2))
+        JobFile.set_status(folder / name, found)
+    sweep.record_submission(folder, "70", 0)
     put_in_queue(monkeypatch, ["70 1 RUNNING", "70 5 PENDING", "71 2 RUNNING", "72 N/A RUNNING"])
     states = [run.state for run in sweep.read_sweep(folder)]
     assert states == ["done", "running", "lost", "failed", "missing", "queued"]
@@ -71,18 +74,60 @@ def test_what_became_of_each(tmp_path, monkeypatch) -> None:
     # A job that printed something and left no run has failed, not never begun.
     (folder / "logs" / "70_4.log").touch()
     assert sweep.read_sweep(folder)[4].state == "failed"
-    assert sweep.last_resources(folder) == Resources(nodes=2)
+
+
+def test_a_layout_that_was_cut_short_is_none(tmp_path, monkeypatch) -> None:
+    texts = iter(["", "", ""])
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "dump_job", lambda job: next(texts))
+        with pytest.raises(StopIteration):
+            make(tmp_path)
+    assert not sweep.is_sweep(tmp_path / "sweep")
+    make(tmp_path)
+    assert len(list((tmp_path / "sweep/jobs").iterdir())) == 6
+
+
+def test_what_was_asked_for_is_asked_for_again(tmp_path, monkeypatch, capsys) -> None:
+    """Also when the first submission was refused: by then the sweep is laid out."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("job.toml", "own.sbatch"):
+        Path(name).touch()
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho no >&2; exit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(sweep, "max_array_index", lambda: 1000)
+    asked = ["submit", "job.toml", "--out", "s", "--array-seeds", "3", "--at-once", "2", "--script", "own.sbatch"]
+    with pytest.raises(UserError, match="sbatch refused"):
+        run([*asked, "--nodes", "2", "--cpus-per-task", "3"])
+    sbatch.write_text("#!/bin/sh\necho 70\n")
+    capsys.readouterr()
+    assert run(["submit", "s", "--cpus-per-task", "4"]) == 0
+    (call,) = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("sbatch ")]
+    assert {"--array=0-2%2", "--nodes=2", "--cpus-per-task=4"} <= set(call)
+    assert call[-3:] == ["s", "0", str(tmp_path / "own.sbatch")]
+    assert call[-4].endswith("/sweep.sbatch")
+    options = sweep.Options(resources=Resources(nodes=2, cpus_per_task=4), script=tmp_path / "own.sbatch", at_once=2)
+    assert sweep.last_options(Path("s")) == options
+
+
+def test_a_batch_file_of_a_sweep_must_be_there(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.toml").touch()
+    with pytest.raises(UserError, match=r"--script none\.sbatch: no such file"):
+        run(["submit", "job.toml", "--out", "s", "--array-seeds", "3", "--script", "none.sbatch"])
+    assert not Path("s").exists()
 
 
 def test_large_sweeps_are_several_arrays() -> None:
     made = sweep.arrays(
         Path("s"),
         [0, 1, 2, 9, 10, 13, 25],
-        resources=Resources(),
+        options=sweep.Options(at_once=4),
         script=Path("sweep.sbatch"),
         name="s",
         max_index=9,
-        at_once=4,
     )
     assert [(offset, submission.array) for offset, submission in made] == [(0, "0-2,9%4"), (10, "0,3%4"), (20, "5%4")]
     assert made[1][1].arguments == ("s", "10")
@@ -104,4 +149,13 @@ def test_a_finished_run_cannot_be_marked_failed(tmp_path) -> None:
     JobFile.set_status(tmp_path, "finished")
     assert show_status([tmp_path], failed=True) == 0
     JobFile.set_status(tmp_path, "running")
+    assert show_status([tmp_path], failed=True) == 1
+
+
+def test_a_run_in_use_cannot_be_marked_failed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(status, "_PATIENCE_S", 0.2)
+    JobFile.create(tmp_path, {}, 1)
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert show_status([tmp_path], failed=True) == 4
     assert show_status([tmp_path], failed=True) == 1
