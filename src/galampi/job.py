@@ -41,7 +41,7 @@ class Environment(Section):
     repeat_action_probability: float = Field(0.0, ge=0, le=1)
     """Probability that the emulator repeats the last action: 'sticky actions' (Atari)."""
     max_noops: int = Field(30, ge=0, le=1000)
-    """Most no-op actions at the start of an episode (Atari)."""
+    """An episode starts with fewer no-op actions than this, their number drawn (Atari)."""
     max_episode_frames: int = Field(108_000, ge=1)
     """Emulator frames after which an episode is truncated (Atari)."""
     full_action_space: bool = False

@@ -22,9 +22,11 @@ def run_status(out: Path) -> str:
     if not (out / "job.h5").exists():
         return "missing"
     try:
-        return str(open_run(out).status)
+        status = str(open_run(out).status)
     except ResultsError:
         return "failed"
+    # What no galampi has written is no state to go on from.
+    return status if status in EXIT_CODES else "failed"
 
 
 def describe(out: Path) -> str:

@@ -133,6 +133,13 @@ def test_large_sweeps_are_several_arrays() -> None:
     assert made[1][1].arguments == ("s", "10")
 
 
+def test_a_status_that_nobody_has_written_is_no_state_to_go_on_from(tmp_path, capsys) -> None:
+    JobFile.create(tmp_path, {}, 1)
+    JobFile.set_status(tmp_path, "\x1b[31mfine")
+    assert show_status([tmp_path], failed=False) == 1
+    assert capsys.readouterr().out == f"{tmp_path}: failed\n"
+
+
 @pytest.mark.parametrize(
     ("status", "code"), [("finished", 0), ("failed", 1), (None, 2), ("stopped", 3), ("running", 4)]
 )
