@@ -3,6 +3,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import h5py
 import pytest
 
 from galampi.cli import run
@@ -135,7 +136,8 @@ def test_large_sweeps_are_several_arrays() -> None:
 
 def test_a_status_that_nobody_has_written_is_no_state_to_go_on_from(tmp_path, capsys) -> None:
     JobFile.create(tmp_path, {}, 1)
-    JobFile.set_status(tmp_path, "\x1b[31mfine")
+    with h5py.File(tmp_path / "job.h5", "r+") as file:
+        file.attrs["status"] = "\x1b[31mfine"
     assert show_status([tmp_path], failed=False) == 1
     assert capsys.readouterr().out == f"{tmp_path}: failed\n"
 
