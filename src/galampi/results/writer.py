@@ -95,8 +95,8 @@ class JobFile:
             rank: Number of this rank.
 
         Raises:
-            ResultsError: `job.h5` is missing or damaged.
-            OSError: The directory cannot be written.
+            ResultsError: `job.h5` is damaged.
+            OSError: It is missing, or the directory cannot be written.
         """
         with reading(out / JOB_FILE_NAME, JOB_FORMAT) as file:
             old = dict(file.attrs)

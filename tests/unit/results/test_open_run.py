@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -48,6 +49,16 @@ def test_status_changes_and_all_else_stays(run):
         assert file["ranks/0001/updates/update"].shape == (6,)
     with pytest.raises(ValueError, match="must be one of running, finished, stopped, failed"):
         JobFile.set_status(run, "done")
+
+
+def test_all_ranks_may_fail_at_once(run):
+    before = open_run(run).attributes
+    names = {path.name for path in run.iterdir()}
+    with ThreadPoolExecutor(8) as pool:
+        for failed in [pool.submit(JobFile.fail, run, rank) for rank in range(8)]:
+            failed.result()
+    assert open_run(run).attributes == {**before, "status": "failed"}
+    assert {path.name for path in run.iterdir()} == names
 
 
 def test_status_of_a_run_without_job_file(tmp_path):
