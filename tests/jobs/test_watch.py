@@ -105,7 +105,8 @@ def test_lines_without_a_terminal_and_a_silent_rank(running):
         )
         assert watch.stdout is not None
         line = watch.stdout.readline()
-        watch.send_signal(signal.SIGINT)
+        # What is started in the background ignores SIGINT, and so would what it starts.
+        watch.terminate()
         _, errors = watch.communicate(timeout=20)
     finally:
         stopped.send_signal(signal.SIGCONT)
