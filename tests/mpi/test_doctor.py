@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,16 +24,16 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
     from mpi4py import MPI
 
     from galampi import placement
-    from galampi.launch import doctor
+    from galampi.launch.doctor import launcher
 
-    assert state_and_text(comm, doctor._check_library(comm))[0] == "ok"
+    assert state_and_text(comm, launcher.check_library(comm))[0] == "ok"
     with monkeypatch.context() as patch:
         patch.setattr(placement, "library_name", lambda: f"MPI {comm.rank}")
-        state, text = state_and_text(comm, doctor._check_library(comm))
+        state, text = state_and_text(comm, launcher.check_library(comm))
         assert (state, text.count("MPI ")) == ("failed", 2)
     with monkeypatch.context() as patch:
         patch.setattr(MPI, "Query_thread", lambda: MPI.THREAD_SERIALIZED)
-        state, text = state_and_text(comm, doctor._check_library(comm))
+        state, text = state_and_text(comm, launcher.check_library(comm))
         assert state == "warning"
         assert "serialized" in text
 
@@ -41,14 +42,14 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
         crowded = replace(here, cpus=frozenset(range(num_cpus)), num_sharing=2)
         with monkeypatch.context() as patch:
             patch.setattr(placement, "place", lambda comm, crowded=crowded: crowded)
-            ranks, binding = doctor._check_placement(comm)
+            ranks, binding = launcher.check_placement(comm)
         assert "2 ranks on 1 node" in ranks.text
         assert binding.state == expected
 
-    assert state_and_text(comm, doctor._check_singleton(comm))[0] == "ok"
+    assert state_and_text(comm, launcher.check_singleton(comm))[0] == "ok"
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/bin/false")
-        assert state_and_text(comm, doctor._check_singleton(comm))[0] == "warning"
+        assert state_and_text(comm, launcher.check_singleton(comm))[0] == "warning"
 
 
 def test_speed_and_window(comm, monkeypatch) -> None:
@@ -56,35 +57,35 @@ def test_speed_and_window(comm, monkeypatch) -> None:
 
     from galampi import learning
     from galampi.job import load_job
-    from galampi.launch import doctor
+    from galampi.launch.doctor import memory, speed
     from galampi.learning import RolloutCollector
 
     # It measures what training does.
     kept = []
     monkeypatch.setattr(learning, "keep_freed_memory", lambda: kept.append(True))
     job = load_job(None, {"environment.id": "CartPole-v1", "device": "cpu"})
-    monkeypatch.setattr(doctor, "_MEASURE_S", 0.5)
-    speed, num_parameters = doctor._check_speed(job, comm)
+    monkeypatch.setattr(speed, "_MEASURE_S", 0.5)
+    of_job, num_parameters = speed.check_speed(job, comm)
     assert kept
-    assert len(speed.figures["learner_steps_per_s"]) == 2
-    assert min(speed.figures["learner_steps_per_s"]) < min(speed.figures["emulator_steps_per_s"])
+    assert len(of_job.figures["learner_steps_per_s"]) == 2
+    assert min(of_job.figures["learner_steps_per_s"]) < min(of_job.figures["emulator_steps_per_s"])
     if comm.rank == 1:
         collect = RolloutCollector.collect
         monkeypatch.setattr(RolloutCollector, "collect", lambda self: (time.sleep(0.1), collect(self))[1])
-    speed, _ = doctor._check_speed(job, comm)
-    assert speed.state == "warning"
-    assert "less than half as fast" in speed.advice
+    of_job, _ = speed.check_speed(job, comm)
+    assert of_job.state == "warning"
+    assert "less than half as fast" in of_job.advice
     no_gpu = load_job(None, {"environment.id": "CartPole-v1", "device": "cuda"})
-    speed, none = doctor._check_speed(no_gpu, comm)
-    assert (speed.state, none) == ("failed", None)
-    assert "device is 'cuda'" in speed.text
+    of_job, none = speed.check_speed(no_gpu, comm)
+    assert (of_job.state, none) == ("failed", None)
+    assert "device is 'cuda'" in of_job.text
 
-    window = doctor._check_window(job, comm, num_parameters)
+    window = memory.check_window(job, comm, num_parameters)
     assert window.state == "ok"
     assert window.text.startswith("0.02 MiB of mailboxes a rank (exponential), unified memory")
     for method in ("allreduce", "none"):
         silent = load_job(None, {"environment.id": "CartPole-v1", "gossip.method": method})
-        window = doctor._check_window(silent, comm, num_parameters)
+        window = memory.check_window(silent, comm, num_parameters)
         assert window.text.startswith(f"0.00 MiB of mailboxes a rank (method {method}), unified memory")
 
     class Room:
@@ -93,57 +94,66 @@ def test_speed_and_window(comm, monkeypatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "statvfs", lambda path: Room)
-        window = doctor._check_window(job, comm, 1_000_000)
+        window = memory.check_window(job, comm, 1_000_000)
     assert window.state == "failed"
     assert "/dev/shm" in window.text
     assert "/dev/shm" in window.advice
 
     monkeypatch.setattr(MPI, "WIN_UNIFIED", -1)
-    window = doctor._check_window(job, comm, num_parameters)
+    window = memory.check_window(job, comm, num_parameters)
     assert window.state == "failed"
     assert "unified memory" in window.text
     assert window.advice.startswith("use another MPI library")
 
 
 def test_messages_clocks_and_leftovers(comm, monkeypatch, tmp_path) -> None:
-    from galampi.launch import doctor
+    from galampi.launch.doctor import memory, network
 
-    network = doctor._check_network(comm, 2 << 20)
-    (pair,) = network.figures["pairs"]
+    (pair,) = network.check_network(comm, 2 << 20).figures["pairs"]
     assert pair["from"].startswith("rank 0 on ")
     assert pair["put_bytes_per_s"] > 0
     assert pair["latency_s"] > 0
-    monkeypatch.setattr(doctor, "_SLOW_PUT_BYTES_A_S", 1e18)
-    assert doctor._check_network(comm, 2 << 20).state == "warning"
+    monkeypatch.setattr(network, "_SLOW_PUT_BYTES_A_S", 1e18)
+    assert network.check_network(comm, 2 << 20).state == "warning"
 
-    assert doctor._check_clocks(comm).state == "ok"
+    assert network.check_clocks(comm).state == "ok"
     true_s = time.time
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: true_s() - 10 * comm.rank)
-        clocks = doctor._check_clocks(comm)
+        clocks = network.check_clocks(comm)
     assert clocks.state == "warning"
     assert clocks.figures["skew_s"] == pytest.approx(10, abs=1)
 
-    monkeypatch.setattr(doctor, "_SHARED_MEMORY", tmp_path)
-    assert doctor._check_leftovers(comm).state == "ok"
+    monkeypatch.setattr(memory, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert memory.check_leftovers(comm).state == "ok"
     if comm.rank == 1:
         (tmp_path / "mpich_shm_1_2").write_bytes(bytes(1 << 20))
-    assert doctor._check_leftovers(comm).state == "warning"
+    state, text = state_and_text(comm, memory.check_leftovers(comm))
+    assert (state, "1.00 MiB" in text) == ("warning", True)
+    (tmp_path / "mpich_shm_1_2").unlink(missing_ok=True)
+
+    # Folders of launchers: of one that runs, of one that does not, and of somebody else's program.
+    if comm.rank == 1:
+        for name in (f"ompi.{os.getpid()}", "prted.0", "prtedly.0", "ompi.x"):
+            (tmp_path / name).mkdir()
+    state, text = state_and_text(comm, memory.check_leftovers(comm))
+    assert (state, "1 folder of Open MPI" in text) == ("warning", True)
 
 
 def test_files(comm, monkeypatch, tmp_path) -> None:
-    from galampi.launch import doctor
+    from galampi.launch.doctor import files
 
     folder = Path(comm.bcast(str(tmp_path)))
 
     def found(out: Path) -> list[tuple[str, str]]:
-        return comm.bcast([(finding.state, finding.text) for finding in doctor._check_files(out, comm)])
+        return comm.bcast([(finding.state, finding.text) for finding in files.check_files(out, comm)])
 
     ((state, text),) = found(folder / "new/run")
     assert state == "ok"
     assert str(folder) in text
     ((state, text),) = found(tmp_path / str(comm.rank))
-    assert (state, "every rank" in text, f"({doctor._file_system(tmp_path)})" in text) == ("failed", True, True)
+    assert (state, "every rank" in text, f"({files._file_system(tmp_path)})" in text) == ("failed", True, True)
     ((state, text),) = found(Path("/proc/run"))
     assert (state, text.count("\n"), "HDF5 cannot write" in text) == ("failed", 0, True)
 
@@ -152,11 +162,11 @@ def test_files(comm, monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert [(state, "no locks" in text) for state, text in found(folder)] == [("warning", True)]
-    open_file = doctor.h5py.File
+    open_file = files.h5py.File
     if comm.rank == 1:
-        monkeypatch.setattr(doctor.h5py, "File", refuse)
+        monkeypatch.setattr(files.h5py, "File", refuse)
     assert [state for state, _ in found(folder)] == ["warning"] * 2
-    monkeypatch.setattr(doctor, "_SLOW_FLUSH_S", 0.0)
+    monkeypatch.setattr(files, "_SLOW_FLUSH_S", 0.0)
     assert [state for state, _ in found(folder)] == ["warning"] * 3
 
     # A file system on which HDF5's locks fail: galampi does without, others may not.
@@ -164,14 +174,14 @@ def test_files(comm, monkeypatch, tmp_path) -> None:
         return open_file(*arguments, locking=locking, **options) if locking is False else refuse()
 
     monkeypatch.undo()
-    monkeypatch.setattr(doctor.h5py, "File", refuse_to_lock)
+    monkeypatch.setattr(files.h5py, "File", refuse_to_lock)
     assert [(state, "HDF5's own locks" in text) for state, text in found(folder)] == [("warning", True)]
     assert not list(folder.iterdir())
 
 
 def test_a_folder_of_each_node_is_no_shared_one(comm, monkeypatch, tmp_path) -> None:
     """A folder like /tmp is on every node, and what is written there is on one."""
-    from galampi.launch import doctor
+    from galampi.launch.doctor import files
 
     folder = Path(comm.bcast(str(tmp_path)))
     # As if on another node. HDF5 opens files by itself.
@@ -182,18 +192,18 @@ def test_a_folder_of_each_node_is_no_shared_one(comm, monkeypatch, tmp_path) -> 
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
         monkeypatch.setattr(Path, "exists", lambda path: "galampi-doctor" not in path.name and exists(path))
-        monkeypatch.setattr(doctor.h5py, "File", gone)
-    (finding,) = comm.bcast(list(doctor._check_files(folder, comm)))
+        monkeypatch.setattr(files.h5py, "File", gone)
+    (finding,) = comm.bcast(list(files.check_files(folder, comm)))
     assert finding.state == "failed"
     assert "rank 1" in finding.text
-    assert f"({doctor._file_system(folder)})" in finding.text
+    assert f"({files._file_system(folder)})" in finding.text
     assert finding.advice == "choose a folder on a file system that all nodes share"
     assert not os.listdir(folder)
 
 
 @pytest.mark.parametrize("broken", ["write", "lock"])
 def test_no_file_stays(comm, monkeypatch, tmp_path, broken) -> None:
-    from galampi.launch import doctor
+    from galampi.launch.doctor import files
 
     folder = Path(comm.bcast(str(tmp_path)))
 
@@ -205,16 +215,16 @@ def test_no_file_stays(comm, monkeypatch, tmp_path, broken) -> None:
 
     if broken == "write":
         # The file is there by then.
-        monkeypatch.setattr(doctor.h5py.Group, "create_dataset", fill)
-        (finding,) = comm.bcast(list(doctor._check_files(folder, comm)))
+        monkeypatch.setattr(files.h5py.Group, "create_dataset", fill)
+        (finding,) = comm.bcast(list(files.check_files(folder, comm)))
         assert finding.state == "failed"
         assert "No space left on device" in finding.text
     elif comm.rank == 0:
-        monkeypatch.setattr(doctor, "_lock_and_rename", interrupt)
+        monkeypatch.setattr(files, "_lock_and_rename", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            list(doctor._check_files(folder, comm))
+            list(files.check_files(folder, comm))
     else:
-        list(doctor._check_files(folder, comm))
+        list(files.check_files(folder, comm))
     comm.Barrier()
     assert not os.listdir(folder)
 
@@ -224,20 +234,20 @@ def test_gpus_and_energy(comm, monkeypatch, tmp_path) -> None:
 
     from galampi import results
     from galampi.job import load_job
-    from galampi.launch import doctor
+    from galampi.launch.doctor import hardware
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert doctor._check_gpus(load_job(None, {"device": "auto"}), comm).state == "ok"
+    assert hardware.check_gpus(load_job(None, {"device": "auto"}), comm).state == "ok"
     job = load_job(None, {"device": "cuda"})
-    assert doctor._check_gpus(job, comm).state == "failed"
+    assert hardware.check_gpus(job, comm).state == "failed"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
-    gpus = doctor._check_gpus(job, comm)
+    gpus = hardware.check_gpus(job, comm)
     assert gpus.state == "warning"
     assert "1 for 2 ranks; no MPS" in gpus.text
     (tmp_path / "control").touch()
-    gpus = doctor._check_gpus(job, comm)
+    gpus = hardware.check_gpus(job, comm)
     assert (gpus.state, "MPS runs" in gpus.text) == ("ok", True)
 
     class Meter:
@@ -250,10 +260,10 @@ def test_gpus_and_energy(comm, monkeypatch, tmp_path) -> None:
             return self.sources
 
     monkeypatch.setattr(results, "EnergyMeter", Meter)
-    energy = doctor._check_energy(comm)
+    energy = hardware.check_energy(comm)
     # A source on one node alone does not tell what the job takes.
     assert energy.state == "warning"
     assert "Permission denied" in energy.text
     monkeypatch.setattr(Meter, "counted_j", lambda self: {"package-0": 1.0})
-    energy = doctor._check_energy(comm)
+    energy = hardware.check_energy(comm)
     assert (energy.state, "package-0" in energy.text) == ("ok", True)

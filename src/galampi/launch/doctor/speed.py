@@ -1,0 +1,93 @@
+"""How fast simulators and learner are here."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from galampi.errors import UserError
+from galampi.job import Job
+from galampi.launch.doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+_MEASURE_S = 2.0
+
+
+def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
+    """Measure simulators and learner, all ranks at once; also returns the number of parameters, if the job starts."""
+    import torch
+
+    from galampi.learning import (
+        Learner,
+        RolloutCollector,
+        keep_freed_memory,
+        make_simulators,
+        resolve_device,
+        resolve_precision,
+    )
+    from galampi.placement import place, together
+
+    placement = place(comm)
+    torch.set_num_threads(placement.num_threads)
+    keep_freed_memory()
+    try:
+        with together(comm):
+            device = resolve_device(job.device, placement.rank_on_node)
+            precision = resolve_precision(job.precision, device)
+            simulators = make_simulators(
+                job.environment,
+                seed=1 + comm.rank * job.environment.num_envs,
+                num_threads=placement.num_threads,
+                life_ends_return=job.learner.end_return_on_life_loss,
+                num_ranks_on_node=placement.num_ranks_on_node,
+            )
+            learner = Learner(
+                job,
+                simulators.single_observation_space,
+                simulators.single_action_space,
+                total_simulators=comm.size * job.environment.num_envs,
+                seed=job.seed,
+                action_seed=(job.seed, comm.rank),
+                device=device,
+                precision=precision,
+            )
+            collector = RolloutCollector(job, simulators, learner, num_ranks_on_node=placement.num_ranks_on_node)
+    except UserError as error:
+        return Finding(
+            "speed", "failed", f"the job does not start: {error}", "mend the job, or ask for other nodes"
+        ), None
+    env_steps, env_s = 0, 0.0
+    comm.Barrier()
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < _MEASURE_S:
+        rollout, _ = collector.collect()
+        learner.compute_gradient(rollout)
+        learner.apply_gradient(1e-6)
+        learner.refresh()
+        env_steps += rollout.num_valid
+        env_s += collector.env_s
+    elapsed_s = time.monotonic() - began_s
+    simulators.close()
+    alone, learning = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s))).T
+    text = (
+        f"emulators alone {np.median(alone):,.0f} env steps/s a rank; with learning {learning.min():,.0f} to "
+        f"{learning.max():,.0f} a rank, {learning.sum():,.0f} in all: {job.total_env_steps:,} take about "
+        f"{_duration(job.total_env_steps / learning.sum())} ({device}, {precision}, {learner.z.size:,} parameters)"
+    )
+    figures = {"emulator_steps_per_s": alone.tolist(), "learner_steps_per_s": learning.tolist()}
+    if learning.min() < 0.5 * np.median(learning):
+        slow = comm.allgather(placement.hostname)[int(learning.argmin())]
+        advice = f"a rank on {slow} is less than half as fast as the others; they will not wait for it, but look at it"
+        return Finding("speed", "warning", text, advice, figures), learner.z.size
+    return Finding("speed", "ok", text, figures=figures), learner.z.size
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.0f} {name}"
+    return f"{seconds:,.0f} seconds"
