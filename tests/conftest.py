@@ -1,4 +1,4 @@
-"""Options of the whole test suite."""
+"""Options of the whole test suite, and where its programs keep their files."""
 
 import os
 import tempfile
@@ -14,7 +14,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_ISOLATE_MPI_IS_FORKED" in os.environ:
+        return  # A rank of a test; what follows was done by the process that launched it.
+    folder = tempfile.TemporaryDirectory(prefix="galampi-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    # Open MPI names a launch's files by its process id, and refuses to start beside files of one that was killed.
+    os.environ["TMPDIR"] = folder.name
     if config.getoption("--network"):
-        folder = tempfile.TemporaryDirectory(prefix="galampi-nodes-")
-        config.add_cleanup(folder.cleanup)
         os.environ.update(off_shared_memory(Path(folder.name)))
