@@ -187,7 +187,7 @@ def exchange(num_ranks: int, sizes_bytes: Sequence[int], seconds: float, *, netw
     Raises:
         UserError: It failed.
     """
-    settings = {"cores": cores(), "sizes_bytes": list(sizes_bytes), "seconds": seconds}
+    settings = {"cores": cores(), "sizes_bytes": list(sizes_bytes), "seconds": seconds, "network": network}
     program = _program("exchange", settings)
     # Copies and puts, Allreduce, steps, messages; a step over a network may take a second.
     longest_s = len(sizes_bytes) * 5 * seconds
