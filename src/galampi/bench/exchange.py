@@ -1,10 +1,10 @@
 """Program: gossip without learning, and the parts it is made of.
 
-Started as `mpirun -n N python -m galampi.bench.exchange SETTINGS`, SETTINGS being JSON: `cores`, `sizes_bytes`, `seconds`
-(of each measurement) and `network`, whether messages leave shared memory. Rank 0 prints one line of JSON a size. All ranks
-measure at the same time, for that is how they train. Times are medians, but for that of a gossip step, which averages a
-message and sends one: it is the mean, which with more ranks than cores holds the waiting for a core. Steps that do one of
-the two count half.
+Started as `mpirun -n N python -m galampi.bench.exchange SETTINGS`, SETTINGS being JSON: `cores`, `sizes_bytes`,
+`seconds` (of each measurement) and `network`, whether messages leave shared memory. Rank 0 prints one line of JSON a
+size. All ranks measure at the same time, for that is how they train. Times are medians, but for that of a gossip
+step, which averages a message and sends one: it is the mean, which with more ranks than cores holds the waiting for a
+core. Steps that do one of the two count half.
 """
 
 from __future__ import annotations
