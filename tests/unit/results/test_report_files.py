@@ -17,7 +17,8 @@ pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]
 from galampi.errors import ResultsError, UserError
 from galampi.results import Position, RankWriter, Restart
 from galampi.results.ball import Bound
-from galampi.results.figures import Canvas, Figure, JobCurve, distances, learning_curves
+from galampi.results.figures import JobCurve, distances, learning_curves
+from galampi.results.figures.drawing import Canvas, Figure
 from galampi.results.published import A2C_CURVES
 from galampi.results.report import _energy_lines, report
 from galampi.results.statistics import Interval
