@@ -20,14 +20,18 @@ class Block:
     """A tensor inside the flat vector.
 
     Attributes:
-        shape: Shape, outputs first, as it lies in memory.
+        shape: Shape, outputs first, as it lies in the vector.
         gain: Gain of the orthogonal initial value; 0 starts at zero.
         low_precision: Whether the working copy may be of lower precision than float32.
+        axes: Order of the axes in the working copy; none: as in the vector.
+        scale: The working copy holds the parameters times this.
     """
 
     shape: tuple[int, ...]
     gain: float
     low_precision: bool
+    axes: tuple[int, ...] = ()
+    scale: float = 1.0
 
     @property
     def size(self) -> int:
@@ -64,7 +68,11 @@ class FlatParameters:
         self.gradient: np.ndarray = self._gradient.numpy()
         self.version = 0
         self.working: list[torch.Tensor] = []
+        # Of each block its part of the gradient, with the axes of the working copy.
         self._gradient_views: list[torch.Tensor] = []
+        # Blocks whose working copy is more than a cast: its tensor, their part of z with its axes, and their scale.
+        self._arranged: list[tuple[torch.Tensor, torch.Tensor, float]] = []
+        self._scales = [block.scale for block in blocks]
         start = 0
         for block in blocks:
             end = start + block.size
@@ -72,21 +80,29 @@ class FlatParameters:
                 flat = self._low[start:end]
             else:
                 flat = self._full[start - self._num_low : end - self._num_low]
-            self.working.append(flat.view(block.shape))
-            self._gradient_views.append(self._gradient[start:end].view(block.shape))
+            axes = block.axes or tuple(range(len(block.shape)))
+            z, gradient = (v[start:end].view(block.shape).permute(axes) for v in (self._z, self._gradient))
+            self.working.append(flat.view(z.shape))
+            self._gradient_views.append(gradient)
+            if block.axes or block.scale != 1:
+                self._arranged.append((self.working[-1], z, block.scale))
             start = end
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the working copy equal to `z`, rounded."""
+        """Make the working copy that of `z`, rounded."""
         self._low.copy_(self._z[: self._num_low])
         self._full.copy_(self._z[self._num_low :])
+        for tensor, z, scale in self._arranged:
+            tensor.copy_(z * scale)
         self.version += 1
 
     def set_gradient(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Write the gradients of the working tensors, in their order, into `gradient`."""
-        for view, gradient in zip(self._gradient_views, gradients, strict=True):
-            view.copy_(gradient)
+        """Turn the gradients by the working tensors, in their order, into that by `z` and write it into `gradient`."""
+        for view, gradient, scale in zip(self._gradient_views, gradients, self._scales, strict=True):
+            view.copy_(gradient.view(view.shape))
+            if scale != 1:
+                view.mul_(scale)
 
 
 def lerp(z: np.ndarray, other: np.ndarray, share: float) -> None:

@@ -63,6 +63,8 @@ def _describe(policy: Policy) -> Description:
 def _torch_layouts(policy: Policy) -> list[torch.Tensor]:
     """Return the blocks of the flat vector as float32 tensors in torch's layouts."""
     shapes = [tensor.shape for tensor in policy.parameters.working]
+    for k, layer in enumerate(policy.layers):
+        shapes[2 * k] = torch.Size(layer.weight_shape)
     z = torch.from_numpy(policy.parameters.z.copy())
     flat = torch.split(z, [shape.numel() for shape in shapes])
     blocks = [block.view(shape) for block, shape in zip(flat, shapes, strict=True)]

@@ -124,7 +124,7 @@ def test_gradient_is_that_of_the_papers_loss(action_space):
     np.testing.assert_allclose(dataclasses.astuple(losses), [m.item() for m in means], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("num_envs", "precision", "tolerance"), [(4, "float32", 1e-5), (4, "bfloat16", 0.02)])
+@pytest.mark.parametrize(("num_envs", "precision", "tolerance"), [(4, "float32", 1e-4), (4, "bfloat16", 0.02)])
 def test_activations_of_acting_are_those_of_training(num_envs, precision, tolerance):
     """The stored pass, in T batches of B, equals a fresh one over the whole batch."""
     job = make_job(environment__id="ALE/Breakout-v5", environment__num_envs=num_envs)

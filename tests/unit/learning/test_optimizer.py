@@ -28,7 +28,8 @@ def test_tensorflow_form_by_hand():
 @pytest.mark.parametrize("alpha", [0.0, 0.9, 0.99, 0.99999])
 def test_torch_form_is_torch_rmsprop(alpha):
     rng = np.random.default_rng(0)
-    num_parameters = 1003
+    # Of several chunks, the last of them short.
+    num_parameters = (1 << 17) + 1003
     z = rng.normal(size=num_parameters).astype(np.float32)
     expected = torch.nn.Parameter(torch.from_numpy(z.copy()))
     reference = torch.optim.RMSprop([expected], lr=0.01, alpha=alpha, eps=1e-5)
@@ -40,6 +41,16 @@ def test_torch_form_is_torch_rmsprop(alpha):
         optimizer.step(z, gradient, learning_rate=0.01)
     np.testing.assert_allclose(z, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(optimizer.square_avg, reference.state[expected]["square_avg"], rtol=1e-5)
+
+
+def test_tensorflow_form_is_the_same_in_every_chunk():
+    values = np.random.default_rng(0).normal(size=1003).astype(np.float32)
+    z = np.tile(values, 200)
+    optimizer = RMSprop(z.size, "rmsprop-tf", alpha=0.9, epsilon=1e-5)
+    for _ in range(3):
+        optimizer.step(z, np.tile(values[::-1], 200), learning_rate=0.01)
+    np.testing.assert_allclose(z.reshape(200, -1), np.tile(z[:1003], (200, 1)), rtol=1e-6)
+    assert not np.allclose(z[:1003], values)
 
 
 def test_a_learning_rate_may_change_between_steps():

@@ -8,9 +8,11 @@ from torch.nn import functional
 
 from galampi.errors import UserError
 from galampi.job import Network
-from galampi.learning.policy import DiscreteActions, GaussianActions, Policy
+from galampi.learning.plain import PlainNetwork
+from galampi.learning.policy import DiscreteActions, GaussianActions, Policy, squares
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+UNEVEN = gym.spaces.Box(0, 255, (3, 61, 50), np.uint8)
 VECTOR = gym.spaces.Box(-1, 1, (3,), np.float32)
 TWO_ACTIONS = gym.spaces.Discrete(2)
 CONTINUOUS = gym.spaces.Box(-2, 2, (2,), np.float32)
@@ -25,6 +27,15 @@ def make_policy(observation_space, action_space=TWO_ACTIONS, precision=torch.flo
         device=torch.device("cpu"),
         precision=precision,
     )
+
+
+def blocks_of_z(policy):
+    """The vector's blocks as leaves of autograd, each in the shape it has in the vector."""
+    shapes = [block.shape for block in policy.parameters.working]
+    for k, layer in enumerate(policy.layers):
+        shapes[2 * k] = torch.Size(layer.weight_shape)
+    flat = torch.from_numpy(policy.parameters.z).split([shape.numel() for shape in shapes])
+    return [block.view(shape).clone().requires_grad_() for block, shape in zip(flat, shapes, strict=True)]
 
 
 def reference_outputs(policy, kind, observations, blocks):
@@ -48,7 +59,7 @@ def loss_of(outputs, values, free):
     return (rows * outputs.square().sum(-1)).sum() + (rows * (values - 1).square()).sum() + free.sum()
 
 
-@pytest.mark.parametrize(("kind", "space"), [("cnn", PIXELS), ("mlp", VECTOR)])
+@pytest.mark.parametrize(("kind", "space"), [("cnn", PIXELS), ("cnn", UNEVEN), ("mlp", VECTOR)])
 @pytest.mark.parametrize("action_space", [TWO_ACTIONS, CONTINUOUS])
 def test_forward_and_backward_equal_autograd(kind, space, action_space):
     policy = make_policy(space, action_space)
@@ -62,7 +73,7 @@ def test_forward_and_backward_equal_autograd(kind, space, action_space):
     policy.encode(observations, activations[0])
     outputs, values = policy.forward(activations)
 
-    blocks = [block.clone().requires_grad_() for block in policy.parameters.working]
+    blocks = blocks_of_z(policy)
     expected_outputs, expected_values, free = reference_outputs(policy, kind, observations, blocks)
     torch.testing.assert_close(outputs, expected_outputs.detach())
     torch.testing.assert_close(values, expected_values.detach())
@@ -98,7 +109,7 @@ def test_bfloat16_equals_float32_to_rounding():
 
 def test_orthogonal_initial_values():
     policy = make_policy(PIXELS)
-    *trunk, policy_weight, policy_bias, value_weight, value_bias, _ = policy.parameters.working
+    *trunk, policy_weight, policy_bias, value_weight, value_bias, _ = blocks_of_z(policy)
     for weight, gain in [*((w, 2.0) for w in trunk[::2]), (policy_weight, 1e-4), (value_weight, 1.0)]:
         matrix = weight.flatten(1)
         rows, columns = matrix.shape
@@ -133,7 +144,38 @@ def test_channels_last_images_are_read_as_such():
     policy.encode(observations, activations[0])
     first.encode(np.ascontiguousarray(observations.transpose(0, 3, 1, 2)), others[0])
     assert torch.equal(activations[0], others[0])
-    assert activations[0].shape == (2, 96, 80, 3)
+    assert activations[0].shape == (2, 24, 20, 48)
+    assert policy.input_shape == (96, 80, 3)
+
+
+def test_squares_become_channels():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 10, 13), np.uint8)
+    cut = squares(images, 4, (2, 3))
+    assert cut.shape == (2, 2, 3, 48)
+    # The square in row 1, column 2: its pixels of one channel follow each other, row by row.
+    np.testing.assert_array_equal(cut[1, 1, 2, 16:32], images[1, 1, 4:8, 8:12].flatten())
+    np.testing.assert_array_equal(squares(images, 1, (10, 13)), images.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("network", [{"hidden_sizes": (5,)}, {"hidden_sizes": ()}])
+def test_bytes_count_as_fractions_in_a_network_without_convolutions(network):
+    space = gym.spaces.Box(0, 255, (7,), np.uint8)
+    policy = make_policy(space, kind="mlp", **network)
+    observations = np.random.default_rng(0).integers(0, 256, (6, 7), np.uint8)
+    activations = policy.new_activations(6)
+    policy.encode(observations, activations[0])
+    outputs, values = policy.forward(activations)
+    plain = PlainNetwork(policy)
+    expected_outputs, expected_values = plain(torch.from_numpy(observations) / 255)
+    torch.testing.assert_close(outputs, expected_outputs.detach())
+    torch.testing.assert_close(values, expected_values.detach().squeeze(-1))
+
+    policy.backward(activations, loss_of)
+    gradients = torch.autograd.grad(
+        loss_of(expected_outputs, expected_values.squeeze(-1), torch.zeros(0)), [*plain.parameters()]
+    )
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.testing.assert_close(torch.from_numpy(policy.parameters.gradient), flat, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
