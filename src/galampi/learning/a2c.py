@@ -91,7 +91,9 @@ class Learner:
         )
         self.z = self.policy.parameters.z
         self.gradient = self.policy.parameters.gradient
-        self._optimizer = RMSprop(len(self.z), settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon)
+        self._optimizer = RMSprop(
+            self.z, self.gradient, settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon
+        )
         self._base_learning_rate = settings.learning_rate
         if settings.learning_rate_scaling == "sqrt":
             self._base_learning_rate *= math.sqrt(total_simulators / REFERENCE_SIMULATORS)
@@ -167,14 +169,13 @@ class Learner:
             raise FloatingPointError(
                 f"the norm of the gradient is {norm}; is the learning rate {learning_rate} too high?"
             )
-        if norm > self._settings.max_grad_norm:
-            self.gradient *= np.float32(self._settings.max_grad_norm / norm)
-        self._optimizer.step(self.z, self.gradient, learning_rate)
+        most = self._settings.max_grad_norm
+        self._optimizer.step(learning_rate, gradient_scale=most / norm if norm > most else 1.0)
         return norm
 
     def step_norm(self, learning_rate: float) -> float:
         """Return the Euclidean norm of the change that the last `apply_gradient` made to `z`."""
-        return self._optimizer.step_norm(self.gradient, learning_rate)
+        return self._optimizer.step_norm(learning_rate)
 
     def refresh(self) -> None:
         """Make the network compute with `z`; call after every change of it."""

@@ -25,50 +25,55 @@ class RMSprop:
     """
 
     def __init__(
-        self, num_parameters: int, form: Literal["rmsprop", "rmsprop-tf"], alpha: float, epsilon: float
+        self,
+        z: np.ndarray,
+        gradient: np.ndarray,
+        form: Literal["rmsprop", "rmsprop-tf"],
+        alpha: float,
+        epsilon: float,
     ) -> None:
+        """Keep hold of the parameters and of their gradient, both [P] float32, as torch's optimizers do."""
         self._epsilon_inside_root = form == "rmsprop-tf"
         self._alpha, self._epsilon = alpha, epsilon
-        self.square_avg = np.full(num_parameters, 1.0 if self._epsilon_inside_root else 0.0, np.float32)
-        self._scratch = torch.zeros(min(num_parameters, _CHUNK))
+        self.square_avg = np.full(z.size, 1.0 if self._epsilon_inside_root else 0.0, np.float32)
+        self._parameters, self._gradients, self._square_avgs = (
+            torch.split(torch.from_numpy(vector), _CHUNK) for vector in (z, gradient, self.square_avg)
+        )
+        scratch = torch.zeros(min(z.size, _CHUNK))
+        self._scratches = [scratch[: len(part)] for part in self._parameters]
 
-    def step_norm(self, gradient: np.ndarray, learning_rate: float) -> float:
-        """Return the Euclidean norm of the change that `step`, called last with the same arguments, made to z."""
+    def step_norm(self, learning_rate: float) -> float:
+        """Return the Euclidean norm of the change that `step`, called last with this rate, made to the parameters."""
         total = 0.0
-        scratch = self._scratch.numpy()
-        for start in range(0, gradient.size, _CHUNK):
-            part = slice(start, min(start + _CHUNK, gradient.size))
-            quotient = scratch[: part.stop - start]
+        for g, square_avg, quotient in zip(self._gradients, self._square_avgs, self._scratches, strict=True):
             if self._epsilon_inside_root:
-                np.sqrt(self.square_avg[part] + np.float32(self._epsilon), out=quotient)
+                torch.add(square_avg, self._epsilon, out=quotient).sqrt_()
             else:
-                np.sqrt(self.square_avg[part], out=quotient)
-                quotient += np.float32(self._epsilon)
-            np.divide(gradient[part], quotient, out=quotient)
+                torch.sqrt(square_avg, out=quotient).add_(self._epsilon)
+            torch.div(g, quotient, out=quotient)
             total += float(quotient @ quotient)
         return learning_rate * math.sqrt(total)
 
-    def step(self, z: np.ndarray, gradient: np.ndarray, learning_rate: float) -> None:
-        """Change z by one step against the gradient; both are [P] float32."""
-        vectors = (torch.split(torch.from_numpy(vector), _CHUNK) for vector in (z, gradient, self.square_avg))
-        parameters, gradients, square_avgs = vectors
-        scratches = [self._scratch[: len(part)] for part in parameters]
+    def step(self, learning_rate: float, gradient_scale: float = 1.0) -> None:
+        """Scale the gradient, in place, and change the parameters by one step against it."""
         if self._epsilon_inside_root:
-            for part, g, square_avg, scratch in zip(parameters, gradients, square_avgs, scratches, strict=True):
+            chunks = zip(self._parameters, self._gradients, self._square_avgs, self._scratches, strict=True)
+            for z, g, square_avg, root in chunks:
+                g.mul_(gradient_scale)
                 square_avg.mul_(self._alpha).addcmul_(g, g, value=1 - self._alpha)
-                torch.add(square_avg, self._epsilon, out=scratch).sqrt_()
-                part.addcdiv_(g, scratch, value=-learning_rate)
+                torch.add(square_avg, self._epsilon, out=root).sqrt_()
+                z.addcdiv_(g, root, value=-learning_rate)
             return
         # Adam without momentum, at a step count that leaves no bias to correct, is RMSprop; and torch has
         # Adam, alone among its optimizers of this kind, as one pass over memory: 0.9 ms where the five passes
         # of the formula take 4. What it would keep as momentum goes to the scratch, chunk after chunk.
         torch._fused_adam_(
-            parameters,
-            gradients,
-            scratches,
-            square_avgs,
+            self._parameters,
+            self._gradients,
+            self._scratches,
+            self._square_avgs,
             [],
-            [torch.tensor(math.inf)] * len(parameters),
+            [torch.tensor(math.inf)] * len(self._parameters),
             lr=learning_rate,
             beta1=0.0,
             beta2=self._alpha,
@@ -76,4 +81,6 @@ class RMSprop:
             eps=self._epsilon,
             amsgrad=False,
             maximize=False,
+            # Divides and keeps, as mixed precision wants it.
+            grad_scale=None if gradient_scale == 1 else torch.tensor(1 / gradient_scale),
         )

@@ -8,19 +8,19 @@ from galampi.learning.optimizer import RMSprop
 
 
 def test_torch_form_by_hand():
-    optimizer = RMSprop(2, "rmsprop", alpha=0.75, epsilon=0.5)
     z = np.array([1.0, 1.0], np.float32)
+    optimizer = RMSprop(z, np.array([4.0, -2.0], np.float32), "rmsprop", alpha=0.75, epsilon=0.5)
     # s = 0.25 * 16 = 4, root 2;  s = 0.25 * 4 = 1, root 1
-    optimizer.step(z, np.array([4.0, -2.0], np.float32), learning_rate=0.5)
+    optimizer.step(learning_rate=0.5)
     np.testing.assert_allclose(optimizer.square_avg, [4, 1])
     np.testing.assert_allclose(z, [1 - 0.5 * 4 / 2.5, 1 + 0.5 * 2 / 1.5], rtol=1e-6)
 
 
 def test_tensorflow_form_by_hand():
-    optimizer = RMSprop(2, "rmsprop-tf", alpha=0.75, epsilon=0.25)
     z = np.array([1.0, 1.0], np.float32)
+    optimizer = RMSprop(z, np.array([np.sqrt(12), 0.0], np.float32), "rmsprop-tf", alpha=0.75, epsilon=0.25)
     # s = 0.75 * 1 + 0.25 * 12 = 3.75, + 0.25 = 4, root 2;  s = 0.75 * 1 + 0.25 * 0 = 0.75, + 0.25 = 1
-    optimizer.step(z, np.array([np.sqrt(12), 0.0], np.float32), learning_rate=0.5)
+    optimizer.step(learning_rate=0.5)
     np.testing.assert_allclose(optimizer.square_avg, [3.75, 0.75], rtol=1e-6)
     np.testing.assert_allclose(z, [1 - 0.5 * np.sqrt(12) / 2, 1.0], rtol=1e-6)
 
@@ -33,12 +33,13 @@ def test_torch_form_is_torch_rmsprop(alpha):
     z = rng.normal(size=num_parameters).astype(np.float32)
     expected = torch.nn.Parameter(torch.from_numpy(z.copy()))
     reference = torch.optim.RMSprop([expected], lr=0.01, alpha=alpha, eps=1e-5)
-    optimizer = RMSprop(num_parameters, "rmsprop", alpha=alpha, epsilon=1e-5)
+    gradient = np.zeros(num_parameters, np.float32)
+    optimizer = RMSprop(z, gradient, "rmsprop", alpha=alpha, epsilon=1e-5)
     for _ in range(20):
-        gradient = (rng.normal(size=num_parameters) * 10.0 ** rng.uniform(-8, 2, num_parameters)).astype(np.float32)
+        gradient[:] = rng.normal(size=num_parameters) * 10.0 ** rng.uniform(-8, 2, num_parameters)
         expected.grad = torch.from_numpy(gradient.copy())
         reference.step()
-        optimizer.step(z, gradient, learning_rate=0.01)
+        optimizer.step(learning_rate=0.01)
     np.testing.assert_allclose(z, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(optimizer.square_avg, reference.state[expected]["square_avg"], rtol=1e-5)
 
@@ -46,18 +47,28 @@ def test_torch_form_is_torch_rmsprop(alpha):
 def test_tensorflow_form_is_the_same_in_every_chunk():
     values = np.random.default_rng(0).normal(size=1003).astype(np.float32)
     z = np.tile(values, 200)
-    optimizer = RMSprop(z.size, "rmsprop-tf", alpha=0.9, epsilon=1e-5)
+    optimizer = RMSprop(z, np.tile(values[::-1], 200), "rmsprop-tf", alpha=0.9, epsilon=1e-5)
     for _ in range(3):
-        optimizer.step(z, np.tile(values[::-1], 200), learning_rate=0.01)
+        optimizer.step(learning_rate=0.01)
     np.testing.assert_allclose(z.reshape(200, -1), np.tile(z[:1003], (200, 1)), rtol=1e-6)
     assert not np.allclose(z[:1003], values)
 
 
+@pytest.mark.parametrize("form", ["rmsprop", "rmsprop-tf"])
+def test_the_gradient_is_scaled_before_it_is_used_and_stays_so(form):
+    gradient = np.random.default_rng(0).normal(size=1003).astype(np.float32)
+    z, other = np.zeros((2, 1003), np.float32)
+    halved = gradient / 2
+    RMSprop(z, gradient, form, alpha=0.9, epsilon=1e-5).step(0.01, gradient_scale=0.5)
+    RMSprop(other, halved, form, alpha=0.9, epsilon=1e-5).step(0.01)
+    np.testing.assert_allclose(gradient, halved, rtol=1e-6)
+    np.testing.assert_allclose(z, other, rtol=1e-6)
+
+
 def test_a_learning_rate_may_change_between_steps():
     z = np.zeros(4, np.float32)
-    gradient = np.ones(4, np.float32)
-    optimizer = RMSprop(4, "rmsprop", alpha=0.5, epsilon=1e-5)
-    optimizer.step(z, gradient, learning_rate=1.0)
+    optimizer = RMSprop(z, np.ones(4, np.float32), "rmsprop", alpha=0.5, epsilon=1e-5)
+    optimizer.step(learning_rate=1.0)
     first = z.copy()
-    optimizer.step(z, gradient, learning_rate=0.0)
+    optimizer.step(learning_rate=0.0)
     np.testing.assert_array_equal(z, first)
