@@ -143,7 +143,7 @@ class Job(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network; auto: bfloat16 where the processor is fast at it. Parameters stay float32."""
+    """Arithmetic of the network; auto: bfloat16 for convolutions where they are fast in it. Parameters stay float32."""
     environment: Environment = Environment()
     learner: Learner = Learner()
     network: Network = Network()

@@ -35,6 +35,7 @@ from galampi.launched import LAUNCHER_PID
 from galampi.learning import (
     Learner,
     RolloutCollector,
+    has_convolutions,
     keep_freed_memory,
     lerp,
     make_simulators,
@@ -169,7 +170,6 @@ class _Rank:
         total_simulators = comm.size * job.environment.num_envs
         with together(comm):
             device = resolve_device(job.device, self.placement.rank_on_node)
-            precision = resolve_precision(job.precision, device)
             self.simulators = make_simulators(
                 job.environment,
                 seed=_simulator_seed(job, start.num_restarts, comm.rank, total_simulators),
@@ -177,6 +177,8 @@ class _Rank:
                 life_ends_return=job.learner.end_return_on_life_loss,
                 num_ranks_on_node=self.placement.num_ranks_on_node,
             )
+            convolutions = has_convolutions(job.network, self.simulators.single_observation_space)
+            precision = resolve_precision(job.precision, device, convolutions=convolutions)
             self.learner = Learner(
                 job,
                 self.simulators.single_observation_space,

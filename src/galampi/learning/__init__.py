@@ -4,6 +4,7 @@ from galampi.learning.a2c import Learner, Losses, resolve_device, resolve_precis
 from galampi.learning.envs import Simulators, make_simulators
 from galampi.learning.memory import keep_freed_memory
 from galampi.learning.parameters import lerp
+from galampi.learning.policy import has_convolutions
 from galampi.learning.rollout import Episode, Rollout, RolloutCollector
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Rollout",
     "RolloutCollector",
     "Simulators",
+    "has_convolutions",
     "keep_freed_memory",
     "lerp",
     "make_simulators",

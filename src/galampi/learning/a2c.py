@@ -222,10 +222,19 @@ def resolve_device(name: str, local_rank: int = 0) -> str:
     return f"cuda:{local_rank % torch.cuda.device_count()}"
 
 
-def resolve_precision(name: str, device: str) -> str:
-    """Name the precision to compute in; auto: bfloat16 where the device multiplies it fast, else float32."""
+def resolve_precision(name: str, device: str, *, convolutions: bool = True) -> str:
+    """Name the precision to compute in.
+
+    Args:
+        name: auto, float32 or bfloat16; auto takes bfloat16 where it pays: for convolutions, on a device that
+            multiplies it fast.
+        device: As `resolve_device` returns it.
+        convolutions: Whether the network has any, as `has_convolutions` tells.
+    """
     if name != "auto":
         return name
+    if not convolutions:
+        return "float32"
     if device.startswith("cuda"):
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -334,6 +334,15 @@ def _actions(space: gym.Space[Any]) -> DiscreteActions | GaussianActions:
     raise UserError(f"environment.id: action space {space} is not supported; must be Discrete or a Box vector")
 
 
+def has_convolutions(network: Network, observation_space: gym.Space[Any]) -> bool:
+    """Tell whether the network for these observations begins with convolutions.
+
+    Raises:
+        UserError: The space is not supported, or does not fit the network.
+    """
+    return _input_layout(observation_space, network.kind)[0]
+
+
 def _input_layout(space: gym.Space[Any], kind: str) -> tuple[bool, bool, tuple[int, ...]]:
     """Tell whether the input is an image, whether its channels come first, and the network's input shape."""
     if not isinstance(space, gym.spaces.Box) or not space.shape:

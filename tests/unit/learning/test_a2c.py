@@ -327,6 +327,9 @@ def test_precision_follows_the_processor(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
         assert resolve_precision("auto", "cpu") == expected
         assert resolve_precision("float32", "cpu") == "float32"
+        # Where there are no convolutions it gains nothing.
+        assert resolve_precision("auto", "cpu", convolutions=False) == "float32"
+        assert resolve_precision("bfloat16", "cpu", convolutions=False) == "bfloat16"
 
 
 def test_cartpole_is_learnt():

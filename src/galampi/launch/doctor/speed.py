@@ -24,6 +24,7 @@ def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
     from galampi.learning import (
         Learner,
         RolloutCollector,
+        has_convolutions,
         keep_freed_memory,
         make_simulators,
         resolve_device,
@@ -37,7 +38,6 @@ def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
     try:
         with together(comm):
             device = resolve_device(job.device, placement.rank_on_node)
-            precision = resolve_precision(job.precision, device)
             simulators = make_simulators(
                 job.environment,
                 seed=1 + comm.rank * job.environment.num_envs,
@@ -45,6 +45,8 @@ def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
                 life_ends_return=job.learner.end_return_on_life_loss,
                 num_ranks_on_node=placement.num_ranks_on_node,
             )
+            convolutions = has_convolutions(job.network, simulators.single_observation_space)
+            precision = resolve_precision(job.precision, device, convolutions=convolutions)
             learner = Learner(
                 job,
                 simulators.single_observation_space,
