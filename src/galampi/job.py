@@ -73,7 +73,7 @@ class Learner(Section):
     """Weight of the entropy bonus."""
     value_coefficient: float = Field(0.5, ge=0, le=100)
     """Weight of the value loss."""
-    max_grad_norm: float = Field(0.5, gt=0)
+    max_grad_norm: float = Field(0.5, ge=1e-6)
     """Norm to which the gradient is clipped."""
     clip_rewards: bool | Auto = "auto"
     """Learn from the sign-preserving clip of rewards to [-1, 1]; auto: for Atari."""

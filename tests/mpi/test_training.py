@@ -8,17 +8,23 @@ pytestmark = pytest.mark.mpi(ranks=1, timeout=60)
 
 
 def test_training_takes_the_fast_ways(comm, tmp_path) -> None:
-    """What was measured to pay is in use: freed memory is kept, and averaging is torch's one pass."""
+    """What was measured to pay is in use, and no more: freed memory is kept, averaging is torch's one pass, and a
+    network without convolutions stays in float32 on any processor."""
+    import torch
+
     from galampi import training
     from galampi.job import load_job
     from galampi.learning import lerp
+    from galampi.results import open_run
 
     job = load_job(None, {"environment.id": "CartPole-v1", "total_env_steps": "500", "device": "cpu"})
     init = training.PushSum.__init__
     with (
         mock.patch.object(training, "keep_freed_memory") as keep,
         mock.patch.object(training.PushSum, "__init__", autospec=True, side_effect=init) as made,
+        mock.patch.object(torch.cpu, "_is_avx512_bf16_supported", return_value=True),
     ):
         training.train(job, tmp_path / "run", resume=False, argv=[], comm=comm, quiet=True)
     keep.assert_called_once_with()
     made.assert_called_once_with(mock.ANY, job.gossip.weight_floor, lerp)
+    assert open_run(tmp_path / "run").attributes["precision"] == "float32"

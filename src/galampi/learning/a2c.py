@@ -222,7 +222,7 @@ def resolve_device(name: str, local_rank: int = 0) -> str:
     return f"cuda:{local_rank % torch.cuda.device_count()}"
 
 
-def resolve_precision(name: str, device: str, *, convolutions: bool = True) -> str:
+def resolve_precision(name: str, device: str, *, convolutions: bool) -> str:
     """Name the precision to compute in.
 
     Args:

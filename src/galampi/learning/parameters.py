@@ -98,7 +98,10 @@ class FlatParameters:
         self.version += 1
 
     def set_gradient(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Turn the gradients by the working tensors, in their order, into that by `z` and write it into `gradient`."""
+        """Turn the gradients by the working tensors, in their order, into that by `z` and write it into `gradient`.
+
+        Their last axes may be flattened.
+        """
         for view, gradient, scale in zip(self._gradient_views, gradients, self._scales, strict=True):
             view.copy_(gradient.view(view.shape))
             if scale != 1:

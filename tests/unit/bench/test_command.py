@@ -39,7 +39,7 @@ def measured(monkeypatch) -> list[str]:
     monkeypatch.setattr(contestants, "exchange", exchange)
     monkeypatch.setattr(contestants, "emulators", lambda seconds: {"steps_per_s": 4000.0})
     monkeypatch.setattr(machine, "_mpi_library", lambda: "MPICH 5")
-    monkeypatch.setattr(command, "resolve_precision", lambda name, device: "float32")
+    monkeypatch.setattr(command, "resolve_precision", lambda name, device, *, convolutions: "float32")
     return ran
 
 

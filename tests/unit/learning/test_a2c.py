@@ -325,8 +325,8 @@ def test_gpus_are_shared_in_turn(monkeypatch):
 def test_precision_follows_the_processor(monkeypatch):
     for fast, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
-        assert resolve_precision("auto", "cpu") == expected
-        assert resolve_precision("float32", "cpu") == "float32"
+        assert resolve_precision("auto", "cpu", convolutions=True) == expected
+        assert resolve_precision("float32", "cpu", convolutions=True) == "float32"
         # Where there are no convolutions it gains nothing.
         assert resolve_precision("auto", "cpu", convolutions=False) == "float32"
         assert resolve_precision("bfloat16", "cpu", convolutions=False) == "bfloat16"

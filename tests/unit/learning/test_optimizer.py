@@ -56,8 +56,8 @@ def test_tensorflow_form_is_the_same_in_every_chunk():
 
 @pytest.mark.parametrize("form", ["rmsprop", "rmsprop-tf"])
 def test_the_gradient_is_scaled_before_it_is_used_and_stays_so(form):
-    gradient = np.random.default_rng(0).normal(size=1003).astype(np.float32)
-    z, other = np.zeros((2, 1003), np.float32)
+    gradient = np.random.default_rng(0).normal(size=(1 << 17) + 1003).astype(np.float32)
+    z, other = np.zeros((2, gradient.size), np.float32)
     halved = gradient / 2
     RMSprop(z, gradient, form, alpha=0.9, epsilon=1e-5).step(0.01, gradient_scale=0.5)
     RMSprop(other, halved, form, alpha=0.9, epsilon=1e-5).step(0.01)

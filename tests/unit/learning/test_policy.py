@@ -9,7 +9,7 @@ from torch.nn import functional
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.plain import PlainNetwork
-from galampi.learning.policy import DiscreteActions, GaussianActions, Policy, squares
+from galampi.learning.policy import DiscreteActions, GaussianActions, Policy, has_convolutions, squares
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 UNEVEN = gym.spaces.Box(0, 255, (3, 61, 50), np.uint8)
@@ -89,12 +89,13 @@ def test_forward_and_backward_equal_autograd(kind, space, action_space):
     )
 
 
-def test_bfloat16_equals_float32_to_rounding():
+@pytest.mark.parametrize("shape", [(4, 84, 84), (1, 84, 84), (16, 60, 60)])
+def test_bfloat16_equals_float32_to_rounding(shape):
     rng = np.random.default_rng(0)
-    observations = rng.integers(0, 256, (80, 4, 84, 84), np.uint8)
+    observations = rng.integers(0, 256, (80, *shape), np.uint8)
     results = []
     for precision in (torch.float32, torch.bfloat16):
-        policy = make_policy(PIXELS, precision=precision)
+        policy = make_policy(gym.spaces.Box(0, 255, shape, np.uint8), precision=precision)
         activations = policy.new_activations(80)
         policy.encode(observations, activations[0])
         outputs, values = policy.forward(activations)
@@ -146,6 +147,12 @@ def test_channels_last_images_are_read_as_such():
     assert torch.equal(activations[0], others[0])
     assert activations[0].shape == (2, 24, 20, 48)
     assert policy.input_shape == (96, 80, 3)
+
+
+def test_images_are_seen_by_convolutions_unless_told_otherwise():
+    assert has_convolutions(Network(), PIXELS)
+    assert not has_convolutions(Network(kind="mlp"), PIXELS)
+    assert not has_convolutions(Network(), VECTOR)
 
 
 def test_squares_become_channels():
