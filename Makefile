@@ -14,16 +14,27 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run environment test test-once test-ranks test-cluster bench bench-one check format clean
+.PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-cluster bench bench-one check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
 
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
+# Ranks that wait and jobs that queue leave half a machine idle: one column of tests for each MPI library, side by side.
 test:  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
-	$(MAKE) MPI=mpich test-once test-ranks test-cluster
-	$(MAKE) MPI=openmpi test-ranks test-cluster ARGS='-m "not one_mpi"'
+	$(MAKE) MPI=mpich environment
+	$(MAKE) MPI=openmpi environment
+	$(MAKE) --jobs=2 --output-sync=line test-mpich test-openmpi
+
+test-mpich:
+	$(MAKE) MPI=mpich test-once
+	$(MAKE) MPI=mpich test-ranks
+	$(MAKE) MPI=mpich test-cluster
+
+test-openmpi:
+	$(MAKE) MPI=openmpi test-ranks
+	$(MAKE) MPI=openmpi test-cluster ARGS='-m "not one_mpi"'
 
 test-once: $(READY)  ## Run the tests that are the same under every MPI library
 	python -m pytest --numprocesses auto tests/unit tests/golden

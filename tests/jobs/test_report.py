@@ -73,7 +73,8 @@ def test_summary_of_two_ranks(three_seeds):
 def test_the_sharper_bound_is_sharp(three_seeds):
     report = RunReport(three_seeds / "1")
     stacked = np.linalg.norm(report.distance.to_mean[report.bound.moments], axis=1)
-    assert (stacked > report.bound.sharp / 2).mean() > 0.2
+    # How many moments come near it depends on delays, so on what else the machine does; that some do, does not.
+    assert (stacked / report.bound.sharp).max() > 0.7
 
 
 @pytest.mark.parametrize(("ranks", "method"), [(3, "push-sum"), (2, "gala"), (3, "gala")])

@@ -49,7 +49,7 @@ def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: 
     console = Console(highlight=False, soft_wrap=not to_terminal, width=None if to_terminal else _FILE_WIDTH)
     precision = resolve_precision("auto", "cpu", convolutions=True)
     found = machine.facts()
-    path = out / machine.file_name(found)
+    path = out / machine.file_name(found, part)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -40,10 +40,12 @@ def facts() -> dict[str, Any]:
     }
 
 
-def file_name(machine: dict[str, Any]) -> str:
-    """Name the file of a machine's results with an MPI library."""
+def file_name(machine: dict[str, Any], part: str = "all") -> str:
+    """Name the file of a machine's results with an MPI library; a part alone has a file of its own."""
     library = machine["mpi"].rpartition(" ")[0].replace(" ", "")
     words = f"{machine['processor']} {machine['processor_family_model']} {machine['cores']} cores {library}"
+    if part != "all":
+        words += f" {part}"
     return f"{slug(words).lower()}.json"
 
 

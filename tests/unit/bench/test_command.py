@@ -75,6 +75,14 @@ def test_without_the_peer_its_figures_are_left_out(measured, tmp_path, capsys) -
     }
 
 
+def test_a_part_alone_leaves_the_file_of_the_whole(measured, tmp_path, capsys) -> None:
+    whole, _ = run(tmp_path, capsys)
+    (path,) = (tmp_path / "results").iterdir()
+    command.bench(num_rounds=1, seconds=1, part="exchange", sb3=None, out=tmp_path / "results")
+    assert json.loads(path.read_text()) == whole
+    assert path.with_name(f"{path.stem}-exchange.json").exists()
+
+
 def test_what_was_measured_is_kept_when_a_contestant_fails(measured, tmp_path, capsys, monkeypatch) -> None:
     calls = []
 
