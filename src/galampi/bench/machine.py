@@ -40,7 +40,7 @@ def facts() -> dict[str, Any]:
     }
 
 
-def file_name(machine: dict[str, Any], part: str = "all") -> str:
+def file_name(machine: dict[str, Any], part: str) -> str:
     """Name the file of a machine's results with an MPI library; a part alone has a file of its own."""
     library = machine["mpi"].rpartition(" ")[0].replace(" ", "")
     words = f"{machine['processor']} {machine['processor_family_model']} {machine['cores']} cores {library}"
