@@ -8,7 +8,7 @@ import traceback
 
 from galampi.cli import run
 from galampi.errors import UserError
-from galampi.launched import launched_rank
+from galampi.ranks.launched import launched_rank
 
 _PATIENCE_S = 2.0
 

@@ -61,12 +61,12 @@ def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
 # A process whose launcher, the one above it, dies between its start and the time when it would wait for others.
 ORPHAN = """
 import os, pathlib, time, types
-from galampi import launched
+from galampi.ranks import launched
 launcher = os.getppid()
 pathlib.Path("up").touch()
 while os.getppid() == launcher:
     time.sleep(0.01)
-from galampi.placement import end_with_launcher
+from galampi.ranks.placement import end_with_launcher
 end_with_launcher(types.SimpleNamespace(size=2, rank=1))
 time.sleep(20)
 print("still here")

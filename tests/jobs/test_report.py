@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from launching import wait_for
 
+from galampi.analysis.summary import RunReport
 from galampi.job import dump_job, parse_job
 from galampi.results import JobFile, RankWriter, load_checkpoint, open_run
 from galampi.results.schema import UPDATES
-from galampi.results.summary import RunReport
 
 pytestmark = pytest.mark.one_mpi
 

@@ -23,8 +23,8 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
 
     from mpi4py import MPI
 
-    from galampi import placement
     from galampi.launch.doctor import launcher
+    from galampi.ranks import placement
 
     assert state_and_text(comm, launcher.check_library(comm))[0] == "ok"
     with monkeypatch.context() as patch:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from galampi.launched import launched_rank
+from galampi.ranks.launched import launched_rank
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -35,7 +35,7 @@ def main() -> None:
 
     from mpi4py import MPI
 
-    from galampi.placement import end_with_launcher
+    from galampi.ranks.placement import end_with_launcher
 
     # Who has nothing to do leaves the core to a rank that shares it. Where there is a network thread it leaves it the
     # interpreter too, as a rank that trains does; this takes 60 us.

@@ -51,7 +51,7 @@ def file_name(machine: dict[str, Any], part: str) -> str:
 
 def _mpi_library() -> str:
     # A program of its own: MPI must not be started in the one that starts ranks.
-    code = "from galampi.placement import library_name; print(library_name())"
+    code = "from galampi.ranks.placement import library_name; print(library_name())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise UserError(f"MPI cannot be started: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}")

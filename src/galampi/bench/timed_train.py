@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from galampi.importing import heavy_imports
-from galampi.launched import launched_rank
+from galampi.ranks.importing import heavy_imports
+from galampi.ranks.launched import launched_rank
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from galampi.launch.doctor.launcher import check_launch, check_library, check_pl
 from galampi.launch.doctor.memory import check_leftovers, check_window
 from galampi.launch.doctor.network import check_clocks, check_network
 from galampi.launch.doctor.speed import check_speed
-from galampi.launched import launched_rank
+from galampi.ranks.launched import launched_rank
 
 if TYPE_CHECKING:
     from mpi4py import MPI

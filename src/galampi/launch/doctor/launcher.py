@@ -20,7 +20,7 @@ def check_launch() -> Finding | None:
     """Whether the launcher and the MPI library do not know each other, so that every process is alone. Local."""
     from mpi4py import MPI
 
-    from galampi.placement import refuse_singletons
+    from galampi.ranks.placement import refuse_singletons
 
     try:
         refuse_singletons(MPI.COMM_WORLD)
@@ -37,7 +37,7 @@ def check_library(comm: MPI.Intracomm) -> Finding:
     """Name the MPI library and its level of threads, and whether all ranks have the same. Collective over comm."""
     from mpi4py import MPI
 
-    from galampi.placement import library_name
+    from galampi.ranks.placement import library_name
 
     levels = {
         MPI.THREAD_SINGLE: "single",
@@ -57,7 +57,7 @@ def check_library(comm: MPI.Intracomm) -> Finding:
 
 def check_placement(comm: MPI.Intracomm) -> Iterator[Finding]:
     """Count the ranks of each node, and their cores. Collective over comm."""
-    from galampi.placement import place
+    from galampi.ranks.placement import place
 
     placements = comm.allgather(place(comm))
     per_node = Counter(placement.hostname for placement in placements)

@@ -30,7 +30,7 @@ def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
         resolve_device,
         resolve_precision,
     )
-    from galampi.placement import place, together
+    from galampi.ranks.placement import place, together
 
     placement = place(comm)
     torch.set_num_threads(placement.num_threads)

@@ -1,0 +1,130 @@
+"""Results for other programs: TensorBoard's event files, and the scores that rliable compares."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from galampi.analysis.statistics import episodes, final_return
+from galampi.errors import ResultsError, UserError
+from galampi.job import Job, parse_job
+from galampi.results.evaluation import EVALUATION_FILE_NAME, load_evaluation
+from galampi.results.reader import Run, Table
+
+Scores = dict[str, list[list[float]]]
+
+
+def write_tensorboard(run: Run, folder: Path) -> int:
+    """Write every row of `updates` and `episodes` as TensorBoard events.
+
+    Each rank, also one that has left the job, becomes a TensorBoard run `RUN/rank-0000`; tags are `updates/entropy` and
+    the like. The step is the row's `env_steps`, and the time is the job time, counted from 1970, so that TensorBoard's
+    relative axis is right.
+
+    Args:
+        run: The run.
+        folder: TensorBoard's log folder.
+
+    Returns:
+        Number of events written.
+
+    Raises:
+        UserError: tensorboardX is not installed, the folder holds events of this run already, or cannot be written.
+    """
+    try:
+        from tensorboardX.event_file_writer import EventFileWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+    except ModuleNotFoundError:
+        raise UserError("--tensorboard needs tensorboardX: pip install 'galampi[export]'") from None
+    num_events = 0
+    for rank in run.all_ranks:
+        logs = folder / run.path.resolve().name / rank.path.stem
+        try:
+            if logs.exists() and any(logs.iterdir()):
+                raise UserError(f"{logs}: holds events already; TensorBoard would show both")
+            writer = EventFileWriter(str(logs))
+        except OSError as error:
+            raise UserError(f"{logs}: cannot be written: {error.strerror}") from None
+        try:
+            for table in (rank.updates, rank.episodes):
+                tags, rows, steps, times = _scalars(table)
+                for step, time_s, row in zip(steps, times, rows, strict=True):
+                    values = [
+                        Summary.Value(tag=tag, simple_value=value)
+                        for tag, value in zip(tags, row, strict=True)
+                        if np.isfinite(value)
+                    ]
+                    writer.add_event(Event(wall_time=time_s, step=step, summary=Summary(value=values)))
+                num_events += len(rows)
+        finally:
+            writer.close()
+    return num_events
+
+
+def rliable_scores(runs: Sequence[Run], score: Literal["training", "evaluation"]) -> tuple[Scores, list[str]]:
+    """Collect scores as rliable takes them: {algorithm: [num_runs x num_games]}.
+
+    An algorithm is a gossip method on a number of ranks, a game an environment id, a run a seed. Scores are the games'
+    own; normalise them before they are averaged over games.
+
+    Args:
+        runs: The runs to compare; each algorithm needs the same number of runs of each of its games.
+        score: `training`: mean return of the last 100 episodes of all ranks; `evaluation`: that of `evaluation.h5`.
+
+    Returns:
+        The scores, runs in order of their seeds, and the games in order of the columns.
+
+    Raises:
+        ResultsError: A run has no such score, or an algorithm lacks runs of a game.
+    """
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for run in runs:
+        job = parse_job(run.job_toml, f"{run.path}/job.h5")
+        algorithm = found.setdefault(_algorithm(job, run), {})
+        algorithm.setdefault(job.environment.id, []).append((job.seed, _score(run, score)))
+    games = sorted({game for by_game in found.values() for game in by_game})
+    scores: Scores = {}
+    for algorithm_name, by_game in found.items():
+        counts = {game: len(by_game.get(game, [])) for game in games}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{game} {count}" for game, count in counts.items())
+            raise ResultsError(f"{algorithm_name}: needs the same number of runs of each game; has: {listed}")
+        columns = [[value for _, value in sorted(by_game[game])] for game in games]
+        scores[algorithm_name] = [list(row) for row in zip(*columns, strict=True)]
+    return scores, games
+
+
+def write_rliable(runs: Sequence[Run], path: Path, score: Literal["training", "evaluation"]) -> list[str]:
+    """Write `rliable_scores` as JSON and return the games in order of the columns."""
+    scores, games = rliable_scores(runs, score)
+    try:
+        path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    return games
+
+
+def _scalars(table: Table) -> tuple[list[str], list[list[float]], list[int], list[float]]:
+    """Return tags, rows of values, and step and time of each row."""
+    columns = table.read()
+    steps, times = columns.pop("env_steps"), columns.pop("time_s")
+    columns.pop(table.schema.scale if table.schema.name == "episodes" else "", None)
+    tags = [f"{table.schema.name}/{name}" for name in columns]
+    rows = np.stack([np.asarray(values, np.float64) for values in columns.values()], axis=1)
+    return tags, rows.tolist(), steps.tolist(), times.tolist()
+
+
+def _algorithm(job: Job, run: Run) -> str:
+    return f"{job.gossip.method}, {run.num_ranks} rank{'s' if run.num_ranks > 1 else ''}"
+
+
+def _score(run: Run, score: Literal["training", "evaluation"]) -> float:
+    if score == "evaluation":
+        return float(load_evaluation(run.path / EVALUATION_FILE_NAME).episodes["return"].mean())
+    final = final_return(episodes(run))
+    if final is None:
+        raise ResultsError(f"{run.path}: too few episodes have ended for a score")
+    return final

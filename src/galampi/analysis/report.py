@@ -1,0 +1,321 @@
+"""`report`: figures, a page and a summary of one or several runs.
+
+Owns which runs belong together, where each figure stands, and the files that are written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galampi.analysis import page, published
+from galampi.analysis.shown import shown
+from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
+from galampi.errors import UserError
+
+Floats = NDArray[np.float64]
+
+_MOST_ENERGY_LINES = 6
+
+
+def report(paths: Sequence[Path], out: Path | None = None, *, mixed: bool = False) -> str:
+    """Write the report of one or several runs.
+
+    Args:
+        paths: The folders of the runs.
+        out: Folder to write to; None for `report` in the folder of a single run, or in the current one.
+        mixed: Compare runs though their environments or units differ.
+
+    Returns:
+        What to print.
+
+    Raises:
+        UserError: A run cannot be read, the runs do not compare, or `out` cannot be written.
+    """
+    unique = {path.resolve(): path for path in paths}
+    runs = [RunReport(path) for path in unique.values()]
+    if not mixed:
+        _refuse_mixture(runs)
+    jobs = _by_job(runs)
+    summary = _summary(jobs)
+    if out is None:
+        first = runs[0].run.path
+        out = first / "report" if len(runs) == 1 else Path("report")
+    pictures = _figures(jobs)
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        body = _body(jobs, summary, pictures, out)
+        (out / "index.html").write_text(page.page(f"{_title(jobs)} \u2013 galampi report", body), encoding="utf-8")
+        (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    return f"{_terminal_table(summary)}\n\n{out / 'index.html'}"
+
+
+def _refuse_mixture(runs: Sequence[RunReport]) -> None:
+    """Raise UserError unless the runs' returns and env steps mean the same."""
+
+    def settings(run: RunReport) -> dict[str, Any]:
+        return {key: value for key, value in run.job.environment.model_dump().items() if key != "num_envs"}
+
+    first = runs[0]
+    for other in runs[1:]:
+        for key, value in settings(first).items():
+            if (theirs := settings(other)[key]) != value:
+                raise UserError(
+                    f"environment.{key} is {shown(value)} in {first.path} and {shown(theirs)} in {other.path}: their "
+                    "returns or env steps do not mean the same; add --mixed to compare them all the same"
+                )
+
+
+def _by_job(runs: Sequence[RunReport]) -> list[JobReport]:
+    """Put runs together that differ in nothing but the seed, and name each group by what sets it apart."""
+    groups: dict[str, list[RunReport]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        flat = _flat({**run.job.model_dump(mode="json"), "ranks": run.run.num_ranks})
+        del flat["seed"]
+        key = json.dumps(flat, sort_keys=True)
+        groups.setdefault(key, []).append(run)
+        settings[key] = flat
+    differing = [key for key in next(iter(settings.values())) if len({str(s.get(key)) for s in settings.values()}) > 1]
+    names = [group[0].job.name for group in groups.values()]
+    jobs = []
+    for key, group in groups.items():
+        name = group[0].job.name
+        if names.count(name) > 1:
+            name = f"{name}: {', '.join(_setting(each, settings[key][each]) for each in differing)}"
+        jobs.append(JobReport(shown(name), sorted(group, key=lambda run: run.job.seed)))
+    return jobs
+
+
+def _setting(key: str, value: object) -> str:
+    """Say in few words what sets a job apart."""
+    if key == "ranks":
+        return f"{value} ranks"
+    if key == "total_env_steps":
+        return f"{value:,} steps"
+    return str(value) if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _summary(jobs: Sequence[JobReport]) -> dict[str, Any]:
+    return {
+        "summary_version": SUMMARY_VERSION,
+        "galampi": version("galampi"),
+        "environment": jobs[0].runs[0].job.environment.model_dump(mode="json"),
+        "jobs": [job.summary() for job in jobs],
+    }
+
+
+def _figures(jobs: Sequence[JobReport]) -> list[tuple[str, list[Any]]]:
+    """Make the figures: headings, each with what stands under it."""
+    from galampi.analysis import figures
+
+    sections: list[tuple[str, list[Any]]] = [("Learning", [])]
+    for along in ("env_steps", "time_s"):
+        curves = []
+        for job in jobs:
+            at, interval = job.curve(along)
+            if np.isfinite(interval.iqm).any():
+                alone = figures.dots(job.runs[0].episodes, along) if len(job.runs) == 1 else None
+                curves.append(figures.JobCurve(job.label, at, interval, len(job.runs), alone))
+        if curves:
+            end = max(float(curve.at[-1]) for curve in curves)
+            behind, note = _published(jobs, end) if along == "env_steps" else (None, "")
+            name = f"return-{'steps' if along == 'env_steps' else 'time'}"
+            note = f"{_runs_note(jobs)} {note}".strip()
+            figure = figures.learning_curves(curves, along=along, published=behind, name=name, note=note)
+            sections[0][1].append(figure)
+    for number, job in enumerate(jobs, 1):
+        first = job.runs[0]
+        name = f"job{number}"
+        made: list[Any] = []
+        if not isinstance(first.distance, str):
+            made += figures.distances(name, first.distance, first.bound)
+            made.append(figures.pairs(name, first.distance))
+        if first.run.num_ranks > 1 and first.job.gossip.method not in ("none", "allreduce"):
+            made += [figures.weights(name, first.run), figures.message_age(name, first.run)]
+            made.append(figures.messages(name, first.run))
+        made += [figures.phases(name, first.shares), figures.speed(name, first.run)]
+        made += figures.training(name, first.run)
+        if first.energy.series:
+            made.append(figures.energy(name, _energy_lines(first.energy), ENERGY_SCOPE))
+        sections.append((job.label, made))
+    return sections
+
+
+def _energy_lines(energy: Energy) -> list[tuple[str, Floats, Floats]]:
+    """Return label, times and kWh of each source; of each node, or of all, if those are too many lines."""
+    by_source: dict[str, list[tuple[Floats, Floats]]] = {}
+    by_node: dict[str, list[tuple[Floats, Floats]]] = {}
+    for host, source, time_s, kwh in energy.series:
+        by_source.setdefault(shown(f"{host} {source}"), []).append((time_s, kwh))
+        by_node.setdefault(shown(host), []).append((time_s, kwh))
+    everything = {f"{len(by_node)} nodes": [(time_s, kwh) for _, _, time_s, kwh in energy.series]}
+    groups = next(
+        each for each in (by_source, by_node, everything) if len(each) <= _MOST_ENERGY_LINES or each is everything
+    )
+    lines = []
+    for label, members in groups.items():
+        # Nodes read at moments of their own, and a restart may leave some and begin on others.
+        at_s = np.unique(np.concatenate([time_s for time_s, _ in members]))
+        total = sum(np.interp(at_s, np.append(0.0, time_s), np.append(0.0, kwh)) for time_s, kwh in members)
+        lines.append((label, at_s, np.asarray(total)))
+    return lines
+
+
+def _published(jobs: Sequence[JobReport], end: float) -> tuple[published.Curve | None, str]:
+    """Return the published curve of the game and what the caption says of it.
+
+    Args:
+        jobs: Those that are compared; there is no curve unless all play its game in its units.
+        end: Env steps at which the longest of their curves ends.
+    """
+    environments = [job.runs[0].job.environment for job in jobs]
+    curve = published.A2C_CURVES.get(environments[0].id)
+    same = {(each.id, each.frame_skip) for each in environments} == {(environments[0].id, published.FRAME_SKIP)}
+    if curve is None or not same:
+        return None, ""
+    if end < curve.env_steps[0]:
+        return (
+            None,
+            f"A published A2C curve of this game begins at {curve.env_steps[0]:,.0f} env steps, beyond what is shown.",
+        )
+    sticky = sorted({each.repeat_action_probability for each in environments})
+    words = " or ".join(f"{each:g}" for each in sticky)
+    unlike = f" Unlike there, actions are sticky here with probability {words}." if any(sticky) else ""
+    return curve, f"Dashed, published: {curve.source}.{unlike}"
+
+
+def _runs_note(jobs: Sequence[JobReport]) -> str:
+    counts = {len(job.runs) for job in jobs}
+    if counts == {1}:
+        return "One run, so there is no interval." if len(jobs) == 1 else "One run of each job: no intervals."
+    number = f"{counts.pop()} runs (seeds)" if len(counts) == 1 else "the runs (seeds)"
+    return (
+        f"Lines: interquartile mean over {number} of a job (of fewer than four runs it leaves none out); bands: 95 % "
+        "percentile bootstrap over runs, 5000 resamples. A line ends where the shortest run of its job does."
+    )
+
+
+def _body(
+    jobs: Sequence[JobReport], summary: dict[str, Any], sections: Sequence[tuple[str, list[Any]]], out: Path
+) -> list[str]:
+    """Write the figures' files and return the parts of the page."""
+    environment = summary["environment"]
+    frames = (
+        f", {environment['frame_skip']} emulator frames an env step" if environment["id"].startswith("ALE/") else ""
+    )
+    body = [
+        page.heading(1, _title(jobs)),
+        page.paragraph(f"{environment['id']}{frames}", faint=True),
+        page.table(_COLUMNS, [[*_cells(job)] for job in summary["jobs"]]),
+        page.paragraph(
+            "Return: mean of the last 100 episodes of all ranks, raw score of full games; over several runs the "
+            "interquartile mean with its 95 % bootstrap interval. Distance: greatest distance of a rank to the mean of "
+            "all, in percent of the parameters' norm. Energy: of what could be read; see below.",
+            faint=True,
+        ),
+    ]
+    for number, (heading, made) in enumerate(sections):
+        body.append(page.heading(2, heading))
+        if number:
+            job = jobs[number - 1]
+            body.append(page.paragraph(_about(job), faint=True))
+        pictures = []
+        for figure in made:
+            png, svg = figure.render()
+            (out / "figures" / f"{figure.name}.png").write_bytes(png)
+            (out / "figures" / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
+            pictures.append((figure.name, figure.title, figure.caption, svg))
+        body.append(page.figures(pictures))
+        if number:
+            first = jobs[number - 1].runs[0]
+            lines = [f"{key} = {value}" for key, value in sorted(first.run.attributes.items()) if key != "job_toml"]
+            body.append(
+                page.folded("The job and where it ran", {"Job": first.run.job_toml, "Record": "\n".join(lines)})
+            )
+    body.append(
+        page.paragraph(
+            f"Made by galampi {summary['galampi']}. The figures lie beside this page as PNG and SVG in figures/, the "
+            "numbers in summary.json.",
+            faint=True,
+        )
+    )
+    return body
+
+
+def _title(jobs: Sequence[JobReport]) -> str:
+    return ", ".join(dict.fromkeys(job.runs[0].job.name for job in jobs))
+
+
+def _about(job: JobReport) -> str:
+    first = job.runs[0]
+    gossip = first.job.gossip
+    exchange = f"{gossip.method} over the {gossip.topology} graph"
+    if gossip.method in ("none", "allreduce"):
+        exchange = {"none": "no exchange", "allreduce": "gradients averaged by allreduce"}[gossip.method]
+    which = f"The figures show seed {first.job.seed} of {len(job.runs)} runs." if len(job.runs) > 1 else ""
+    kwh = first.energy.kwh
+    used = f"{kwh:.3g} kWh." if kwh is not None else "not known."
+    why = f" Not read: {first.energy.reason}." if first.energy.reason else ""
+    distance = "" if not isinstance(first.distance, str) else f" No distances between ranks: {first.distance}."
+    num_left = len(first.run.all_ranks) - job.num_ranks
+    left = f" Until it was resumed on fewer there were {num_left} more, who count in all sums." if num_left else ""
+    return (
+        f"{job.num_ranks} ranks of {first.job.environment.num_envs} simulators, {exchange}; {first.run.status}.{left} "
+        f"{which} Energy: {used}{why}{distance}"
+    )
+
+
+_COLUMNS = ("job", "ranks", "runs", "env steps", "steps/s", "return", "distance", "kWh / M steps")
+
+
+def _cells(job: dict[str, Any]) -> tuple[str, ...]:
+    """One row of the table, from the summary of a job."""
+    final = job["final_return"]
+    returned = "-" if final["iqm"] is None else f"{final['iqm']:.4g}"
+    if final["low"] is not None:
+        returned += f" [{final['low']:.4g}, {final['high']:.4g}]"
+    relative = [run["distance"].get("relative_max") for run in job["runs"]]
+    known = [value for value in relative if value is not None]
+    per_million = job["kwh_per_million_env_steps"]
+    return (
+        job["label"],
+        str(job["num_ranks"]),
+        str(len(job["runs"])),
+        f"{np.mean([run['env_steps'] for run in job['runs']]):,.0f}",
+        f"{job['env_steps_per_s']:,.0f}",
+        returned,
+        f"{max(known):.2%}" if known else "-",
+        "-" if per_million is None else f"{per_million:.3g}",
+    )
+
+
+def _terminal_table(summary: dict[str, Any]) -> str:
+    rows = [_COLUMNS, *(_cells(job) for job in summary["jobs"])]
+    rows = [(row[0] if len(row[0]) <= 32 else f"{row[0][:31]}\u2026", *row[1:]) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,108 @@
+"""A stored policy as files that other programs open: safetensors and ONNX.
+
+Sees learning and a run's policy, and no MPI.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import warnings
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from galampi import __version__
+from galampi.errors import UserError
+from galampi.learning import make_simulators
+from galampi.learning.plain import PlainNetwork
+from galampi.policies.evaluation import make_learner
+from galampi.policies.stored import StoredPolicy
+
+
+def export_policy(stored: StoredPolicy, path: Path) -> None:
+    """Write a policy as safetensors, with what is needed to rebuild it in the metadata entry `galampi`.
+
+    Raises:
+        UserError: safetensors is not installed, the environment is unknown, or the file cannot be written.
+    """
+    safetensors = _imported("safetensors.torch", "--policy")
+    network, about = _plain(stored)
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    content = safetensors.save(tensors, {"format": "pt", "galampi": json.dumps(about)})
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def export_onnx(stored: StoredPolicy, path: Path) -> None:
+    """Write a policy as an ONNX graph from `observations` to `outputs` and `value`, for any number of rows.
+
+    Raises:
+        UserError: onnx is not installed, the environment is unknown, or the file cannot be written.
+    """
+    _imported("onnxscript", "--onnx")
+    network, about = _plain(stored)
+    example = torch.zeros(2, *about["input_shape"])
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # The exporter warns of its own parts.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            input_names=["observations"],
+            output_names=["outputs", "value"],
+            dynamic_shapes=({0: torch.export.Dim("rows")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props["galampi"] = json.dumps(about)
+    try:
+        program.save(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _imported(module: str, option: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise UserError(f"{option} needs {module.split('.')[0]}: pip install 'galampi[export]'") from None
+
+
+def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
+    """Return the network in torch's layouts, and what a program must know to play with it."""
+    environment = stored.job.environment.model_copy(update={"num_envs": 1})
+    with closing(make_simulators(environment, seed=0, num_threads=1, life_ends_return="auto")) as simulators:
+        policy = make_learner(stored, simulators, action_seed=0).policy
+        space = simulators.single_action_space
+    network = PlainNetwork(policy)
+    *sides, last = policy.input_shape
+    about = {
+        "trunk": network.description,
+        "input_shape": [last, *sides],
+        "input_scale": policy.scale,
+        "environment": environment.model_dump(exclude={"num_envs"}),
+        "policy": stored.source,
+        "updates": stored.updates,
+        "env_steps": stored.env_steps,
+        "galampi_version": __version__,
+    }
+    if isinstance(space, gym.spaces.Discrete):
+        return network, {**about, "actions": "discrete", "first_action": int(space.start)}
+    assert isinstance(space, gym.spaces.Box)
+    bounds = {"low": _plain_numbers(space.low), "high": _plain_numbers(space.high)}
+    return network, {**about, "actions": "gaussian", **bounds}
+
+
+def _plain_numbers(values: np.ndarray) -> list[float | None]:
+    """Return numbers that JSON can hold; None where there is no bound."""
+    return [float(value) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,127 @@
+"""Where this rank runs: the ranks it was started with, the node they share, its cores and so its threads.
+
+Also what they are to each other: a launcher that started strangers is refused, an error on one rank is raised on all
+before training, and a rank whose launcher has died ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mpi4py import MPI
+
+from galampi.errors import UserError
+from galampi.ranks.launched import LAUNCHER_PID
+
+log = logging.getLogger(__name__)
+
+# Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun. The first that is there counts: a launcher
+# within a step of srun. Slurm's SLURM_NTASKS would tell the size of the allocation, to a shell in it too.
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_LAUNCHER_PERIOD_S = 1.0
+
+
+def library_name() -> str:
+    """Return name and version of the MPI library in use. Local."""
+    first_line = MPI.Get_library_version().split(",")[0].splitlines()[0]
+    return " ".join(first_line.replace("Version:", "").split())
+
+
+def refuse_singletons(comm: MPI.Intracomm) -> None:
+    """Refuse to be one of several processes that do not know of each other. Local.
+
+    Raises:
+        UserError: The launcher started several processes, and MPI sees one.
+    """
+    name = next((name for name in _SIZES if os.environ.get(name, "").isdigit()), None)
+    size = os.environ[name] if name is not None else "1"
+    if comm.size == 1 and int(size) > 1:
+        raise UserError(
+            f"{name} is {size}, yet MPI sees 1 rank: the launcher does not belong to the MPI library in use "
+            f"({library_name()}); use that library's own mpirun, or srun with the --mpi type it speaks"
+        )
+
+
+def end_with_launcher(comm: MPI.Intracomm) -> None:
+    """End this process soon after the one that started it, should that die before it. Local.
+
+    A rank of several waits for nobody while it trains, so it would not miss those that died with a launcher until its
+    own end, and then wait for them for ever; and without a launcher nobody would come to end it.
+    """
+    if comm.size == 1:
+        return
+
+    def watch() -> None:
+        while os.getppid() == LAUNCHER_PID:
+            time.sleep(_LAUNCHER_PERIOD_S)
+        try:
+            log.critical("the launcher has died; this rank ends")
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=watch, name="galampi-launcher", daemon=True).start()
+
+
+@contextmanager
+def together(comm: MPI.Intracomm) -> Iterator[None]:
+    """Raise on every rank the first UserError that any rank raises inside. Collective over comm."""
+    mistake: str | None = None
+    try:
+        yield
+    except UserError as error:
+        mistake = str(error)
+    for line in comm.allgather(mistake):
+        if line is not None:
+            raise UserError(line)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a rank runs.
+
+    Attributes:
+        hostname: Name of the node.
+        rank_on_node: Number of this rank among those there.
+        num_ranks_on_node: Ranks there.
+        cpus: Cores this rank may use.
+        num_sharing: Ranks on the node whose cores overlap with this rank's, itself among them.
+        num_threads: Threads for torch and for the emulators; they take turns, so each gets all of them.
+    """
+
+    hostname: str
+    rank_on_node: int
+    num_ranks_on_node: int
+    cpus: frozenset[int]
+    num_sharing: int
+    num_threads: int
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        cores = f"{len(self.cpus)} core{'s' * (len(self.cpus) > 1)}"
+        shared = f" shared by {self.num_sharing} ranks" if self.num_sharing > 1 else ""
+        threads = f"{self.num_threads} thread{'s' * (self.num_threads > 1)}"
+        return f"{self.hostname}: {cores}{shared}, {threads} for torch and for the emulators"
+
+
+def place(comm: MPI.Intracomm) -> Placement:
+    """Find where this rank runs and how many threads it may use. Collective over comm."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    cpus = frozenset(os.sched_getaffinity(0))
+    all_cpus = node.allgather(cpus)
+    num_sharing = sum(not cpus.isdisjoint(other) for other in all_cpus)
+    placement = Placement(
+        hostname=MPI.Get_processor_name(),
+        rank_on_node=node.rank,
+        num_ranks_on_node=node.size,
+        cpus=cpus,
+        num_sharing=num_sharing,
+        num_threads=max(1, len(cpus) // num_sharing),
+    )
+    node.Free()
+    return placement

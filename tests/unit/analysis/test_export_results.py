@@ -1,0 +1,122 @@
+"""TensorBoard's files read back record by record, and rliable's scores."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from galampi.analysis.export import rliable_scores, write_rliable, write_tensorboard
+from galampi.errors import ResultsError, UserError
+from galampi.job import dump_job, parse_job
+from galampi.results import JobFile, RankWriter, open_run
+from galampi.results.evaluation import EvaluatedEpisode, save_evaluation
+
+
+def write_run(out, *, game="CartPole-v1", seed=1, method="push-sum", returns=(), ranks=1):
+    job = parse_job(f'seed = {seed}\n[environment]\nid = "{game}"\n[gossip]\nmethod = "{method}"', "test")
+    JobFile.create(out, {"job_toml": dump_job(job)}, ranks)
+    for rank in range(ranks):
+        with RankWriter(out / f"rank-{rank:04d}.h5", rank=rank) as writer:
+            for k, value in enumerate(returns):
+                writer.write_episode(
+                    episodic_return=value + rank, length=7, env_steps=10 * k, time_s=float(k), simulator=0
+                )
+    return open_run(out)
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum of a TFRecord, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def records(path):
+    """Yield the events of a TensorBoard file, as the TFRecord format has them."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        (length, length_crc) = struct.unpack_from("<QI", data, at)
+        body = data[at + 12 : at + 12 + length]
+        assert masked_crc32c(data[at : at + 8]) == length_crc
+        assert masked_crc32c(body) == struct.unpack_from("<I", data, at + 12 + length)[0]
+        yield Event.FromString(body)
+        at += 16 + length
+
+
+def test_every_row_becomes_an_event(tmp_path) -> None:
+    pytest.importorskip("tensorboardX")
+    run = write_run(tmp_path / "run", returns=[3.0, -2.5, 8.0], ranks=2)
+    assert write_tensorboard(run, tmp_path / "logs") == 6
+    (path,) = (tmp_path / "logs/run/rank-0001").iterdir()
+    head, *events = records(path)
+    assert head.file_version == "brain.Event:2"
+    assert [event.step for event in events] == [0, 10, 20]
+    assert [event.wall_time for event in events] == [0.0, 1.0, 2.0]
+    values = [{value.tag: value.simple_value for value in event.summary.value} for event in events]
+    assert [value["episodes/return"] for value in values] == [4.0, -1.5, 9.0]
+    assert set(values[0]) == {"episodes/return", "episodes/length", "episodes/simulator"}
+
+
+def test_a_run_is_not_written_twice(tmp_path) -> None:
+    pytest.importorskip("tensorboardX")
+    run = write_run(tmp_path / "run", returns=[1.0])
+    write_tensorboard(run, tmp_path / "logs")
+    with pytest.raises(UserError, match=r"rank-0000: holds events already"):
+        write_tensorboard(run, tmp_path / "logs")
+
+
+def test_ranks_that_have_left_are_written_too(tmp_path) -> None:
+    pytest.importorskip("tensorboardX")
+    run = write_run(tmp_path / "run", returns=[3.0, -2.5, 8.0], ranks=2)
+    JobFile.create(run.path, {"job_toml": run.job_toml}, 1)
+    assert write_tensorboard(open_run(run.path), tmp_path / "logs") == 6
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_for_logs_that_cannot_be_written(tmp_path, place) -> None:
+    pytest.importorskip("tensorboardX")
+    run = write_run(tmp_path / "run", returns=[1.0])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"rank-0000: cannot be written: "):
+        write_tensorboard(run, tmp_path / place)
+
+
+def test_scores_are_runs_by_games(tmp_path) -> None:
+    runs = []
+    for seed in (2, 1):
+        for game, base in (("Pong", 10.0), ("Breakout", 100.0)):
+            for method in ("push-sum", "none"):
+                # More than are averaged: the first do not count.
+                returns = [-1000.0] * 50 + [base + seed + (method == "none")] * 100
+                out = tmp_path / f"{game}-{seed}-{method}"
+                runs.append(write_run(out, game=f"ALE/{game}-v5", seed=seed, method=method, returns=returns))
+    scores, games = rliable_scores(runs, "training")
+    assert games == ["ALE/Breakout-v5", "ALE/Pong-v5"]
+    assert scores == {
+        "push-sum, 1 rank": [[101.0, 11.0], [102.0, 12.0]],
+        "none, 1 rank": [[102.0, 12.0], [103.0, 13.0]],
+    }
+    with pytest.raises(ResultsError, match=r"none, 1 rank: .*has: ALE/Breakout-v5 1, ALE/Pong-v5 2"):
+        rliable_scores([run for run in runs if run.path.name != "Breakout-1-none"], "training")
+
+
+def test_scores_of_evaluations(tmp_path) -> None:
+    run = write_run(tmp_path / "run", ranks=2, returns=[0.0] * 20)
+    with pytest.raises(ResultsError, match=r"evaluation\.h5: no such evaluation"):
+        rliable_scores([run], "evaluation")
+    episodes = [EvaluatedEpisode(episode=k, episodic_return=float(k), length=3, end="stuck", seed=k) for k in (1, 2, 6)]
+    save_evaluation(run.path / "evaluation.h5", episodes, {})
+    assert rliable_scores([run], "evaluation")[0] == {"push-sum, 2 ranks": [[3.0]]}
+    assert write_rliable([run], tmp_path / "scores.json", "evaluation") == ["CartPole-v1"]
+    assert np.isclose(rliable_scores([run], "training")[0]["push-sum, 2 ranks"][0][0], 0.5)
+
+
+def test_a_run_without_episodes_has_no_score(tmp_path) -> None:
+    with pytest.raises(ResultsError, match="too few episodes have ended"):
+        rliable_scores([write_run(tmp_path / "run")], "training")

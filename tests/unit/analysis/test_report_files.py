@@ -1,0 +1,459 @@
+"""Reports of made-up runs: what belongs together, what is refused, what is written."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from xml.dom import minidom
+
+import h5py
+import numpy as np
+import pytest
+from made_runs import make_run, shrink
+
+pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[report]` brings it")
+pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
+
+from galampi.analysis.ball import Bound
+from galampi.analysis.figures import JobCurve, distances, learning_curves
+from galampi.analysis.figures.drawing import Canvas, Figure
+from galampi.analysis.published import A2C_CURVES
+from galampi.analysis.report import _energy_lines, report
+from galampi.analysis.statistics import Interval
+from galampi.analysis.summary import Energy, RunReport
+from galampi.errors import ResultsError, UserError
+from galampi.results import Position, RankWriter, Restart
+
+HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
+SUMMARY_OF_A_RUN = {
+    "path",
+    "status",
+    "seed",
+    "env_steps",
+    "duration_s",
+    "env_steps_per_s",
+    "num_updates",
+    "num_episodes",
+    "final_return",
+    "messages",
+    "message_age_s",
+    "weight",
+    "distance",
+    "phase_shares",
+    "energy",
+}
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Report three seeds of one job and one run of another."""
+    folder = tmp_path_factory.mktemp("seeds")
+    runs = [make_run(folder / str(seed), settings={"seed": str(seed)}, slope=seed) for seed in (1, 2, 3)]
+    energy = {0: {"package-0": 7.2e6, "package-0/dram": 3.6e6}}
+    runs.append(
+        make_run(folder / "ring", settings={"gossip.topology": "ring"}, num_ranks=3, energy_j=energy, unread="")
+    )
+    text = report(runs, folder / "out")
+    return folder / "out", json.loads((folder / "out" / "summary.json").read_text()), text
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Draw nothing, which takes most of a report's time."""
+    monkeypatch.setattr(Figure, "render", lambda figure: (b"", '<svg viewBox="0 0 1 1"></svg>'))
+
+
+def test_seeds_are_one_job(seeds):
+    _, summary, text = seeds
+    exponential, ring = summary["jobs"]
+    assert exponential["label"] == "made: exponential, 2 ranks"
+    assert ring["label"] == "made: ring, 3 ranks"
+    assert exponential["seeds"] == [1, 2, 3]
+    # Slopes 1, 2 and 3: the last hundred of two ranks' episodes are those of updates 151 to 200.
+    finals = [run["final_return"] for run in exponential["runs"]]
+    np.testing.assert_allclose(finals, [175.5, 351, 526.5], atol=1)
+    final = exponential["final_return"]
+    assert final["iqm"] == pytest.approx(np.mean(finals))
+    assert (final["low"], final["high"]) == pytest.approx((min(finals), max(finals)))
+    assert ring["final_return"]["low"] is None
+    assert "made: exponential, 2 ranks" in text
+    assert max(len(line) for line in text.splitlines()[:-1]) < 110
+
+
+def test_summary_of_a_run(seeds):
+    _, summary, _ = seeds
+    run = summary["jobs"][0]["runs"][0]
+    assert set(run) == SUMMARY_OF_A_RUN
+    assert run["env_steps"] == 2 * 80 * 200
+    assert run["env_steps_per_s"] == pytest.approx(1600)
+    assert run["messages"] == {"sent": 400, "received": 398, "skipped": 0}
+    assert run["message_age_s"]["median"] == pytest.approx(0.1)
+    # Two ranks 0.1 sqrt(2) apart, each half of that from the mean, of a vector of norm sqrt(500).
+    assert run["distance"]["mean"] == pytest.approx(0.1 / np.sqrt(2), rel=0.2)
+    assert run["distance"]["relative_max"] == pytest.approx(run["distance"]["max"] / np.sqrt(500), rel=0.1)
+    assert run["distance"]["bound"]["share_of_moments_within"] == 1
+    assert run["phase_shares"]["env"] == pytest.approx(0.4)
+    assert sum(run["phase_shares"].values()) == pytest.approx(1)
+
+
+def test_energy_is_summed_or_null_with_a_reason(seeds):
+    _, summary, _ = seeds
+    exponential, ring = (job["runs"][0]["energy"] for job in summary["jobs"])
+    assert exponential["kwh"] is None
+    assert exponential["kwh_per_million_env_steps"] is None
+    assert exponential["reason"] == "node-1: RAPL: no zones"
+    assert ring["kwh"] == pytest.approx(3.0)
+    assert ring["reason"] is None
+    assert {source["source"]: source["kwh"] for source in ring["sources"]} == pytest.approx(
+        {"package-0": 2.0, "package-0/dram": 1.0}
+    )
+    assert ring["kwh_per_million_env_steps"] == pytest.approx(3.0 / (3 * 80 * 200 / 1e6))
+
+
+def test_figures_are_in_the_page_and_beside_it(seeds):
+    out, _, _ = seeds
+    page = (out / "index.html").read_text()
+    names = sorted(path.stem for path in (out / "figures").glob("*.svg"))
+    assert names == sorted(path.stem for path in (out / "figures").glob("*.png"))
+    assert set(re.findall(r'<figure id="([^"]*)"', page)) == set(names)
+    assert {"return-steps", "return-time", "job1-distance", "job1-messages", "job2-energy", "job2-pairs"} <= set(names)
+    assert page.count("<figcaption>") == len(names)
+    # Nothing is fetched from anywhere.
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    identifiers = re.findall(r'\bid="([^"]*)"', page)
+    assert len(identifiers) == len(set(identifiers))
+
+
+@pytest.mark.parametrize("method", ["allreduce", "push-sum"])
+def test_distances_are_drawn_against_job_time(tmp_path, method):
+    # 200 updates in 20 s.
+    run = RunReport(make_run(tmp_path, settings={"gossip.method": method}))
+    for figure in distances("job1", run.distance, run.bound):
+        axes = Canvas().add_subplot()
+        figure.draw(axes)
+        assert axes.get_xlabel() == "job time (s)"
+        assert axes.lines[0].get_xdata()[-1] == pytest.approx(20)
+
+
+def test_ranks_that_are_alike_have_a_linear_axis(tmp_path):
+    out = make_run(tmp_path, settings={"gossip.method": "allreduce"}, spread=0.0)
+    report([out])
+    run = RunReport(out)
+    assert not run.distance.to_mean.any()
+    figure = next(iter(distances("job1", run.distance, run.bound)))
+    assert "All distances are exactly 0, so the axis is linear." in figure.caption
+    axes = Canvas().add_subplot()
+    figure.draw(axes)
+    assert axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("has_estimates", [False, True])
+def test_norms_are_called_estimated_where_they_are(tmp_path, has_estimates):
+    bound = Bound(np.arange(2), np.ones(2), np.ones(2), 1.0, 0.5, has_estimates)
+    run = RunReport(make_run(tmp_path))
+    caption = next(iter(distances("job1", run.distance, bound))).caption
+    assert ("it is estimated" in caption) == has_estimates
+
+
+def energy_of(out):
+    """Report a run, and return what its summary says of energy."""
+    report([out])
+    return json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["energy"]
+
+
+@pytest.mark.parametrize("host", ["node-1", "node-2"])
+def test_nodes_and_restarts_are_added_up(no_pictures, tmp_path, host):
+    energy = {0: {"package-0": 3.6e6}, 1: {"package-0": 7.2e6}}
+    out = make_run(tmp_path / "run", energy_j=energy, unread="GPU-1: Not Supported", sketches=False)
+    found = energy_of(out)
+    assert found["kwh"] == pytest.approx(3.0)
+    assert found["reason"] == "node-1: GPU-1: Not Supported; node-1: GPU-1: Not Supported"
+    # Killed ten seconds after a checkpoint. The first reading after the restart is greater than the last before it.
+    with RankWriter(
+        out / "rank-0000.h5",
+        rank=0,
+        attributes={"hostname": host, "energy_unread": ""},
+        resume_at=Position(100, 100, 0),
+        restart=Restart(update=100, time_s=10.0, reason="test", weights_restarted=True),
+    ) as writer:
+        writer.write_energy(10.0, host, {"package-0": 0.0})
+        writer.write_energy(15.0, host, {"package-0": 10.8e6})
+    found = energy_of(out)
+    assert found["kwh"] == pytest.approx(1 + 3 + 2)
+    assert found["covered_s"] == 15
+    kwh = [(source["host"], source["kwh"]) for source in found["sources"]]
+    of_first = [("node-1", 4.0)] if host == "node-1" else [("node-1", 1.0), ("node-2", 3.0)]
+    assert kwh == [*of_first, ("node-1", 2.0)]
+    # Job time went back to the checkpoint; what was used after it was used by then.
+    energy = RunReport(out).energy
+    times = [time_s.tolist() for _, _, time_s, _ in energy.series]
+    of_first = [[0, 10, 10, 10, 15]] if host == "node-1" else [[0, 10, 10], [10, 15]]
+    assert times == [*of_first, [0, 10, 20]]
+    for label, time_s, drawn in _energy_lines(energy):
+        assert (np.diff(time_s) > 0).all(), label
+        assert (np.diff(drawn) >= 0).all(), label
+
+
+def test_a_source_that_is_lost_on_the_way_does_not_shorten_the_others(no_pictures, tmp_path):
+    energy = {0: {"package-0": 7.2e6, "package-0/dram": 3.6e6}}
+    found = energy_of(make_run(tmp_path / "run", energy_j=energy, unread="", lost_after={"package-0/dram": 100}))
+    assert found["covered_s"] == 20
+    assert found["kwh"] == pytest.approx(2.5)
+    assert found["kwh_per_million_env_steps"] == pytest.approx(2.5 / (2 * 80 * 200 / 1e6))
+    assert found["reason"] == "node-1: package-0/dram: no reading after 10 s"
+
+
+def test_a_source_of_an_earlier_start_is_not_missed(no_pictures, tmp_path):
+    out = make_run(tmp_path / "run", energy_j={0: {"GPU-a": 3.6e6}}, unread="", sketches=False)
+    with RankWriter(
+        out / "rank-0000.h5",
+        rank=0,
+        resume_at=Position(200, 200, 0),
+        restart=Restart(update=200, time_s=20.0, reason="test", weights_restarted=False),
+    ) as writer:
+        for time_s, joules in ((20.0, 0.0), (25.0, 3.6e6)):
+            writer.write_energy(time_s, "node-1", {"GPU-b": joules})
+    found = energy_of(out)
+    assert (found["kwh"], found["covered_s"], found["reason"]) == (pytest.approx(2.0), 25, None)
+
+
+def test_a_run_whose_first_reading_is_still_to_come(no_pictures, tmp_path):
+    found = energy_of(make_run(tmp_path / "run", num_updates=30, unread=""))
+    assert (found["kwh"], found["covered_s"], found["reason"]) == (None, None, "node-1: no reading yet")
+
+
+def test_ranks_that_have_left_count_in_all_sums(no_pictures, tmp_path):
+    energy = {0: {"package-0": 3.6e6}, 2: {"package-0": 7.2e6}}
+    out = make_run(tmp_path / "run", num_ranks=4, num_updates=100, energy_j=energy, unread="")
+    before = RunReport(out).summary()
+    shrink(out, 2)
+    report([out])
+    job = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]
+    (after,) = job["runs"]
+    assert job["num_ranks"] == 2
+    for key in ("env_steps", "env_steps_per_s", "num_updates", "num_episodes", "final_return", "messages", "energy"):
+        assert after[key] == before[key]
+    assert after["env_steps"] == 4 * 80 * 100
+    assert after["energy"]["kwh"] == pytest.approx(3.0)
+    assert RunReport(out).distance.to_mean.shape == (10, 2)
+    assert "there were 2 more" in (out / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "labels"),
+    [
+        (2, ["n0 package-0", "n0 package-1", "n1 package-0", "n1 package-1"]),
+        (5, ["n0", "n1", "n2", "n3", "n4"]),
+        (9, ["9 nodes"]),
+    ],
+)
+def test_energy_of_many_nodes_is_drawn_in_few_lines(num_nodes, labels):
+    at_s = np.array([30.0, 60.0])
+    series = [
+        (f"n{node}", f"package-{package}", at_s + node, np.array([1.0, 2.0]) * (at_s + node) / at_s)
+        for node in range(num_nodes)
+        for package in range(2)
+    ]
+    lines = _energy_lines(Energy(series, []))
+    assert [label for label, _, _ in lines] == labels
+    assert sum(kwh[0] for _, _, kwh in lines) == pytest.approx(2 * num_nodes, rel=0.2)
+
+
+def test_hostile_names_are_shown_as_text(tmp_path):
+    settings = {"name": HOSTILE.replace("/", "|")}
+    out = make_run(
+        tmp_path / "run",
+        settings=settings,
+        hostname=HOSTILE,
+        attributes={"device": HOSTILE},
+        status=HOSTILE,
+        num_updates=100,
+        energy_j={0: {HOSTILE: 3.6e6, "package-0": 3.6e6}},
+    )
+    other = make_run(tmp_path / "other", settings={**settings, "seed": "2"}, num_ranks=3, num_updates=40)
+    text = report([out, other], tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "<script" not in page
+    for character in "\x1b\x07\u202e":
+        assert character not in page
+        assert character not in text
+    assert r"\x1b[31mred\x07 \u202eleft" in page
+    assert "&lt;script&gt;" in page
+    for path in (tmp_path / "report" / "figures").glob("*.svg"):
+        # Labels are written into them as comments.
+        minidom.parse(str(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("environment.frame_skip", "2", "environment.frame_skip is 4 in"),
+        ("environment.repeat_action_probability", "0.25", "environment.repeat_action_probability is 0.0 in"),
+        ("environment.id", "Acrobot-v1", "environment.id is CartPole-v1 in"),
+    ],
+)
+def test_other_environments_and_units_are_refused(no_pictures, tmp_path, key, value, line):
+    one = make_run(tmp_path / "one", num_updates=30)
+    two = make_run(tmp_path / "two", num_updates=30, settings={key: value})
+    with pytest.raises(UserError, match=re.escape(line)) as raised:
+        report([one, two], tmp_path / "out")
+    assert "--mixed" in str(raised.value)
+    assert not (tmp_path / "out").exists()
+    report([one, two], tmp_path / "out", mixed=True)
+    assert (tmp_path / "out" / "index.html").exists()
+
+
+def test_number_of_simulators_may_differ(no_pictures, tmp_path):
+    one = make_run(tmp_path / "one", num_updates=30)
+    two = make_run(tmp_path / "two", num_updates=30, settings={"environment.num_envs": "8"})
+    report([one, two], tmp_path / "out")
+    labels = [job["label"] for job in json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"]]
+    assert labels == ["made: num_envs 16", "made: num_envs 8"]
+
+
+def test_a_script_the_font_lacks(tmp_path):
+    jobs = [{"name": "\u65e5\u672c"}, {"name": "\u0639"}]
+    runs = [make_run(tmp_path / str(i), num_updates=30, settings=job) for i, job in enumerate(jobs)]
+    report(runs, tmp_path / "out")
+    assert "\u65e5\u672c" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["none", "allreduce"])
+def test_no_figures_of_messages_where_there_are_none(no_pictures, tmp_path, method):
+    out = make_run(tmp_path / "run", num_updates=30, settings={"gossip.method": method})
+    report([out])
+    names = {path.stem for path in (out / "report" / "figures").iterdir()}
+    assert "job1-distance" in names
+    assert not names & {"job1-weights", "job1-message-age", "job1-messages"}
+
+
+def test_a_run_given_twice_counts_once(no_pictures, tmp_path):
+    out = make_run(tmp_path / "run", num_updates=30)
+    report([out, out / ".." / "run"], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"][0]["seeds"] == [1]
+
+
+def test_published_curve_of_the_game(no_pictures, tmp_path):
+    game = {"environment.id": "ALE/Pong-v5"}
+    short = make_run(tmp_path / "short", settings=game, num_updates=40)
+    report([short])
+    assert "begins at 1,000,000 env steps" in (short / "report" / "index.html").read_text()
+    assert "Dashed, published" not in (short / "report" / "index.html").read_text()
+    # One rank whose count of env steps passes two millions.
+    long = make_run(tmp_path / "long", settings=game, num_ranks=1, num_updates=40)
+    with h5py.File(long / "rank-0000.h5", "r+") as file:
+        file["updates/env_steps"][:] = np.linspace(5e4, 2.5e6, 40)
+    report([long])
+    page = (long / "report" / "index.html").read_text()
+    assert "Dashed, published: OpenAI baselines A2C" in page
+    assert json.loads((long / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["distance"]["max"] is None
+    # The longest of the runs decides, whichever comes first.
+    for runs in ([short, long], [long, short]):
+        report(runs, tmp_path / "both")
+        assert "Dashed, published" in (tmp_path / "both" / "index.html").read_text()
+    other = make_run(tmp_path / "other", settings={**game, "environment.frame_skip": "2"}, num_updates=40)
+    report([long, other], tmp_path / "mixed", mixed=True)
+    assert "Dashed, published" not in (tmp_path / "mixed" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("end", [2.5e6, 10e6, 25e6])
+def test_a_published_curve_is_drawn_as_far_as_it_goes(end):
+    published = A2C_CURVES["ALE/Pong-v5"]
+    at = np.linspace(0, end, 10)
+    curve = JobCurve("made", at, Interval(at, at, at), 2, None)
+    axes = Canvas().add_subplot()
+    learning_curves([curve], along="env_steps", published=published, name="x", note="").draw(axes)
+    x, y = axes.lines[0].get_xdata(), axes.lines[0].get_ydata()
+    assert x[0] == 1
+    assert x[-1] == pytest.approx(min(end, 10e6) / 1e6)
+    assert y[-1] == pytest.approx(np.interp(end, published.env_steps, published.returns))
+
+
+def test_a_run_of_an_older_galampi(tmp_path):
+    out = make_run(tmp_path / "run", num_updates=40)
+    for path in out.glob("rank-*.h5"):
+        with h5py.File(path, "r+") as file:
+            del file["updates/step_norm"], file["edges"], file["energy"], file.attrs["energy_unread"]
+    report([out])
+    run = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]
+    assert run["distance"]["bound"] is None
+    assert "did not record" in run["distance"]["reason"]
+    assert run["energy"]["reason"] == "the run is of a galampi that did not record energy"
+    page = (out / "report" / "index.html").read_text()
+    assert "No bound is drawn: rank-0000.h5 has no step_norm" in page
+    assert "do not count by edge" in page
+
+
+def test_a_run_without_sketches_episodes_or_a_rank(tmp_path):
+    out = make_run(tmp_path / "run", num_updates=4, sketches=False)
+    (out / "rank-0001.h5").unlink()
+    report([out])
+    job = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]
+    assert job["final_return"]["iqm"] is None
+    assert "holds no sketches" in job["runs"][0]["distance"]["reason"]
+
+
+def damaged(run, kind):
+    path = run / "rank-0001.h5"
+    size = path.stat().st_size
+    match kind:
+        case "half":
+            path.write_bytes(path.read_bytes()[: size // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "foreign":
+            with h5py.File(path, "w") as file:
+                file["x"] = 1
+        case "text":
+            path.write_text("hello")
+        case "newer":
+            with h5py.File(path, "r+") as file:
+                file.attrs["schema_version"] = 99
+        case "garbage":
+            path.write_bytes(path.read_bytes()[:100] + bytes(size - 100))
+        case "job":
+            (run / "job.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+        case "no job":
+            (run / "job.h5").unlink()
+        case "nothing":
+            shutil.rmtree(run)
+        case "no rows":
+            for each in run.glob("rank-*.h5"):
+                each.unlink()
+
+
+@pytest.mark.parametrize(
+    "kind", ["half", "empty", "foreign", "text", "newer", "garbage", "job", "no job", "nothing", "no rows"]
+)
+def test_damaged_files_are_told_in_one_line(tmp_path, kind):
+    run = make_run(tmp_path / "run", num_updates=300)
+    damaged(run, kind)
+    with pytest.raises(ResultsError) as raised:
+        report([run], tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    assert str(run) in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_that_cannot_be_written(tmp_path):
+    run = make_run(tmp_path / "run", num_updates=20)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot be written"):
+        report([run], tmp_path / "file")
+
+
+def keys(value, prefix=""):
+    """List the keys of a summary, those inside of lists once."""
+    if isinstance(value, list):
+        return set().union(*(keys(each, prefix) for each in value)) if value else set()
+    if not isinstance(value, dict):
+        return set()
+    return {prefix + key for key in value}.union(*(keys(each, f"{prefix}{key}.") for key, each in value.items()))
+
+
+def test_every_key_of_the_summary_is_documented(seeds):
+    _, summary, _ = seeds
+    text = (Path(__file__).parents[3] / "docs" / "report.md").read_text().split("### summary.json")[1]
+    found = {key.rsplit(".", 1)[-1] for key in keys(summary) if not key.startswith("environment.")}
+    words = set(re.findall(r"`\.?(?:runs\.)?(\w+)`", text.split("## `python")[0]))
+    assert found <= words, f"docs/report.md lacks {found - words}"

@@ -1,0 +1,265 @@
+"""Episodes of a stored policy: against the bare emulator, and every way they end."""
+
+import ale_py
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+from ale_py import roms
+
+from galampi.errors import UserError
+from galampi.learning import Simulators
+from galampi.policies import evaluation
+from galampi.policies.evaluation import evaluate, summary
+from galampi.policies.stored import find_policy
+from galampi.results.evaluation import load_evaluation
+
+NOOP, FIRE = 0, 1
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Note what the simulators were told and answered: actions, and life_lost, of every step."""
+    steps = []
+    step = Simulators.step
+
+    def noting(self, actions):
+        answer = step(self, actions)
+        if self.single_observation_space.shape != (1, 210, 160, 3):
+            steps.append((actions.copy(), answer.life_lost.copy()))
+        return answer
+
+    monkeypatch.setattr(Simulators, "step", noting)
+    return steps
+
+
+@pytest.fixture
+def first_frames(monkeypatch):
+    """Note how many frames of each game had passed when it was handed over: FIRE and no-ops."""
+    frames = []
+    reset = Simulators._lives_of
+
+    def noting(self, info):
+        if not frames and self.is_atari:
+            frames.extend(info["episode_frame_number"].tolist())
+        return reset(self, info)
+
+    monkeypatch.setattr(Simulators, "_lives_of", noting)
+    return frames
+
+
+def bare_game_return(game, num_frames, actions) -> float:
+    """Score and game over of the emulator itself, after the same actions."""
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.loadROM(roms.get_rom_path(game))
+    buttons = ale.getMinimalActionSet()
+    ale.reset_game()
+    ale.act(ale_py.Action.FIRE)
+    while ale.getEpisodeFrameNumber() < num_frames:
+        ale.act(ale_py.Action.NOOP)
+    score = 0
+    for action in actions:
+        assert not ale.game_over()
+        for _ in range(4):
+            score += ale.act(buttons[action])
+            if ale.game_over():
+                break
+    assert ale.game_over()
+    return score
+
+
+@pytest.mark.parametrize("game", ["space_invaders", "breakout"])
+def test_the_recorded_return_is_the_emulators_own(store, taken, first_frames, tmp_path, game) -> None:
+    out = store("ALE/" + "".join(word.capitalize() for word in game.split("_")) + "-v5")
+    episodes = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=2, greedy=False)
+    assert len(set(first_frames)) == 2
+    for i, episode in enumerate(episodes):
+        actions = [actions[i] for actions, _ in taken[: episode.length]]
+        assert bare_game_return(game, first_frames[i], actions) == episode.episodic_return
+        assert episode.end == "terminated"
+    # More than a clipped reward would give, and over all lives.
+    if game == "space_invaders":
+        assert episodes[0].episodic_return >= 30
+
+
+def test_fire_is_pressed_after_a_lost_life_and_the_game_goes_on(store, constant_policy, taken, tmp_path) -> None:
+    out = store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP))
+    (episode,) = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=1)
+    assert episode.end == "terminated"
+    lost = [bool(life_lost[0]) for _, life_lost in taken]
+    assert sum(lost) == 4
+    assert [int(actions[0]) for actions, _ in taken] == [FIRE if before else NOOP for before in [False, *lost[:-1]]]
+
+
+def test_a_stuck_game_ends_and_is_reported(store, constant_policy, taken, tmp_path, monkeypatch) -> None:
+    """Without FIRE Breakout waits for ever after the first lost life."""
+    monkeypatch.setattr(evaluation, "_fire", lambda simulators: None)
+    stored = find_policy(store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP)))
+    episodes = evaluate(stored, tmp_path / "e.h5", num_episodes=2, stuck_after=150)
+    for i, episode in enumerate(episodes):
+        first_loss = next(t for t, (_, life_lost) in enumerate(taken) if life_lost[i]) + 1
+        assert (episode.end, episode.length) == ("stuck", first_loss + 150)
+    assert "stuck     2 of 2 episodes" in summary(stored, episodes)
+
+
+def test_a_game_that_is_cut_is_truncated(store, tmp_path) -> None:
+    out = store("ALE/Pong-v5", settings={"environment.max_episode_frames": "200"})
+    (episode,) = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=1)
+    assert episode.end == "truncated"
+    assert episode.length <= 50
+
+
+def test_continuous_actions_are_the_means(store, tmp_path) -> None:
+    """Pendulum played by hand with the network's mean, clipped to the bounds."""
+    stored = find_policy(store("Pendulum-v1"))
+    (episode,) = evaluate(stored, tmp_path / "e.h5", num_episodes=1, seed=4)
+    env = gym.make("Pendulum-v1")
+    weights = np.split(stored.z, np.cumsum([64 * 3, 64, 64 * 64, 64, 64, 1]))[:6]
+    first, first_bias, second, second_bias, head, head_bias = weights
+    observation, _ = env.reset(seed=episode.seed)
+    total, end = 0.0, False
+    while not end:
+        hidden = np.tanh(first.reshape(64, 3) @ observation + first_bias)
+        hidden = np.tanh(second.reshape(64, 64) @ hidden + second_bias)
+        observation, reward, _, end, _ = env.step(np.clip(head @ hidden + head_bias, -2, 2).astype(np.float32))
+        total += reward
+    assert episode.length == 200
+    assert episode.end == "truncated"
+    assert episode.episodic_return == pytest.approx(total, rel=1e-3)
+
+
+def test_the_same_seed_plays_the_same_episodes(store, tmp_path) -> None:
+    stored = find_policy(store("CartPole-v1"))
+    games = [evaluate(stored, tmp_path / "e.h5", num_episodes=3, greedy=False, seed=seed) for seed in (5, 5, 6)]
+    assert games[0] == games[1]
+    assert games[0] != games[2]
+
+
+def test_more_episodes_than_simulators_have_seeds_of_their_own(store, tmp_path) -> None:
+    reported = []
+    stored = find_policy(store("CartPole-v1"))
+    episodes = evaluate(stored, tmp_path / "e.h5", num_episodes=37, report=reported.append)
+    assert [e.episode for e in episodes] == list(range(1, 38))
+    assert np.diff([e.seed for e in episodes]).tolist() == [1] * 36
+    assert sorted(reported, key=lambda e: e.episode) == episodes
+    # Nor does a later round repeat the games of the first.
+    assert [e.length for e in episodes[:16]] != [e.length for e in episodes[16:32]]
+
+
+def test_the_file_is_plain_and_says_what_it_is(store, tmp_path) -> None:
+    path = tmp_path / "e.h5"
+    episodes = evaluate(find_policy(store("CartPole-v1", weights=(1.0, 1.0))), path, num_episodes=3)
+    read = load_evaluation(path)
+    assert read.episodes["return"].tolist() == [e.episodic_return for e in episodes]
+    assert read.episodes["end"].tolist() == ["terminated"] * 3
+    assert read.attributes["policy"] == "mean"
+    assert read.attributes["updates"] == [70, 71]
+    assert read.attributes["actions"] == "greedy"
+    assert read.attributes["environment_id"] == "CartPole-v1"
+    with h5py.File(path) as file:
+        assert file.attrs["schema_version"] == 1
+        table = file["episodes"]
+        assert {name: table[name].attrs["units"] for name in table} == {
+            "num_rows": "1",
+            "episode": "1",
+            "return": "1",
+            "length": "env step",
+            "end": "1",
+            "seed": "1",
+        }
+        assert table["return"].dims[0].keys() == ["episode"]
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    dataset = xarray.open_dataset(path, group="episodes", engine="h5netcdf")
+    assert dataset["return"].dims == ("episode",)
+    assert dataset["end"].values.tolist() == ["terminated"] * 3
+    dataset.close()
+
+
+def test_nothing_is_played_for_a_file_that_cannot_be_written(store, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "make_simulators", None)
+    stored = find_policy(store("CartPole-v1"))
+    with pytest.raises(UserError, match=r"nowhere is no folder to write to"):
+        evaluate(stored, tmp_path / "nowhere/e.h5")
+    with pytest.raises(UserError, match=r"job\.h5 is no folder to write to"):
+        evaluate(stored, tmp_path / "run/job.h5/e.h5")
+    for film in (None, tmp_path):
+        with pytest.raises(UserError, match=r"cannot be written: it is a folder"):
+            evaluate(stored, tmp_path / "e.h5" if film else tmp_path, video=film)
+
+
+def test_parameters_of_another_network(store, tmp_path) -> None:
+    out = store("CartPole-v1", z=np.zeros(7, np.float32))
+    with pytest.raises(UserError, match=r"holds 7 parameters; this job's network has"):
+        evaluate(find_policy(out), tmp_path / "e.h5")
+
+
+def test_the_film_shows_every_step_of_the_first_episode(store, tmp_path) -> None:
+    av = pytest.importorskip("av")
+    stored = find_policy(store("ALE/Breakout-v5", settings={"environment.repeat_action_probability": "0.25"}))
+    film = tmp_path / "film.mp4"
+    episodes = evaluate(stored, tmp_path / "e.h5", num_episodes=2, greedy=False, video=film, stuck_after=150)
+    # Rewards are what tells a film of another game.
+    assert episodes[0].episodic_return > 0
+    with av.open(str(film)) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == 15
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert len(pictures) == episodes[0].length + 1
+    assert pictures[0].shape == (420, 320, 3)
+    # The bricks' rows are of six colours, from red to blue.
+    red, blue = pictures[0][118, 160].astype(int), pictures[0][182, 160].astype(int)
+    assert red[0] > red[2] + 50
+    assert blue[2] > blue[0] + 50
+
+
+class OwnRandomness(gym.Env):
+    """An environment that is no function of seed and actions: its rewards, or its ends, are its own."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    rng = np.random.default_rng(0)
+    random = "rewards"
+    num_steps = 0
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        OwnRandomness.num_steps += 1
+        if self.random == "ends":
+            return np.zeros(2, np.float32), 1.0, OwnRandomness.num_steps == 20, False, {}
+        return np.zeros(2, np.float32), float(self.rng.random()), self.steps == 20, False, {}
+
+    def render(self):
+        return np.zeros((31, 33, 3), np.uint8)
+
+
+def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("av")
+    gym.register("OwnRandomness-v0", OwnRandomness)
+    try:
+        stored = find_policy(store("OwnRandomness-v0"))
+        with pytest.raises(UserError, match="environments with randomness of their own cannot be filmed"):
+            evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
+        for name in ("film.foo", "film.webm", "film"):
+            with pytest.raises(UserError, match=rf"{name}; its name must end in"):
+                evaluate(stored, tmp_path / "e.h5", video=tmp_path / name)
+            assert not (tmp_path / name).exists()
+        # Two take steps in turns, and the twentieth is the film's.
+        monkeypatch.setattr(OwnRandomness, "random", "ends")
+        monkeypatch.setattr(OwnRandomness, "num_steps", 0)
+        with pytest.raises(UserError, match=r"had terminated True, the first False"):
+            evaluate(stored, tmp_path / "e.h5", num_episodes=1, video=tmp_path / "film.mp4")
+        OwnRandomness.metadata["render_modes"] = []
+        with pytest.raises(UserError, match=r"OwnRandomness-v0 draws no pictures"):
+            evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
+    finally:
+        del gym.registry["OwnRandomness-v0"]

@@ -1,0 +1,116 @@
+"""The exported policy gives, without galampi, what galampi's own network gives."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from galampi.errors import UserError
+from galampi.learning import make_simulators
+from galampi.policies.evaluation import make_learner
+from galampi.policies.export import export_onnx, export_policy
+from galampi.policies.stored import find_policy
+
+DOCUMENTED = Path(__file__).parents[3] / "docs/evaluation.md"
+JOBS = {
+    "cnn": ("ALE/Pong-v5", {}),
+    "cnn-small": ("ALE/Breakout-v5", {"network.kind": "cnn-small"}),
+    "mlp": ("CartPole-v1", {}),
+    "continuous": ("Pendulum-v1", {"network.hidden_sizes": "[16, 8, 8]"}),
+    "linear": ("CartPole-v1", {"network.hidden_sizes": "[]"}),
+}
+
+
+@pytest.fixture(params=JOBS)
+def played(request, store):
+    """Return a stored policy, observations, and what galampi's network makes of them."""
+    environment_id, settings = JOBS[request.param]
+    stored = find_policy(store(environment_id, settings=settings))
+    environment = stored.job.environment.model_copy(update={"num_envs": 3})
+    simulators = make_simulators(environment, seed=1, num_threads=1, life_ends_return=False)
+    learner = make_learner(stored, simulators, 0)
+    observations = simulators.reset()
+    for _ in range(20):
+        policy = learner.policy
+        activations = policy.new_activations(3)
+        policy.encode(observations, activations[0])
+        outputs, values = policy.forward(activations)
+        seen = observations.copy()
+        observations = simulators.step(policy.sample(outputs, learner.generator)).observations
+    simulators.close()
+    return stored, seen, outputs.numpy(), values.numpy()
+
+
+def test_the_documented_lines_rebuild_the_policy(played, tmp_path) -> None:
+    pytest.importorskip("safetensors")
+    stored, observations, outputs, values = played
+    export_policy(stored, tmp_path / "policy.safetensors")
+    np.save(tmp_path / "observations.npy", observations)
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", DOCUMENTED.read_text(), re.S) if "act(" in block]
+    program = f"""
+{lines}
+import sys
+import numpy
+with torch.no_grad():
+    outputs, values = act(numpy.load("observations.npy"))
+numpy.savez("answer.npz", outputs=outputs.numpy(), values=values.numpy())
+assert "galampi" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    with np.load(tmp_path / "answer.npz") as answer:
+        np.testing.assert_allclose(answer["outputs"], outputs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(answer["values"][:, 0], values, rtol=1e-4, atol=1e-5)
+    # Rows differ, so the test would see rows or pixels that are mixed up.
+    assert np.ptp(outputs, axis=0).max() > 1e-3
+
+
+def test_the_onnx_graph_computes_the_same(played, tmp_path) -> None:
+    reference = pytest.importorskip("onnx.reference")
+    pytest.importorskip("onnxscript")
+    import onnx
+
+    stored, observations, outputs, values = played
+    export_onnx(stored, tmp_path / "policy.onnx")
+    model = onnx.load(tmp_path / "policy.onnx")
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "rows"
+    about = json.loads({entry.key: entry.value for entry in model.metadata_props}["galampi"])
+    inputs = observations[:3].astype(np.float32) * np.float32(about["input_scale"])
+    found = reference.ReferenceEvaluator(model).run(["outputs", "value"], {"observations": inputs})
+    np.testing.assert_allclose(found[0], outputs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[1][:, 0], values, rtol=1e-4, atol=1e-5)
+
+
+def test_the_metadata_say_how_to_act(store, tmp_path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    stored = find_policy(store("Pendulum-v1"))
+    export_policy(stored, tmp_path / "p.safetensors")
+    with safetensors.safe_open(tmp_path / "p.safetensors", "np") as file:
+        about = json.loads(file.metadata()["galampi"])
+        log_std = file.get_tensor("log_std")
+    assert log_std.tolist() == stored.z[-1:].tolist()
+    assert (about["actions"], about["low"], about["high"]) == ("gaussian", [-2.0], [2.0])
+    assert about["environment"]["id"] == "Pendulum-v1"
+    assert (about["policy"], about["env_steps"]) == ("mean", 1000)
+
+
+@pytest.mark.parametrize("place", ["nowhere/policy", "."])
+def test_a_place_that_cannot_be_written(store, tmp_path, place) -> None:
+    pytest.importorskip("safetensors")
+    pytest.importorskip("onnxscript")
+    stored = find_policy(store("CartPole-v1"))
+    for export in (export_policy, export_onnx):
+        with pytest.raises(UserError, match=r"cannot be written: ") as raised:
+            export(stored, tmp_path / place)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_missing_package_is_named(store, tmp_path, monkeypatch) -> None:
+    stored = find_policy(store("CartPole-v1"))
+    for module, export in (("safetensors.torch", export_policy), ("onnxscript", export_onnx)):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(UserError, match=r"needs (safetensors|onnxscript): pip install 'galampi\[export\]'"):
+            export(stored, tmp_path / "file")
