@@ -6,7 +6,6 @@ import torch
 
 from galampi.learning.optimizer import RMSprop
 
-
 EPS = float(np.finfo(np.float32).eps)
 
 
