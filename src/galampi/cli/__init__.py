@@ -18,7 +18,10 @@ from galampi.cli.settings import Parser
 from galampi.cli.train import add_train
 from galampi.errors import UserError
 
-_EXIT_CODES = "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved"
+_EXIT_CODES = (
+    "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved; "
+    "4 ended without some ranks, saved"
+)
 
 
 def run(argv: Sequence[str]) -> int:
