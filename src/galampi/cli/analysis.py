@@ -46,7 +46,7 @@ def add_watch(parser: Parser) -> None:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from galampi.analysis.watch import watch
+    from galampi.analysis.watch.command import watch
 
     watch(arguments.folder)
     return 0
