@@ -177,7 +177,7 @@ def refuse_silence(topology: Topology, weight_floor: float, *, all_peers: bool) 
     num_messages = len(topology.hops) if all_peers else min(1, len(topology.hops))
     if num_messages and 1 / (num_messages + 1) < weight_floor:
         raise UserError(
-            f"gossip.weight_floor is {weight_floor:g}; must be at most 1/{num_messages + 1}, or no rank would ever "
-            f"send: with {num_messages} message{'s' * (num_messages > 1)} an update a rank keeps that part of its weight"
-            + (", so lower it, or use peers 'rotate'" if num_messages > 1 else "")
+            f"gossip.weight_floor is {weight_floor:g}; must be at most 1/{num_messages + 1}: with {num_messages} "
+            f"message{'s' * (num_messages > 1)} an update a rank keeps that part of its weight, so none would ever send"
+            + ("; lower it, or use peers 'rotate'" if num_messages > 1 else "")
         )

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from limits import DEADLOCK_S
 
 SLURM = Path(__file__).parents[3] / "slurm"
 TRAIN = "python -m galampi train"
@@ -57,7 +58,7 @@ class Stage:
         }
         script = SLURM / f"{name}.sbatch"
         return subprocess.run(
-            ["bash", script, *arguments], cwd=self.folder, env=environment, timeout=60, check=False
+            ["bash", script, *arguments], cwd=self.folder, env=environment, timeout=DEADLOCK_S, check=False
         ).returncode
 
 
