@@ -13,7 +13,7 @@ from limits import DEADLOCK_S
 
 from galampi.analysis.summary import RunReport
 from galampi.job import dump_job, parse_job
-from galampi.results import JobFile, RankWriter, load_checkpoint, open_run
+from galampi.results import JobFile, RankWriter, UpdateRow, load_checkpoint, open_run
 from galampi.results.schema import UPDATES
 
 pytestmark = pytest.mark.one_mpi
@@ -183,7 +183,7 @@ def test_commands_of_a_login_node_load_neither_torch_nor_mpi(arguments, may_load
     JobFile.set_status(tmp_path, "finished")
     with RankWriter(tmp_path / "rank-0000.h5", rank=0) as writer:
         for update in range(1, 30):
-            writer.write_update(**{column.name: update for column in UPDATES})
+            writer.write_update(UpdateRow(**{column.name: update for column in UPDATES}))
             writer.write_episode(episodic_return=1.0, length=9, env_steps=update, time_s=float(update), simulator=0)
     command = [str(tmp_path) if word == "RUN" else word for word in arguments]
     code = (

@@ -10,7 +10,6 @@ import argparse
 import difflib
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +18,10 @@ from galampi.errors import UserError
 from galampi.job import Job, allowed, fields, load_job, parse_job
 from galampi.ranks.importing import heavy_imports
 
-_EXIT_CODES = "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved"
+_EXIT_CODES = (
+    "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved; "
+    "4 ended without some ranks, saved"
+)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -82,7 +84,25 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
     parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; must be empty or new")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out; its own job unless one is given"
+        "--resume",
+        action="store_const",
+        const="yes",
+        default="no",
+        help="go on with the run in --out; its own job unless one is given",
+    )
+    parser.add_argument(
+        "--resume=auto",
+        action="store_const",
+        const="auto",
+        dest="resume",
+        help="go on with the run in --out if there is one, else start it: one line for every stretch of a job",
+    )
+    parser.add_argument(
+        "--resume=anew",
+        action="store_const",
+        const="anew",
+        dest="resume",
+        help="begin the run in --out anew; its old files are kept in a folder beside the new ones",
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
     _add_settings(parser)
@@ -110,12 +130,15 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, str]:
 
 def _train(arguments: argparse.Namespace) -> int:
     overrides = _overrides(arguments)
-    if arguments.resume and arguments.out is None:
+    out = arguments.out.absolute() if arguments.out is not None else None
+    if arguments.resume != "no" and out is None:
         raise UserError("--resume needs --out, the folder of the run to go on with")
-    if arguments.job is None and arguments.resume:
+    has_run = out is not None and (out / "job.h5").exists()
+    if arguments.job is None and (arguments.resume == "yes" or (arguments.resume != "no" and has_run)):
         from galampi.results import open_run
 
-        job = parse_job(open_run(arguments.out).job_toml, f"{arguments.out}/job.h5", overrides)
+        assert out is not None
+        job = parse_job(open_run(out).job_toml, f"{out}/job.h5", overrides)
     else:
         job = load_job(arguments.job, overrides)
 
@@ -129,10 +152,7 @@ def _train(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=level, format=f"[rank {comm.rank} of {comm.size}] %(message)s", stream=sys.stderr, force=True
     )
-    # The first rank's clock names the folder for all.
-    default = Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    out = comm.bcast(arguments.out or default)
-    outcome = train(job, out, resume=arguments.resume, argv=sys.argv, comm=comm, quiet=arguments.quiet)
+    out, outcome = train(job, out, resume=arguments.resume, argv=sys.argv, comm=comm, quiet=arguments.quiet)
     if comm.rank == 0 and not arguments.quiet:
         if outcome is None:
             print(f"{out}: finished already; raise --total_env_steps to train further")
@@ -146,6 +166,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 f"  mean return       {outcome.mean_return:.2f} (last 100 episodes, raw score of full games)\n"
                 f"  gossip messages   {outcome.messages:,}\n"
                 f"  push-sum weights  {low:.3f} to {high:.3f}, sum {total:.9g} of {comm.size}\n"
+                f"  effective step    {outcome.effective_step:.3f} of the learning rate\n"
                 f"  distance          {outcome.distance:.3g} (farthest rank to the mean; "
                 f"{outcome.relative_distance:.2%} of the parameters' norm)",
                 flush=True,

@@ -6,6 +6,7 @@ commit: a reader never looks past it, so a process killed between the two leaves
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from galampi.results.schema import (
     UPDATES,
     Column,
     TableSchema,
+    UpdateRow,
     rank_file_name,
 )
 from galampi.results.sketch import Sketch
@@ -70,7 +72,7 @@ class JobFile:
 
         Args:
             out: Directory of the run.
-            status: `running`, `finished`, `stopped` or `failed`.
+            status: `running`, `finished`, `stopped`, `partial` (ended without some ranks) or `failed`.
             attributes: Further root attributes.
 
         Raises:
@@ -84,7 +86,10 @@ class JobFile:
                 old = dict(file.attrs)
         except FileNotFoundError as error:
             raise ResultsError(f"{path}: no such file") from error
-        JobFile.create(out, {**old, **attributes, "status": status}, int(old["num_ranks"]))
+        try:
+            JobFile.create(out, {**old, **attributes, "status": status}, int(old["num_ranks"]))
+        except OSError:
+            _set_status_in_place(path, status)
 
     @staticmethod
     def fail(out: Path, rank: int) -> None:
@@ -102,9 +107,19 @@ class JobFile:
             old = dict(file.attrs)
         # In a folder of its own, for two must not write one file; whoever renames last says the same.
         own = out / f"failed-{rank:04d}"
-        JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
-        (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
-        own.rmdir()
+        try:
+            JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
+            (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
+        except OSError:
+            _set_status_in_place(out / JOB_FILE_NAME, "failed")
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _set_status_in_place(path: Path, status: str) -> None:
+    """Set the status where there is no room for a new file: the old value's bytes are written over."""
+    with h5py.File(path, "r+", locking=False) as file:
+        file.attrs.modify("status", status)
 
 
 class Position(NamedTuple):
@@ -127,6 +142,8 @@ class Restart:
     """Why and how the job was restarted, for people."""
     weights_restarted: bool
     """Whether push-sum begins anew with every weight 1."""
+    changes: str = ""
+    """Settings that hold since, where they differ from those before, for people."""
 
 
 class RankWriter:
@@ -186,7 +203,14 @@ class RankWriter:
             if resume_at is not None and restart is not None:
                 self._copy(resume_at, restart.update, restarts)
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                row = (restart.update, restart.time_s, now, restart.reason, int(restart.weights_restarted))
+                row = (
+                    restart.update,
+                    restart.time_s,
+                    now,
+                    restart.reason,
+                    int(restart.weights_restarted),
+                    restart.changes,
+                )
                 restarts.rows.append((restarts.num_rows + 1, *row))
                 restarts.write_rows()
                 restarts.commit()
@@ -198,55 +222,10 @@ class RankWriter:
             raise
         move_into_place(path)
 
-    def write_update(
-        self,
-        *,
-        update: int,
-        env_steps: int,
-        time_s: float,
-        policy_loss: float,
-        value_loss: float,
-        entropy: float,
-        grad_norm: float,
-        step_norm: float,
-        learning_rate: float,
-        weight: float,
-        sent: int,
-        received: int,
-        skipped: int,
-        message_age_s: float,
-        env_s: float,
-        act_s: float,
-        learn_s: float,
-        gossip_s: float,
-        record_s: float,
-    ) -> None:
-        """Buffer one row of `updates`, unless thinning drops it. `schema.UPDATES` says what each value is."""
-        if update % self.thinning:
-            return
-        self._updates.rows.append(
-            (
-                update,
-                env_steps,
-                time_s,
-                policy_loss,
-                value_loss,
-                entropy,
-                grad_norm,
-                step_norm,
-                learning_rate,
-                weight,
-                sent,
-                received,
-                skipped,
-                message_age_s,
-                env_s,
-                act_s,
-                learn_s,
-                gossip_s,
-                record_s,
-            )
-        )
+    def write_update(self, row: UpdateRow) -> None:
+        """Buffer one row of `updates`, unless thinning drops it."""
+        if row.update % self.thinning == 0:
+            self._updates.rows.append(row)
 
     def write_episode(
         self, *, episodic_return: float, length: int, env_steps: int, time_s: float, simulator: int

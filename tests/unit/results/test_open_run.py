@@ -12,7 +12,7 @@ import rank_rows
 from rank_rows import SKETCH, write_row
 
 from galampi.errors import ResultsError
-from galampi.results import JobFile, RankWriter, Sketch, open_run
+from galampi.results import JobFile, RankWriter, Sketch, UpdateRow, open_run
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_resumed_or_removed_since_it_was_opened(run):
         _ = opened.ranks[1].updates["weight"]
     with RankWriter(run / "rank-0001.h5", rank=1) as writer:
         write = opened.ranks[0].updates.read(start=-1)
-        writer.write_update(**{name: values[0].item() for name, values in write.items()})
+        writer.write_update(UpdateRow(**{name: values[0].item() for name, values in write.items()}))
     with pytest.raises(ResultsError, match="was resumed"):
         _ = opened.ranks[1].updates["weight"]
 
