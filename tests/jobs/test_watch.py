@@ -93,7 +93,7 @@ def test_lines_without_a_terminal_and_a_silent_rank(running):
     out, command = running
     # The half minute after which a rank counts as silent, made short; a rank that runs flushes every two seconds.
     code = (
-        "import sys; from galampi.analysis import watch; watch._SILENT_AFTER_S = 10.0\n"
+        "import sys; from galampi.analysis.watch import view; view._SILENT_AFTER_S = 10.0\n"
         "from galampi.__main__ import main; sys.exit(main())"
     )
     (stopped,) = [process for process in command.ranks() if rank_of(process) == 1]

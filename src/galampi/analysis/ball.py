@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from galampi.analysis.exchange import Exchange, replay
 from galampi.errors import UntoldError
 from galampi.job import Job
-from galampi.results.reader import ConsensusDistance, Run
+from galampi.results.distance import ConsensusDistance
+from galampi.results.reader import Run
 
 Floats = NDArray[np.float64]
 

@@ -30,7 +30,8 @@ from galampi.analysis.statistics import (
 )
 from galampi.errors import ResultsError
 from galampi.job import Job, parse_job
-from galampi.results.reader import ConsensusDistance, open_run
+from galampi.results.distance import ConsensusDistance
+from galampi.results.reader import open_run
 
 Floats = NDArray[np.float64]
 

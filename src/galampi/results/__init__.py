@@ -5,11 +5,13 @@ methods that return their objects, so that a command on a login node starts at o
 """
 
 from galampi.results.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
+from galampi.results.distance import ConsensusDistance
 from galampi.results.energy import EnergyMeter
-from galampi.results.reader import ConsensusDistance, RankFile, Run, Table, open_run
+from galampi.results.job_file import JobFile
+from galampi.results.reader import RankFile, Run, Table, open_run
 from galampi.results.schema import SCHEMA_VERSION, UpdateRow
 from galampi.results.sketch import Sketch
-from galampi.results.writer import JobFile, Position, RankWriter, Restart
+from galampi.results.writer import Position, RankWriter, Restart
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -16,7 +16,8 @@ def ensemble(topology, mixing, *, all_peers=False):
 
 
 def update(rank, z, step=1.0) -> None:
-    z[0] += step * rank.before_step(z)
+    scale = rank.before_step(z)
+    z[0] += step * scale
     rank.after_step(z)
 
 

@@ -45,16 +45,16 @@ def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
         env_s += collector.env_s
     elapsed_s = time.monotonic() - began_s
     learning.simulators.close()
-    alone, learning = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s))).T
+    alone, trained = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s))).T
     text = (
-        f"emulators alone {np.median(alone):,.0f} env steps/s a rank; with learning {learning.min():,.0f} to "
-        f"{learning.max():,.0f} a rank, {learning.sum():,.0f} in all: {job.total_env_steps:,} take about "
-        f"{_duration(job.total_env_steps / learning.sum())} ({learning.device}, {learning.precision}, "
+        f"emulators alone {np.median(alone):,.0f} env steps/s a rank; with learning {trained.min():,.0f} to "
+        f"{trained.max():,.0f} a rank, {trained.sum():,.0f} in all: {job.total_env_steps:,} take about "
+        f"{_duration(job.total_env_steps / trained.sum())} ({learning.device}, {learning.precision}, "
         f"{learner.z.size:,} parameters)"
     )
-    figures = {"emulator_steps_per_s": alone.tolist(), "learner_steps_per_s": learning.tolist()}
-    if learning.min() < 0.5 * np.median(learning):
-        slow = comm.allgather(placement.hostname)[int(learning.argmin())]
+    figures = {"emulator_steps_per_s": alone.tolist(), "learner_steps_per_s": trained.tolist()}
+    if trained.min() < 0.5 * np.median(trained):
+        slow = comm.allgather(placement.hostname)[int(trained.argmin())]
         advice = f"a rank on {slow} is less than half as fast as the others; they will not wait for it, but look at it"
         return Finding("speed", "warning", text, advice, figures), learner.z.size
     return Finding("speed", "ok", text, figures=figures), learner.z.size
