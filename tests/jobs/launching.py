@@ -34,7 +34,7 @@ sketch_size = 64
 class Command:
     """A running `mpirun ... python -m galampi ...`."""
 
-    def __init__(self, arguments: list[str], ranks: int | None, env: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], ranks: int | None, env: dict[str, str], cwd: Path | None = None) -> None:
         launcher = ["mpirun", "-n", str(ranks)] if ranks else []
         self.process = subprocess.Popen(
             [*launcher, sys.executable, "-m", "galampi", *arguments],
@@ -42,6 +42,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **env},
+            cwd=cwd,
             start_new_session=True,
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launching import wait_for
+from launching import assert_sound, wait_for
 from limits import DEADLOCK_S
 
 from galampi.results import open_run
@@ -137,6 +137,30 @@ def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> N
         (folder / name).touch()
     assert galampi("train", small_job, "--out", folder, "--total_env_steps", 1000).finish()[0] == 0
     assert sorted(path.name for path in folder.glob("rank-*")) == ["rank-0000.h5", "rank-0001.h5"]
+
+
+def test_an_environment_that_changes_the_folder_scatters_nothing(galampi, small_job, tmp_path) -> None:
+    python_path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+
+    def run(*arguments, ranks=None) -> str:
+        command = galampi(*arguments, ranks=ranks, env={"PYTHONPATH": python_path}, cwd=tmp_path)
+        code, output, errors = command.finish()
+        assert code == 0, errors
+        return output
+
+    train = ("train", small_job.name, "--environment.id", "faulty_env:Wandering-v0", "--total_env_steps")
+    run(*train, 1000, "--out", "named", ranks=2)
+    run(*train, 2000, "--out", "named", "--resume", ranks=2)
+    run(*train, 1000, ranks=2)
+    assert_sound(tmp_path / "named", num_ranks=2, status="finished")
+    (by_itself,) = (tmp_path / "runs").iterdir()
+    assert_sound(by_itself, num_ranks=2, status="finished")
+    run("evaluate", "named", "--episodes", 2)
+    run("evaluate", "named", "--episodes", 2, "--out", "own.h5")
+    run("export", "named", "--policy", "policy.safetensors", "--rliable", "scores.json", "--score", "evaluation")
+    assert (tmp_path / "named/evaluation.h5").exists()
+    assert {"own.h5", "policy.safetensors", "scores.json"} < {path.name for path in tmp_path.iterdir()}
+    assert not [path for path in tmp_path.glob("elsewhere-*/**/*") if path.is_file()]
 
 
 def test_a_folder_that_cannot_be_made(galampi, small_job, tmp_path) -> None:
