@@ -16,7 +16,7 @@ def checkpoints(out):
     return sorted((out / "checkpoint").glob("rank-*.h5"))
 
 
-def has_trained(out: Path) -> bool:
+def has_trained(out) -> bool:
     """Whether both ranks have saved after the checkpoint that they begin with."""
     return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == 2
 
