@@ -9,7 +9,15 @@ import torch
 
 from galampi.errors import UserError
 from galampi.job import parse_job
-from galampi.learning import Learner, Rollout, RolloutCollector, make_simulators, resolve_device, resolve_precision
+from galampi.learning import (
+    Learner,
+    Rollout,
+    RolloutCollector,
+    kernels,
+    make_simulators,
+    resolve_device,
+    resolve_precision,
+)
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 VECTOR = gym.spaces.Box(-1, 1, (3,), np.float32)
@@ -325,7 +333,7 @@ def test_gpus_are_shared_in_turn(monkeypatch):
 
 def test_precision_follows_the_processor(monkeypatch):
     for fast, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda fast=fast: fast)
         assert resolve_precision("auto", "cpu", convolutions=True) == expected
         assert resolve_precision("float32", "cpu", convolutions=True) == "float32"
         # Where there are no convolutions it gains nothing.
