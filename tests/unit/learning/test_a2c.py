@@ -129,7 +129,7 @@ def test_gradient_is_that_of_the_papers_loss(action_space):
         entropies.append(distribution.entropy())
     means = [torch.stack(terms).mean() for terms in (policy_terms, value_terms, entropies)]
     expected = torch.autograd.grad(means[0] + 0.5 * means[1] - 0.3 * means[2], blocks, materialize_grads=True)
-    close(gradient, torch.cat([block.flatten() for block in expected]).numpy())
+    close(gradient, torch.cat([block.flatten() for block in expected]).detach().numpy())
     close(dataclasses.astuple(losses), [m.item() for m in means])
 
 
