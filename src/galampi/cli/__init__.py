@@ -14,7 +14,7 @@ from galampi.cli.analysis import add_report, add_watch
 from galampi.cli.bench import add_bench
 from galampi.cli.cluster import add_doctor, add_status, add_submit
 from galampi.cli.policies import add_evaluate, add_export
-from galampi.cli.settings import Parser
+from galampi.cli.settings import Parser, as_named, make_paths_absolute
 from galampi.cli.train import add_train
 from galampi.errors import UserError
 
@@ -37,11 +37,14 @@ def run(argv: Sequence[str]) -> int:
             raise UserError(f"{words[0]} is not a command; there is: {', '.join(_COMMANDS)}")
         words.insert(0, "train")
     parser, by_command = parsers()
+    if words[0] in by_command:
+        words[1:] = as_named(words[1:], by_command[words[0]])
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         options = [option for action in by_command[words[0]].actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
         raise UserError(f"{unknown[0]} is not an option{f'; did you mean {near[0]}?' if near else ''}")
+    make_paths_absolute(arguments)
     code: int = arguments.run(arguments)
     return code
 
