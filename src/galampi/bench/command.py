@@ -50,14 +50,7 @@ def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: 
     precision = resolve_precision("auto", "cpu", convolutions=True)
     found = machine.facts()
     path = out / machine.file_name(found, part)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    if not os.access(out, os.W_OK):
-        raise UserError(f"{out}: cannot be written")
-    if sb3 is not None and not os.access(sb3, os.X_OK):
-        raise UserError(f"--sb3 is {sb3}; must be the python of an environment with Stable-Baselines3")
+    _require(out, sb3)
     results: dict[str, Any] = {
         "format": "galampi bench",
         "version": FORMAT_VERSION,
@@ -89,16 +82,33 @@ def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: 
         console.print(_table_of_phases(rounds))
     if part != "figures":
         results["exchange"] = []
-        for network in (False, True):
-            for num_ranks in (2, 3, 4):
-                over = "network" if network else "shared memory"
-                for sample in contestants.exchange(num_ranks, EXCHANGE_SIZES, _EXCHANGE_SECONDS, network=network):
-                    results["exchange"].append({"num_ranks": num_ranks, "path": over, **sample})
-                _write(path, results)
-                console.print(f"exchange of {num_ranks} ranks, {over}")
+        for num_ranks, over, measured in _exchanges():
+            results["exchange"] += [{"num_ranks": num_ranks, "path": over, **sample} for sample in measured]
+            _write(path, results)
+            console.print(f"exchange of {num_ranks} ranks, {over}")
         console.print(_table_of_exchange(results["exchange"]))
     console.print(f"written: {path}")
     return 0
+
+
+def _require(out: Path, sb3: Path | None) -> None:
+    """Raise UserError unless the file can be written and Stable-Baselines3's python, if any, is a program."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    if not os.access(out, os.W_OK):
+        raise UserError(f"{out}: cannot be written")
+    if sb3 is not None and not os.access(sb3, os.X_OK):
+        raise UserError(f"--sb3 is {sb3}; must be the python of an environment with Stable-Baselines3")
+
+
+def _exchanges() -> Iterator[tuple[int, str, list[Sample]]]:
+    """Yield the number of ranks, what lies between them, and their samples of all sizes."""
+    for network in (False, True):
+        for num_ranks in (2, 3, 4):
+            over = "network" if network else "shared memory"
+            yield num_ranks, over, contestants.exchange(num_ranks, EXCHANGE_SIZES, _EXCHANGE_SECONDS, network=network)
 
 
 def _players(seconds: float, precision: str, sb3: Path | None) -> Iterator[tuple[str, Contestant]]:

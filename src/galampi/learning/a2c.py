@@ -17,6 +17,7 @@ import torch
 
 from galampi.errors import UserError
 from galampi.job import Job
+from galampi.learning import kernels
 from galampi.learning.optimizer import RMSprop
 from galampi.learning.policy import Policy
 from galampi.learning.returns import gae
@@ -236,5 +237,5 @@ def resolve_precision(name: str, device: str, *, convolutions: bool) -> str:
     if device.startswith("cuda"):
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = torch.cpu._is_avx512_bf16_supported()
+        fast = kernels.multiplies_bfloat16()
     return "bfloat16" if fast else "float32"

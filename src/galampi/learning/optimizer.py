@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from galampi.learning import kernels
+
 # 256 KiB of float32: stays within a core's second-level cache.
 _CHUNK = 1 << 16
 
@@ -46,41 +48,31 @@ class RMSprop:
         """Return the Euclidean norm of the change that `step`, called last with this rate, made to the parameters."""
         total = 0.0
         for g, square_avg, quotient in zip(self._gradients, self._square_avgs, self._scratches, strict=True):
-            if self._epsilon_inside_root:
-                torch.add(square_avg, self._epsilon, out=quotient).sqrt_()
-            else:
-                torch.sqrt(square_avg, out=quotient).add_(self._epsilon)
-            torch.div(g, quotient, out=quotient)
+            torch.div(g, self._root(square_avg, quotient), out=quotient)
             total += float(quotient @ quotient)
         return learning_rate * math.sqrt(total)
 
     def step(self, learning_rate: float, gradient_scale: float = 1.0) -> None:
         """Scale the gradient, in place, and change the parameters by one step against it."""
-        if self._epsilon_inside_root:
-            chunks = zip(self._parameters, self._gradients, self._square_avgs, self._scratches, strict=True)
-            for z, g, square_avg, root in chunks:
-                g.mul_(gradient_scale)
-                square_avg.mul_(self._alpha).addcmul_(g, g, value=1 - self._alpha)
-                torch.add(square_avg, self._epsilon, out=root).sqrt_()
-                z.addcdiv_(g, root, value=-learning_rate)
-            return
-        # Adam without momentum, at a step count that leaves no bias to correct, is RMSprop; and torch has
-        # Adam, alone among its optimizers of this kind, as one pass over memory: 0.9 ms where the five passes
-        # of the formula take 4. What it would keep as momentum goes to the scratch, chunk after chunk.
-        torch._fused_adam_(
+        if not self._epsilon_inside_root and kernels.rmsprop_in_one_pass(
             self._parameters,
             self._gradients,
-            self._scratches,
             self._square_avgs,
-            [],
-            [torch.tensor(math.inf)] * len(self._parameters),
-            lr=learning_rate,
-            beta1=0.0,
-            beta2=self._alpha,
-            weight_decay=0.0,
-            eps=self._epsilon,
-            amsgrad=False,
-            maximize=False,
-            # Divides and keeps, as mixed precision wants it.
-            grad_scale=None if gradient_scale == 1 else torch.tensor(1 / gradient_scale),
-        )
+            self._scratches,
+            learning_rate=learning_rate,
+            alpha=self._alpha,
+            epsilon=self._epsilon,
+            gradient_scale=gradient_scale,
+        ):
+            return
+        chunks = zip(self._parameters, self._gradients, self._square_avgs, self._scratches, strict=True)
+        for z, g, square_avg, scratch in chunks:
+            g.mul_(gradient_scale)
+            square_avg.mul_(self._alpha).addcmul_(g, g, value=1 - self._alpha)
+            z.addcdiv_(g, self._root(square_avg, scratch), value=-learning_rate)
+
+    def _root(self, square_avg: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Write what the gradient is divided by."""
+        if self._epsilon_inside_root:
+            return torch.add(square_avg, self._epsilon, out=out).sqrt_()
+        return torch.sqrt(square_avg, out=out).add_(self._epsilon)

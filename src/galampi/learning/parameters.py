@@ -97,6 +97,8 @@ class FlatParameters:
             tensor.copy_(z * scale)
         self.version += 1
 
+    # Some versions of torch (2.6) give zeros that require a gradient for what a loss does not depend on.
+    @torch.no_grad()
     def set_gradient(self, gradients: Sequence[torch.Tensor]) -> None:
         """Turn the gradients by the working tensors, in their order, into that by `z` and write it into `gradient`.
 

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from galampi.errors import UserError
 from galampi.job import Network
+from galampi.learning import kernels
 from galampi.learning.parameters import Block, FlatParameters
 
 Tensor = torch.Tensor
@@ -88,21 +89,15 @@ class Convolution:
 
         That of the weight has its last axes flattened.
         """
-        gradient = torch.ops.aten.threshold_backward(gradient.view(y.shape), y, 0)
-        by_input, by_weight, by_bias = torch.ops.aten.convolution_backward(
+        gradient = kernels.relu_backward(gradient.view(y.shape), y)
+        by_input, by_weight, by_bias = kernels.convolution_backward(
             gradient.permute(0, 3, 1, 2),
             x.permute(0, 3, 1, 2),
             weight.flatten(3).permute(0, 3, 1, 2),
-            [self.weight_shape[0]],
-            [self.stride // self.square] * 2,
-            [0, 0],
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [needs_input, True, True],
+            self.stride // self.square,
+            needs_input=needs_input,
         )
-        return by_input.permute(0, 2, 3, 1) if needs_input else None, by_weight.permute(0, 2, 3, 1), by_bias
+        return by_input.permute(0, 2, 3, 1) if by_input is not None else None, by_weight.permute(0, 2, 3, 1), by_bias
 
 
 @dataclass(frozen=True)
@@ -136,9 +131,9 @@ class Dense:
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Return the gradients of x (flattened, if needed), weight and bias; `y` is what forward wrote."""
         if self.activation == "relu":
-            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+            gradient = kernels.relu_backward(gradient, y)
         else:
-            gradient = torch.ops.aten.tanh_backward(gradient, y)
+            gradient = kernels.tanh_backward(gradient, y)
         by_input = gradient @ weight if needs_input else None
         return by_input, gradient.t().contiguous() @ x.flatten(1), gradient.sum(0)
 

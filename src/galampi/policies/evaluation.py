@@ -71,10 +71,8 @@ def evaluate(
         UserError: The environment is unknown or does not fit the policy, or a file cannot be written.
     """
     for file in (path, video):
-        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-            raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
-        if file is not None and file.is_dir():
-            raise UserError(f"{file}: cannot be written: it is a folder")
+        if file is not None:
+            _require_writable(file)
     torch.set_num_threads(1)
     sequence = np.random.SeedSequence([stored.job.seed if seed is None else seed, _SEEDS])
     words = sequence.generate_state(2, np.uint32)
@@ -101,21 +99,25 @@ def evaluate(
                     report(episode)
                     episodes.append(episode)
     episodes.sort(key=lambda episode: episode.episode)
-    save_evaluation(
-        path,
-        episodes,
-        {
-            "policy": stored.source,
-            "updates": list(stored.updates),
-            "env_steps": stored.env_steps,
-            "actions": "greedy" if greedy else "sample",
-            "stuck_after": stuck_after,
-            "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
-            **{f"environment_{key}": value for key, value in simulators.description.items()},
-            **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
-        },
-    )
+    attributes = {
+        "policy": stored.source,
+        "updates": list(stored.updates),
+        "env_steps": stored.env_steps,
+        "actions": "greedy" if greedy else "sample",
+        "stuck_after": stuck_after,
+        "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{f"environment_{key}": value for key, value in simulators.description.items()},
+        **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
+    }
+    save_evaluation(path, episodes, attributes)
     return episodes
+
+
+def _require_writable(file: Path) -> None:
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
+    if file.is_dir():
+        raise UserError(f"{file}: cannot be written: it is a folder")
 
 
 def summary(stored: StoredPolicy, episodes: Sequence[EvaluatedEpisode]) -> str:

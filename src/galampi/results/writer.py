@@ -46,6 +46,11 @@ class Restart:
     changes: str = ""
     """Settings that hold since, where they differ from those before, for people."""
 
+    def row(self) -> tuple[int, float, str, str, int, str]:
+        """Return the columns of the table after the first, as of now."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return self.update, self.time_s, now, self.reason, int(self.weights_restarted), self.changes
+
 
 class RankWriter:
     """The results file of one rank.
@@ -103,16 +108,7 @@ class RankWriter:
             restarts = TableWriter(self._file, RESTARTS)
             if resume_at is not None and restart is not None:
                 self._copy(resume_at, restart.update, restarts)
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                row = (
-                    restart.update,
-                    restart.time_s,
-                    now,
-                    restart.reason,
-                    int(restart.weights_restarted),
-                    restart.changes,
-                )
-                restarts.rows.append((restarts.num_rows + 1, *row))
+                restarts.rows.append((restarts.num_rows + 1, *restart.row()))
                 restarts.write_rows()
                 restarts.commit()
             self._sync()

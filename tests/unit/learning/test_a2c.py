@@ -9,7 +9,15 @@ import torch
 
 from galampi.errors import UserError
 from galampi.job import parse_job
-from galampi.learning import Learner, Rollout, RolloutCollector, make_simulators, resolve_device, resolve_precision
+from galampi.learning import (
+    Learner,
+    Rollout,
+    RolloutCollector,
+    kernels,
+    make_simulators,
+    resolve_device,
+    resolve_precision,
+)
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 VECTOR = gym.spaces.Box(-1, 1, (3,), np.float32)
@@ -121,7 +129,7 @@ def test_gradient_is_that_of_the_papers_loss(action_space):
         entropies.append(distribution.entropy())
     means = [torch.stack(terms).mean() for terms in (policy_terms, value_terms, entropies)]
     expected = torch.autograd.grad(means[0] + 0.5 * means[1] - 0.3 * means[2], blocks, materialize_grads=True)
-    close(gradient, torch.cat([block.flatten() for block in expected]).numpy())
+    close(gradient, torch.cat([block.flatten() for block in expected]).detach().numpy())
     close(dataclasses.astuple(losses), [m.item() for m in means])
 
 
@@ -325,7 +333,7 @@ def test_gpus_are_shared_in_turn(monkeypatch):
 
 def test_precision_follows_the_processor(monkeypatch):
     for fast, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda fast=fast: fast)
         assert resolve_precision("auto", "cpu", convolutions=True) == expected
         assert resolve_precision("float32", "cpu", convolutions=True) == "float32"
         # Where there are no convolutions it gains nothing.

@@ -34,6 +34,32 @@ def check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     between = "nodes" if len(leaders) > 1 else "ranks of the node"
     ends = leaders if len(leaders) > 1 else [0, 1]
     pairs = choose_pairs(ends)
+    measured = _measure(comm, pairs, message_bytes)
+    results = [(*rates, names[a], names[b]) for (a, b), rates in measured]
+    slowest, longest = min(results), max(results, key=lambda result: result[1])
+    num_pairs = len(ends) * (len(ends) - 1) // 2
+    counted = f"{len(pairs):,} of " if len(pairs) < num_pairs else ""
+    text = (
+        f"{counted}{plural(num_pairs, 'pair')} of {between}: Put of {mebibytes(message_bytes)} at least "
+        f"{slowest[0] / 1e9:.2f} GB/s, latency at most {longest[1] * 1e6:,.0f} us"
+    )
+    if len(results) > 1:
+        text += f" (slowest: {slowest[2]} to {slowest[3]}, {longest[2]} to {longest[3]})"
+    names_of = ("put_bytes_per_s", "latency_s", "from", "to")
+    figures = {"pairs": [dict(zip(names_of, result, strict=True)) for result in results]}
+    # A small message is all latency.
+    if slowest[0] < _SLOW_PUT_BYTES_A_S and message_bytes > 1 << 20:
+        advice = "slow: is MPI on the fast network? (UCX_NET_DEVICES, FI_PROVIDER); --json has every pair"
+        return Finding("network", "warning", text, advice, figures)
+    return Finding("network", "ok", text, figures=figures)
+
+
+def _measure(
+    comm: MPI.Intracomm, pairs: Sequence[tuple[int, int]], message_bytes: int
+) -> list[tuple[tuple[int, int], tuple[float, float]]]:
+    """Return of each pair of ranks the bytes a second of its fastest Put, and its least latency in s. Collective."""
+    from mpi4py import MPI
+
     window = MPI.Win.Allocate(message_bytes, 1, comm=comm)
     window.Lock_all(MPI.MODE_NOCHECK)
     payload = np.zeros(message_bytes, dtype=np.uint8)
@@ -53,7 +79,7 @@ def check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
                 window.Put(payload, b)
                 window.Flush(b)
                 put_s.append(time.perf_counter() - began_s)
-            measured.append((message_bytes / min(put_s), min(latency_s), names[a], names[b]))
+            measured.append(((a, b), (message_bytes / min(put_s), min(latency_s))))
         elif comm.rank == b:
             for _ in range(20):
                 comm.Recv(token, a, 1)
@@ -62,23 +88,7 @@ def check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
         comm.Barrier()
     window.Unlock_all()
     window.Free()
-    results = [one for of_rank in comm.allgather(measured) for one in of_rank]
-    slowest, longest = min(results), max(results, key=lambda result: result[1])
-    num_pairs = len(ends) * (len(ends) - 1) // 2
-    counted = f"{len(pairs):,} of " if len(pairs) < num_pairs else ""
-    text = (
-        f"{counted}{plural(num_pairs, 'pair')} of {between}: Put of {mebibytes(message_bytes)} at least "
-        f"{slowest[0] / 1e9:.2f} GB/s, latency at most {longest[1] * 1e6:,.0f} us"
-    )
-    if len(results) > 1:
-        text += f" (slowest: {slowest[2]} to {slowest[3]}, {longest[2]} to {longest[3]})"
-    names_of = ("put_bytes_per_s", "latency_s", "from", "to")
-    figures = {"pairs": [dict(zip(names_of, result, strict=True)) for result in results]}
-    # A small message is all latency.
-    if slowest[0] < _SLOW_PUT_BYTES_A_S and message_bytes > 1 << 20:
-        advice = "slow: is MPI on the fast network? (UCX_NET_DEVICES, FI_PROVIDER); --json has every pair"
-        return Finding("network", "warning", text, advice, figures)
-    return Finding("network", "ok", text, figures=figures)
+    return [one for of_rank in comm.allgather(measured) for one in of_rank]
 
 
 def choose_pairs(ends: Sequence[int]) -> list[tuple[int, int]]:
