@@ -121,13 +121,22 @@ def test_a_mistake_in_a_file_names_the_file(galampi, tmp_path) -> None:
     assert_one_line(galampi("train", job), f"{job}: not TOML")
 
 
-def test_a_folder_with_something_in_it_is_left_alone(galampi, small_job, tmp_path) -> None:
+def test_a_folder_with_a_run_in_it_is_left_alone_and_what_is_no_run_does_not_matter(
+    galampi, small_job, tmp_path
+) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "thesis.txt").write_text("years of work")
-    assert_one_line(galampi("train", small_job, "--out", folder), str(folder), "not empty", "--resume")
-    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
-    assert (folder / "thesis.txt").read_text() == "years of work"
+    for name in ("slurm-7.out", ".nfs0001", "thesis.txt"):
+        (folder / name).write_text("years of work")
+    train = ("train", small_job, "--out", folder, "--total_env_steps", 1000)
+    assert galampi(*train).finish()[0] == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert_one_line(galampi(*train), str(folder), "holds a run", "--resume")
+    (folder / "job.h5").rename(tmp_path / "job.h5")
+    assert_one_line(galampi(*train), str(folder), "job.h5 is missing")
+    (tmp_path / "job.h5").rename(folder / "job.h5")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert before["thesis.txt"] == b"years of work"
 
 
 def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> None:
