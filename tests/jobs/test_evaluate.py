@@ -44,7 +44,7 @@ def test_a_game_of_atari_without_mpi(galampi, tmp_path) -> None:
     path = os.pathsep.join([str(block.parent), os.environ.get("PYTHONPATH", "")])
     code, _, errors = galampi(*evaluate, ranks=None, env={"PYTHONPATH": path}).finish()
     assert code == 0, errors
-    (score,) = load_evaluation(out / "evaluation.h5").episodes["return"]
+    (score,) = load_evaluation(out / "evaluation.h5").episodes["sample"]["return"]
     assert -21 <= score <= 0
     assert score == int(score)
 

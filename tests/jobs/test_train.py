@@ -71,11 +71,12 @@ def test_a_solved_cartpole_plays_to_the_end(solved, galampi) -> None:
     out, _ = solved
     code, output, errors = galampi("evaluate", out, ranks=None).finish()
     assert code == 0, errors
-    returns = load_evaluation(out / "evaluation.h5").episodes["return"]
-    assert len(returns) == 10
-    assert returns.mean() >= 475, output
-    assert "0 of 10 episodes" in output
-    assert f"mean {returns.mean():.2f}" in output
+    played = load_evaluation(out / "evaluation.h5").episodes
+    assert list(played) == ["sample", "greedy"]
+    for episodes in played.values():
+        assert len(episodes["return"]) == 10
+        assert episodes["return"].mean() >= 475, output
+        assert f"mean {episodes['return'].mean():.2f}" in output
 
 
 def test_a_stopped_rank_holds_nobody_up(galampi, small_job, tmp_path) -> None:

@@ -10,10 +10,13 @@ import numpy as np
 from galampi.analysis.statistics import episodes, final_return
 from galampi.errors import ResultsError, UserError
 from galampi.job import Job, parse_job
-from galampi.results.evaluation import EVALUATION_FILE_NAME, load_evaluation
+from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, load_evaluation
 from galampi.results.reader import Run, Table
 
 Scores = dict[str, list[list[float]]]
+Score = Literal["training", "evaluation", "evaluation-greedy"]
+"""Mean return of the last 100 episodes of training, or of episodes of `evaluation.h5`: those whose actions were drawn,
+or those that took the most probable ones."""
 
 
 def write_tensorboard(run: Run, folder: Path) -> int:
@@ -64,7 +67,7 @@ def write_tensorboard(run: Run, folder: Path) -> int:
     return num_events
 
 
-def rliable_scores(runs: Sequence[Run], score: Literal["training", "evaluation"]) -> tuple[Scores, list[str]]:
+def rliable_scores(runs: Sequence[Run], score: Score) -> tuple[Scores, list[str]]:
     """Collect scores as rliable takes them: {algorithm: [num_runs x num_games]}.
 
     An algorithm is a gossip method on a number of ranks, a game an environment id, a run a seed. Scores are the games'
@@ -72,7 +75,7 @@ def rliable_scores(runs: Sequence[Run], score: Literal["training", "evaluation"]
 
     Args:
         runs: The runs to compare; each algorithm needs the same number of runs of each of its games.
-        score: `training`: mean return of the last 100 episodes of all ranks; `evaluation`: that of `evaluation.h5`.
+        score: Which; the same of every run.
 
     Returns:
         The scores, runs in order of their seeds, and the games in order of the columns.
@@ -97,7 +100,7 @@ def rliable_scores(runs: Sequence[Run], score: Literal["training", "evaluation"]
     return scores, games
 
 
-def write_rliable(runs: Sequence[Run], path: Path, score: Literal["training", "evaluation"]) -> list[str]:
+def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> list[str]:
     """Write `rliable_scores` as JSON and return the games in order of the columns."""
     scores, games = rliable_scores(runs, score)
     try:
@@ -121,9 +124,17 @@ def _algorithm(job: Job, run: Run) -> str:
     return f"{job.gossip.method}, {run.num_ranks} rank{'s' if run.num_ranks > 1 else ''}"
 
 
-def _score(run: Run, score: Literal["training", "evaluation"]) -> float:
-    if score == "evaluation":
-        return float(load_evaluation(run.path / EVALUATION_FILE_NAME).episodes["return"].mean())
+def _score(run: Run, score: Score) -> float:
+    if score != "training":
+        path = run.path / EVALUATION_FILE_NAME
+        actions: Actions = "sample" if score == "evaluation" else "greedy"
+        played = load_evaluation(path).episodes
+        if actions not in played:
+            raise ResultsError(
+                f"{path}: holds no episodes of --score {score}, played with actions '{actions}', but of "
+                f"'{next(iter(played))}'; python -m galampi evaluate plays both"
+            )
+        return float(played[actions]["return"].mean())
     final = final_return(episodes(run))
     if final is None:
         raise ResultsError(f"{run.path}: too few episodes have ended for a score")

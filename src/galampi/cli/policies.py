@@ -13,20 +13,30 @@ from galampi.ranks.importing import heavy_imports
 def add_evaluate(parser: Parser) -> None:
     """Add the arguments of `evaluate`."""
     parser.add_argument("run_path", type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="episodes to play [10]")
+    parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="episodes to play each way [10]")
     add_action = parser.recorded(parser.add_mutually_exclusive_group().add_argument)
-    add_action("--greedy", action="store_true", help="take the most probable action [this]")
-    add_action("--sample", action="store_true", help="draw the action, as in training")
+    add_action("--sample", action="store_true", help="only draw the actions, as in training [play both ways]")
+    add_action("--greedy", action="store_true", help="only take the most probable actions, as in the paper")
     _add_policy(parser)
     parser.add_argument("--seed", type=whole, metavar="S", help="seed of games and actions [the job's]")
     parser.add_argument(
         "--stuck-after",
         type=positive,
-        default=3000,
         metavar="STEPS",
-        help="env steps without reward or lost life after which a game is ended as stuck [3000]",
+        help="env steps without reward or lost life after which a game of Atari is ended as stuck [3000]",
     )
-    parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="film the first episode; needs galampi[video]")
+    parser.add_argument(
+        "--max-episode-steps",
+        type=positive,
+        metavar="STEPS",
+        help="env steps after which an episode is ended [100000 where the environment has no time limit of its own]",
+    )
+    parser.add_argument(
+        "--video",
+        type=Path,
+        metavar="FILE.mp4",
+        help="film the first episode, played the better way; needs galampi[video]",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.h5", help="results file [RUN/evaluation.h5]")
     parser.set_defaults(run=_evaluate)
 
@@ -37,27 +47,33 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     stored = find_policy(arguments.run_path, rank=arguments.rank, update=arguments.checkpoint)
 
     with heavy_imports():
-        from galampi.policies.evaluation import evaluate, summary
+        from galampi.policies.evaluation import evaluate
+        from galampi.policies.played import summary
     from galampi.results import open_run
-    from galampi.results.evaluation import EVALUATION_FILE_NAME, EvaluatedEpisode
+    from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, EvaluatedEpisode
 
-    def report(episode: EvaluatedEpisode) -> None:
+    def report(actions: Actions, episode: EvaluatedEpisode) -> None:
         score = f"return {episode.episodic_return:10.2f}  length {episode.length:7,} env steps"
-        print(f"episode {episode.episode:4}  {score}  {episode.end}", flush=True)
+        print(f"{actions:6}  episode {episode.episode:4}  {score}  {episode.end}", flush=True)
 
     # RUN may also be given as its job.h5.
     path = arguments.out or open_run(arguments.run_path).path / EVALUATION_FILE_NAME
-    episodes = evaluate(
+    ways: list[Actions] = ["sample"] if arguments.sample else ["greedy"] if arguments.greedy else ["sample", "greedy"]
+    played = evaluate(
         stored,
         path,
         num_episodes=arguments.episodes,
-        greedy=not arguments.sample,
+        ways=ways,
         seed=arguments.seed,
         stuck_after=arguments.stuck_after,
+        max_episode_steps=arguments.max_episode_steps,
         video=arguments.video,
         report=report,
+        tell=lambda line: print(line, flush=True),
     )
-    print(f"{summary(stored, episodes)}\nwritten: {path}")
+    print(f"{summary(stored, played)}\nwritten: {path}")
+    if arguments.video:
+        print(f"film: {arguments.video}, {played.better} episode 1")
     return 0
 
 
@@ -70,9 +86,10 @@ def add_export(parser: Parser) -> None:
     )
     parser.add_argument(
         "--score",
-        choices=["training", "evaluation"],
+        choices=["training", "evaluation", "evaluation-greedy"],
         default="training",
-        help="of --rliable: mean return of the last 100 episodes of training, or of evaluation.h5 [training]",
+        help="of --rliable: mean return of the last 100 episodes of training, or of the episodes in evaluation.h5 "
+        "whose actions were drawn, as in training, or of the greedy ones there [training]",
     )
     parser.add_argument("--policy", type=Path, metavar="FILE.safetensors", help="write the policy for plain torch")
     parser.add_argument("--onnx", type=Path, metavar="FILE.onnx", help="write the policy as an ONNX graph")
@@ -96,7 +113,9 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"{arguments.tensorboard}: {num_events:,} events; tensorboard --logdir {arguments.tensorboard}")
     if arguments.rliable:
         games = write_rliable(runs, arguments.rliable, arguments.score)
-        print(f"{arguments.rliable}: raw scores of {arguments.score}; games in order: {', '.join(games)}")
+        which = {"evaluation": "evaluation, actions drawn", "evaluation-greedy": "evaluation, most probable actions"}
+        scores = which.get(arguments.score, arguments.score)
+        print(f"{arguments.rliable}: raw scores of {scores}; games in order: {', '.join(games)}")
     if arguments.policy or arguments.onnx:
         from galampi.policies.export import export_onnx, export_policy
         from galampi.policies.stored import find_policy

@@ -2,7 +2,7 @@
 
 from galampi.learning.a2c import Learner, Losses, resolve_device, resolve_precision
 from galampi.learning.collector import RolloutCollector
-from galampi.learning.envs import Simulators, make_simulators
+from galampi.learning.envs import Simulators, is_atari_game, make_simulators, time_limit
 from galampi.learning.memory import keep_freed_memory
 from galampi.learning.parameters import lerp
 from galampi.learning.policy import has_convolutions
@@ -16,9 +16,11 @@ __all__ = [
     "RolloutCollector",
     "Simulators",
     "has_convolutions",
+    "is_atari_game",
     "keep_freed_memory",
     "lerp",
     "make_simulators",
     "resolve_device",
     "resolve_precision",
+    "time_limit",
 ]

@@ -139,6 +139,27 @@ class Simulators:
         return actions
 
 
+def is_atari_game(environment_id: str) -> bool:
+    """Whether an environment is a game of Atari.
+
+    Raises:
+        UserError: The id is unknown, or its package is missing.
+    """
+    return str(_spec(environment_id).entry_point).startswith("ale_py.")
+
+
+def time_limit(environment: Environment) -> int | None:
+    """Return the env steps after which an episode is truncated by the environment's own rule; None if it has none.
+
+    Raises:
+        UserError: The id is unknown, or its package is missing.
+    """
+    spec = _spec(environment.id)
+    if is_atari_game(environment.id):
+        return -(-environment.max_episode_frames // environment.frame_skip)
+    return spec.max_episode_steps
+
+
 def make_simulators(
     environment: Environment,
     *,
@@ -163,7 +184,7 @@ def make_simulators(
     if not 0 <= seed <= MOST_SEED - environment.num_envs:
         most = MOST_SEED - environment.num_envs
         raise UserError(f"seed: the first simulator's would be {seed}; must lie in [0, {most}]")
-    is_atari = str(spec.entry_point).startswith("ale_py.")
+    is_atari = is_atari_game(environment.id)
     settings: dict[str, str | int | float] = {"id": environment.id}
     vector: VectorEnv
     if is_atari:

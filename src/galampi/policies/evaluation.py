@@ -4,7 +4,11 @@ A second, small hall: it sees learning and results, and no MPI.
 
 The rules (Mnih et al. 2015; Assran et al. 2019, section 4): FIRE and no-ops at the start, full games, the game's own
 score. A lost life ends nothing. After it FIRE is pressed once where the game has that button, as at the start: a policy
-that is greedy may never press it, and Breakout waits for ever. An episode in which nothing happens any more is ended.
+that is greedy may never press it, and Breakout waits for ever. A game of Atari in which nothing happens any more is
+ended.
+
+A policy is played in two ways, from the same seeds: its actions are drawn, as in training, or the most probable one is
+taken, as in the paper. Early in training, and where chance is part of the skill, they are two policies.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -24,15 +29,14 @@ import torch
 from galampi.errors import UserError
 from galampi.learning import Learner, Simulators, make_simulators
 from galampi.learning.envs import MOST_SEED
+from galampi.policies.played import Bounds, Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
 from galampi.policies.video import Video
-from galampi.results.evaluation import EvaluatedEpisode, save_evaluation
+from galampi.ranks.launched import own_cpus
+from galampi.results.evaluation import Actions, EvaluatedEpisode, save_evaluation
 
 MOST_SIMULATORS = 16
 """Episodes played at once."""
-STUCK_AFTER = 3000
-"""Env steps without reward or lost life after which a game is stuck: 200 s of play in an Atari game, longer than any
-that ends by the clock."""
 _PACKAGES = ("galampi", "torch", "h5py", "gymnasium", "ale-py", "numpy")
 _SEEDS = 0x6576616C
 """Keeps the seeds of evaluations apart from those of training."""
@@ -43,12 +47,14 @@ def evaluate(
     path: Path,
     *,
     num_episodes: int = 10,
-    greedy: bool = True,
+    ways: Sequence[Actions] = ("sample", "greedy"),
     seed: int | None = None,
-    stuck_after: int = STUCK_AFTER,
+    stuck_after: int | None = None,
+    max_episode_steps: int | None = None,
     video: Path | None = None,
-    report: Callable[[EvaluatedEpisode], None] = lambda episode: None,
-) -> list[EvaluatedEpisode]:
+    report: Callable[[Actions, EvaluatedEpisode], None] = lambda actions, episode: None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Played:
     """Play episodes with a stored policy and write them to a file. Local.
 
     The network computes in float32 on one thread of the processor, so that the same policy and seed give the same
@@ -57,81 +63,84 @@ def evaluate(
     Args:
         stored: The policy.
         path: Results file, written when the last episode has ended.
-        num_episodes: Episodes to play.
-        greedy: Take the most probable action; otherwise draw it.
+        num_episodes: Episodes to play each way.
+        ways: How to play them, one way after the other: draw the action, or take the most probable one.
         seed: Of simulators and actions; the job's own if None.
-        stuck_after: Env steps without reward or lost life that end an episode.
-        video: File for a film of the first episode.
+        stuck_after: Env steps without reward or lost life that end an episode of Atari; `STUCK_AFTER` if None.
+        max_episode_steps: Env steps that end an episode; `MOST_STEPS` if None and the environment has no time limit.
+        video: File for a film of the first episode of the better way.
         report: Called with each episode when it has ended.
+        tell: Called with a line now and then while no episode ends.
 
     Returns:
-        The episodes in order of their number.
+        The episodes.
 
     Raises:
-        UserError: The environment is unknown or does not fit the policy, or a file cannot be written.
+        UserError: The environment is unknown, does not fit the policy or has no rule that is asked for, or a file
+            cannot be written.
     """
     for file in (path, video):
-        if file is not None:
-            _require_writable(file)
+        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+            raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
+        if file is not None and file.is_dir():
+            raise UserError(f"{file}: cannot be written: it is a folder")
+    bounds = bounds_of(stored.job.environment, stuck_after, max_episode_steps)
     torch.set_num_threads(1)
     sequence = np.random.SeedSequence([stored.job.seed if seed is None else seed, _SEEDS])
     words = sequence.generate_state(2, np.uint32)
     first_seed = int(words[0]) % (MOST_SEED - num_episodes)
+    environment = stored.job.environment
     learner: Learner | None = None
-    episodes: list[EvaluatedEpisode] = []
-    while len(episodes) < num_episodes:
-        num_before = len(episodes)
-        num_envs = min(MOST_SIMULATORS, num_episodes - num_before)
-        environment = stored.job.environment.model_copy(update={"num_envs": num_envs})
-        simulators = make_simulators(
-            environment,
-            seed=first_seed + num_before,
-            num_threads=min(num_envs, len(os.sched_getaffinity(0))),
-            life_ends_return=True,
+    episodes: dict[Actions, list[EvaluatedEpisode]] = {actions: [] for actions in ways}
+    firsts: dict[Actions, list[_Filmed]] = {actions: [] for actions in ways}
+    with Video(video, environment, first_seed) if video else nullcontext() as film:
+        for actions in ways:
+            progress = Progress(tell, environment.id, actions, bounds)
+            for num_before in range(0, num_episodes, MOST_SIMULATORS):
+                num_envs = min(MOST_SIMULATORS, num_episodes - num_before)
+                simulators = make_simulators(
+                    environment.model_copy(update={"num_envs": num_envs}),
+                    seed=first_seed + num_before,
+                    num_threads=min(num_envs, len(own_cpus())),
+                    life_ends_return=True,
+                )
+                with closing(simulators):
+                    learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
+                    filmed = firsts[actions] if film is not None and num_before == 0 else None
+                    greedy = actions == "greedy"
+                    for simulator, ended in _play(simulators, learner, greedy, bounds, filmed, progress):
+                        number = num_before + simulator + 1
+                        episode = EvaluatedEpisode(episode=number, seed=first_seed + number - 1, **asdict(ended))
+                        report(actions, episode)
+                        episodes[actions].append(episode)
+            episodes[actions].sort(key=lambda episode: episode.episode)
+        played = Played(episodes, bounds)
+        save_evaluation(
+            path,
+            episodes,
+            {
+                "policy": stored.source,
+                "updates": list(stored.updates),
+                "env_steps": stored.env_steps,
+                **{name: bound for name, bound in asdict(bounds).items() if bound is not None},
+                "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
+                **{f"environment_{key}": value for key, value in simulators.description.items()},
+                **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
+            },
         )
-        with closing(simulators):
-            learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
-            filming = Video(video, environment, first_seed) if video and not num_before else nullcontext()
-            with filming as film:
-                for simulator, ended in _play(simulators, learner, _fire(simulators), film, greedy, stuck_after):
-                    number = num_before + simulator + 1
-                    episode = EvaluatedEpisode(episode=number, seed=first_seed + number - 1, **asdict(ended))
-                    report(episode)
-                    episodes.append(episode)
-    episodes.sort(key=lambda episode: episode.episode)
-    attributes = {
-        "policy": stored.source,
-        "updates": list(stored.updates),
-        "env_steps": stored.env_steps,
-        "actions": "greedy" if greedy else "sample",
-        "stuck_after": stuck_after,
-        "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
-        **{f"environment_{key}": value for key, value in simulators.description.items()},
-        **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
-    }
-    save_evaluation(path, episodes, attributes)
-    return episodes
+        if film is not None:
+            for step in firsts[played.better]:
+                film.follow(*step)
+    return played
 
 
-def _require_writable(file: Path) -> None:
-    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
-    if file.is_dir():
-        raise UserError(f"{file}: cannot be written: it is a folder")
+class _Filmed(NamedTuple):
+    """A step of the episode that may be filmed: the action and what the simulator answered."""
 
-
-def summary(stored: StoredPolicy, episodes: Sequence[EvaluatedEpisode]) -> str:
-    """Say in a few lines what an evaluation came to."""
-    returns = np.array([episode.episodic_return for episode in episodes])
-    deviation = f" +- {returns.std(ddof=1):.2f} (standard deviation)" if len(returns) > 1 else ""
-    stuck = sum(episode.end == "stuck" for episode in episodes)
-    played = f"{len(returns)} episode{'s' * (len(returns) > 1)}"
-    return (
-        f"policy    {stored.source}, after {stored.env_steps:,} env steps\n"
-        f"return    mean {returns.mean():.2f}{deviation}, median {np.median(returns):.2f},"
-        f" from {returns.min():.2f} to {returns.max():.2f}; {played}, raw score of full games\n"
-        f"stuck     {stuck} of {played}"
-    )
+    action: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
 
 
 @dataclass(frozen=True)
@@ -176,15 +185,16 @@ def _fire(simulators: Simulators) -> int | None:
 def _play(
     simulators: Simulators,
     learner: Learner,
-    fire: int | None,
-    film: Video | None,
     greedy: bool,
-    stuck_after: int,
+    bounds: Bounds,
+    filmed: list[_Filmed] | None,
+    progress: Progress,
 ) -> Iterator[tuple[int, _Ended]]:
     """Play one episode in every simulator, and yield each with its simulator when it ends.
 
     A simulator whose episode has ended plays on unseen until the last has: its steps are cheap beside the rest.
     """
+    fire = _fire(simulators)
     policy = learner.policy
     num_envs = simulators.num_envs
     activations = policy.new_activations(num_envs)
@@ -202,14 +212,16 @@ def _play(
         if fire is not None:
             actions = np.where(presses_fire, fire, actions)
         observations, rewards, terminated, truncated, life_lost = simulators.step(actions)
-        if film is not None and playing[0]:
-            film.follow(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]))
+        if filmed is not None and playing[0]:
+            filmed.append(_Filmed(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0])))
         length += 1
         returns += rewards
         idle = np.where((rewards != 0) | life_lost, 0, idle + 1)
         presses_fire = life_lost
-        ended = playing & (terminated | truncated | (idle >= stuck_after))
+        stuck = idle >= (bounds.stuck_after or np.inf)
+        ended = playing & (terminated | truncated | stuck | (length >= (bounds.max_episode_steps or np.inf)))
         for i in np.flatnonzero(ended):
-            end = "terminated" if terminated[i] else "truncated" if truncated[i] else "stuck"
+            end = "terminated" if terminated[i] else "truncated" if truncated[i] else "stuck" if stuck[i] else "cut"
             yield int(i), _Ended(float(returns[i]), length, end)
         playing &= ~ended
+        progress.after(length, num_playing=int(playing.sum()), any_ended=not playing.all())

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning import Simulators
+from galampi.learning import Simulators, is_atari_game
 
 ATARI_FRAMES_PER_S = 60
 LEAST_HEIGHT = 400
@@ -48,7 +48,7 @@ class Video:
             self._av: Any = importlib.import_module("av")
         except ModuleNotFoundError:
             raise UserError("--video needs the package av: pip install 'galampi[video]'") from None
-        self._is_atari = str(gym.spec(environment.id.rpartition(":")[2]).entry_point).startswith("ale_py.")
+        self._is_atari = is_atari_game(environment.id)
         self._vector, frames_per_s = _atari(environment) if self._is_atari else _drawn(environment)
         self._simulators = Simulators(
             self._vector, seed=seed, is_atari=self._is_atari, life_ends_return=False, settings={}
@@ -145,6 +145,7 @@ def _atari(environment: Environment) -> tuple[VectorEnv, int]:
         maxpool=True,
         use_fire_reset=True,
         autoreset_mode="NextStep",
+        reward_clipping=False,
     )
     return vector, max(1, round(ATARI_FRAMES_PER_S / environment.frame_skip))
 

@@ -1,4 +1,4 @@
-"""What a process knows of its launcher before MPI starts.
+"""What a process knows of its launcher and of where it runs before MPI starts.
 
 Imports nothing that takes time, so that the entry can import it first.
 """
@@ -17,3 +17,10 @@ _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 def launched_rank() -> int:
     """Return the rank the launcher gave this process; 0 without a launcher. Local."""
     return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
+def own_cpus() -> frozenset[int]:
+    """Return the cores this process may use; all there are where the system does not tell (macOS). Local."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from mpi4py import MPI
 
 from galampi.errors import UserError
-from galampi.ranks.launched import LAUNCHER_PID
+from galampi.ranks.launched import LAUNCHER_PID, own_cpus
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Placement:
 def place(comm: MPI.Intracomm) -> Placement:
     """Find where this rank runs and how many threads it may use. Collective over comm."""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    cpus = _own_cpus()
+    cpus = own_cpus()
     all_cpus = node.allgather(cpus)
     num_sharing = sum(not cpus.isdisjoint(other) for other in all_cpus)
     placement = Placement(
@@ -131,10 +131,3 @@ def place(comm: MPI.Intracomm) -> Placement:
     )
     node.Free()
     return placement
-
-
-def _own_cpus() -> frozenset[int]:
-    """Return the cores this process may use; all there are where the system does not tell (macOS)."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))

@@ -6,7 +6,7 @@ Written as a whole when the last episode has ended, so it is never half there.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -19,6 +19,9 @@ from galampi.results.schema import NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, Table
 EVALUATION_FILE_NAME = "evaluation.h5"
 EVALUATION_FORMAT = "galampi evaluation"
 
+Actions = Literal["sample", "greedy"]
+"""How a policy is played: actions are drawn from it, as in training, or the most probable one is taken."""
+
 EVALUATED = TableSchema(
     "episodes",
     "one row for each episode that was played, in the order of their seeds",
@@ -26,7 +29,7 @@ EVALUATED = TableSchema(
         Column("episode", "int64", "1", "number of the episode, from 1"),
         Column("return", "float64", "1", "episodic return: sum of the raw, unclipped rewards of the full game"),
         Column("length", "int64", "env step", "length of the episode"),
-        Column("end", "string", "1", "how it ended: terminated, truncated, or stuck (nothing happened any more)"),
+        Column("end", "string", "1", "how it ended: terminated, truncated, stuck (nothing happened any more) or cut"),
         Column("seed", "int64", "1", "seed of its simulator"),
     ),
     chunk_rows=64,
@@ -50,37 +53,56 @@ class Evaluation:
 
     Attributes:
         attributes: Root attributes: whose policy, how it was played, versions.
-        episodes: Column name to [num_episodes].
+        episodes: How the policy was played to its episodes, column name to [num_episodes].
     """
 
     attributes: dict[str, Any]
-    episodes: dict[str, NDArray[Any]]
+    episodes: dict[Actions, dict[str, NDArray[Any]]]
 
 
 def save_evaluation(
-    path: Path, episodes: Sequence[EvaluatedEpisode], attributes: Mapping[str, str | int | float | Sequence[int]]
+    path: Path,
+    episodes: Mapping[Actions, Sequence[EvaluatedEpisode]],
+    attributes: Mapping[str, str | int | float | Sequence[int]],
 ) -> None:
     """Write an evaluation in place of one that is there.
+
+    The first kind of episodes becomes the table `episodes`, of which the root attribute `actions` says how they were
+    played, as in files that hold one kind alone; a second one becomes `greedy_episodes`.
 
     Args:
         path: The file, `OUT/evaluation.h5`.
         episodes: The rows.
-        attributes: Root attributes.
+        attributes: Further root attributes.
     """
-    columns = zip(*((e.episode, e.episodic_return, e.length, e.end, e.seed) for e in episodes), strict=True)
     with replacing(path, EVALUATION_FORMAT) as file:
-        file.attrs.update(attributes)
-        group = file.create_group(EVALUATED.name)
-        group.attrs["description"] = EVALUATED.description
-        datasets = [group.create_dataset(NUM_ROWS, data=np.int64(len(episodes)))]
-        for column, values in zip(EVALUATED, columns, strict=True):
-            dtype = h5py.string_dtype() if column.dtype == "string" else column.dtype
-            datasets.append(group.create_dataset(column.name, data=values, dtype=dtype))
-            datasets[-1].attrs.update({"units": column.units, "description": column.description})
-        datasets[0].attrs.update({"units": "1", "description": NUM_ROWS_DESCRIPTION})
-        datasets[1].make_scale(EVALUATED.scale)
-        for dataset in datasets[2:]:
-            dataset.dims[0].attach_scale(datasets[1])
+        file.attrs.update({**attributes, "actions": next(iter(episodes))})
+        for actions, rows in episodes.items():
+            _write_table(file.create_group(_table_name(file, actions)), rows)
+
+
+def _table_name(file: h5py.File, actions: Actions) -> str:
+    return EVALUATED.name if file.attrs["actions"] == actions else f"{actions}_{EVALUATED.name}"
+
+
+def _write_table(group: h5py.Group, episodes: Sequence[EvaluatedEpisode]) -> None:
+    columns = zip(*((e.episode, e.episodic_return, e.length, e.end, e.seed) for e in episodes), strict=True)
+    group.attrs["description"] = EVALUATED.description
+    datasets = [group.create_dataset(NUM_ROWS, data=np.int64(len(episodes)))]
+    for column, values in zip(EVALUATED, columns, strict=True):
+        dtype = h5py.string_dtype() if column.dtype == "string" else column.dtype
+        datasets.append(group.create_dataset(column.name, data=values, dtype=dtype))
+        datasets[-1].attrs.update({"units": column.units, "description": column.description})
+    datasets[0].attrs.update({"units": "1", "description": NUM_ROWS_DESCRIPTION})
+    datasets[1].make_scale(EVALUATED.scale)
+    for dataset in datasets[2:]:
+        dataset.dims[0].attach_scale(datasets[1])
+
+
+def _read_table(group: h5py.Group) -> dict[str, NDArray[Any]]:
+    return {
+        column.name: group[column.name].asstr()[:] if column.is_text else group[column.name][:] for column in EVALUATED
+    }
 
 
 def load_evaluation(path: Path) -> Evaluation:
@@ -91,11 +113,10 @@ def load_evaluation(path: Path) -> Evaluation:
     """
     try:
         with reading(path, EVALUATION_FORMAT) as file:
-            group = file[EVALUATED.name]
-            episodes = {
-                column.name: group[column.name].asstr()[:] if column.dtype == "string" else group[column.name][:]
-                for column in EVALUATED
-            }
+            names = {actions: _table_name(file, actions) for actions in get_args(Actions)}
+            episodes = {actions: _read_table(file[name]) for actions, name in names.items() if name in file}
+            if not episodes:
+                raise KeyError(EVALUATED.name)
             attributes = {
                 name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
                 for name, value in file.attrs.items()

@@ -110,9 +110,22 @@ def test_scores_of_evaluations(tmp_path) -> None:
     run = write_run(tmp_path / "run", ranks=2, returns=[0.0] * 20)
     with pytest.raises(ResultsError, match=r"evaluation\.h5: no such evaluation"):
         rliable_scores([run], "evaluation")
-    episodes = [EvaluatedEpisode(episode=k, episodic_return=float(k), length=3, end="stuck", seed=k) for k in (1, 2, 6)]
-    save_evaluation(run.path / "evaluation.h5", episodes, {})
+    path = run.path / "evaluation.h5"
+    drawn, greedy = (
+        [EvaluatedEpisode(episode=k, episodic_return=float(k), length=3, end="stuck", seed=k) for k in returns]
+        for returns in ((1, 2, 6), (0, 2))
+    )
+    save_evaluation(path, {"sample": drawn, "greedy": greedy}, {})
     assert rliable_scores([run], "evaluation")[0] == {"push-sum, 2 ranks": [[3.0]]}
+    assert rliable_scores([run], "evaluation-greedy")[0] == {"push-sum, 2 ranks": [[1.0]]}
+    # A file of greedy episodes alone, as all once were, is not taken for the other kind.
+    save_evaluation(path, {"greedy": greedy}, {})
+    assert rliable_scores([run], "evaluation-greedy")[0] == {"push-sum, 2 ranks": [[1.0]]}
+    with pytest.raises(
+        ResultsError, match=r"evaluation\.h5: holds no episodes of --score evaluation, .* but of 'greedy'"
+    ):
+        rliable_scores([run], "evaluation")
+    save_evaluation(path, {"sample": drawn}, {})
     assert write_rliable([run], tmp_path / "scores.json", "evaluation") == ["CartPole-v1"]
     assert np.isclose(rliable_scores([run], "training")[0]["push-sum, 2 ranks"][0][0], 0.5)
 

@@ -8,11 +8,14 @@ import pytest
 from ale_py import roms
 
 from galampi.errors import UserError
+from galampi.job import parse_job
 from galampi.learning import Simulators
 from galampi.policies import evaluation
-from galampi.policies.evaluation import evaluate, summary
-from galampi.policies.stored import find_policy
-from galampi.results.evaluation import load_evaluation
+from galampi.policies import played as playing
+from galampi.policies.evaluation import evaluate
+from galampi.policies.played import Bounds, Played, summary
+from galampi.policies.stored import StoredPolicy, find_policy
+from galampi.results.evaluation import EvaluatedEpisode, load_evaluation
 
 NOOP, FIRE = 0, 1
 
@@ -72,7 +75,7 @@ def bare_game_return(game, num_frames, actions) -> float:
 @pytest.mark.parametrize("game", ["space_invaders", "breakout"])
 def test_the_recorded_return_is_the_emulators_own(store, taken, first_frames, tmp_path, game) -> None:
     out = store("ALE/" + "".join(word.capitalize() for word in game.split("_")) + "-v5")
-    episodes = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=2, greedy=False)
+    episodes = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=2, ways=["sample"]).episodes["sample"]
     assert len(set(first_frames)) == 2
     for i, episode in enumerate(episodes):
         actions = [actions[i] for actions, _ in taken[: episode.length]]
@@ -85,7 +88,7 @@ def test_the_recorded_return_is_the_emulators_own(store, taken, first_frames, tm
 
 def test_fire_is_pressed_after_a_lost_life_and_the_game_goes_on(store, constant_policy, taken, tmp_path) -> None:
     out = store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP))
-    (episode,) = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=1)
+    (episode,) = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=1, ways=["greedy"]).episodes["greedy"]
     assert episode.end == "terminated"
     lost = [bool(life_lost[0]) for _, life_lost in taken]
     assert sum(lost) == 4
@@ -96,24 +99,139 @@ def test_a_stuck_game_ends_and_is_reported(store, constant_policy, taken, tmp_pa
     """Without FIRE Breakout waits for ever after the first lost life."""
     monkeypatch.setattr(evaluation, "_fire", lambda simulators: None)
     stored = find_policy(store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP)))
-    episodes = evaluate(stored, tmp_path / "e.h5", num_episodes=2, stuck_after=150)
-    for i, episode in enumerate(episodes):
+    played = evaluate(stored, tmp_path / "e.h5", num_episodes=2, ways=["greedy"], stuck_after=150)
+    for i, episode in enumerate(played.episodes["greedy"]):
         first_loss = next(t for t, (_, life_lost) in enumerate(taken) if life_lost[i]) + 1
         assert (episode.end, episode.length) == ("stuck", first_loss + 150)
-    assert "stuck     2 of 2 episodes" in summary(stored, episodes)
+    assert "stuck     2 of 2 episodes (150 env steps without reward or lost life)" in summary(stored, played)
 
 
 def test_a_game_that_is_cut_is_truncated(store, tmp_path) -> None:
     out = store("ALE/Pong-v5", settings={"environment.max_episode_frames": "200"})
-    (episode,) = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=1)
+    (episode,) = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=1, ways=["sample"]).episodes["sample"]
     assert episode.end == "truncated"
     assert episode.length <= 50
+
+
+class Late(gym.Env):
+    """An environment with one reward, at its last step; without an end if there is no such step."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, last=None):
+        self.last = last
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        ends = self.steps == self.last
+        return np.zeros(2, np.float32), float(ends), ends, False, {}
+
+
+@pytest.fixture
+def late():
+    """Register environments of that kind, by what ends them."""
+    gym.register("Late-v0", Late, kwargs={"last": 5000})
+    gym.register("LateInTime-v0", Late, kwargs={"last": 5000}, max_episode_steps=6000)
+    gym.register("Endless-v0", Late)
+    gym.register("EndlessButCut-v0", Late, max_episode_steps=300)
+    yield
+    for name in ("Late-v0", "LateInTime-v0", "Endless-v0", "EndlessButCut-v0"):
+        del gym.registry[name]
+
+
+@pytest.mark.parametrize("name", ["Late-v0", "LateInTime-v0"])
+def test_only_games_of_atari_get_stuck(store, late, tmp_path, name) -> None:
+    stored = find_policy(store(name))
+    played = evaluate(stored, tmp_path / "e.h5", num_episodes=2)
+    for episodes in played.episodes.values():
+        assert [(e.end, e.length, e.episodic_return) for e in episodes] == [("terminated", 5000, 1.0)] * 2
+    assert "stuck" not in summary(stored, played)
+    with pytest.raises(UserError, match=rf"^--stuck-after is 9 for {name}; only games of Atari get stuck"):
+        evaluate(stored, tmp_path / "e.h5", stuck_after=9)
+
+
+def test_episodes_that_never_end_are_cut_and_told(store, late, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(playing, "MOST_STEPS", 700)
+    monkeypatch.setattr(playing, "_PROGRESS_PERIOD_S", 0.0)
+    stored = find_policy(store("Endless-v0"))
+    told = []
+    played = evaluate(stored, tmp_path / "e.h5", num_episodes=2, tell=told.append)
+    assert {(e.end, e.length) for episodes in played.episodes.values() for e in episodes} == {("cut", 700)}
+    assert told[1] == (
+        "sample  2 episodes playing, after 2 env steps; none has ended yet, Endless-v0 has no time limit, cut after "
+        "700 (--max-episode-steps)"
+    )
+    assert summary(stored, played).splitlines()[-1] == (
+        "cut       4 of 4 episodes (700 env steps, --max-episode-steps): no episode has ended by itself; "
+        "Endless-v0 has no time limit"
+    )
+    assert load_evaluation(tmp_path / "e.h5").attributes["max_episode_steps"] == 700
+
+
+def test_an_environments_own_time_limit_counts_first(store, late, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(playing, "MOST_STEPS", 100)
+    stored = find_policy(store("EndlessButCut-v0"))
+    for bound, end in ((None, ("truncated", 300)), (300, ("truncated", 300)), (299, ("cut", 299))):
+        played = evaluate(stored, tmp_path / "e.h5", num_episodes=1, ways=["sample"], max_episode_steps=bound)
+        (episode,) = played.episodes["sample"]
+        assert (episode.end, episode.length) == end
+    assert summary(stored, played).endswith("by itself")
+
+
+def told(sample, greedy) -> list[str]:
+    """What is told of these returns."""
+    episodes = {
+        actions: [
+            EvaluatedEpisode(episode=k, episodic_return=value, length=9, end="terminated", seed=k)
+            for k, value in enumerate(returns, 1)
+        ]
+        for actions, returns in (("sample", sample), ("greedy", greedy))
+        if returns
+    }
+    job = parse_job("", "test", {"environment.id": "CartPole-v1"})
+    stored = StoredPolicy(job, np.zeros(1), "mean", (5, 5), 250_000)
+    return summary(stored, Played(episodes, Bounds(500, None, None))).splitlines()
+
+
+def test_the_headline_is_what_training_shows() -> None:
+    policy, first, second, why = told([3900.0, 4100.0], [0.0, 0.0])
+    assert policy == "policy    mean of 2 ranks, after 250,000 env steps"
+    assert first.startswith(
+        "return    mean 4000.00 +- 141.42 (standard deviation), median 4000.00, from 3900.00 to 4100"
+    )
+    assert first.endswith("2 episodes, raw score of full games; actions drawn, as in training")
+    assert second.startswith("greedy    mean 0.00 +- 0.00")
+    assert second.endswith("2 episodes; the most probable actions, as in the paper")
+    assert "the two differ widely: this policy still acts by chance" in why
+    assert len(told([3900.0, 4100.0], [3800.0, 4000.0])) == 3
+    # Of one episode there is no deviation to differ by.
+    assert len(told([3900.0], [0.0])) == 3
+    _, alone = told([], [3.0, 5.0])
+    assert alone.startswith("return    mean 4.00")
+    assert alone.endswith("the most probable actions, as in the paper")
+
+
+def test_files_of_one_kind_of_episodes_stay_readable(store, tmp_path) -> None:
+    """As they were before there were two kinds."""
+    path = tmp_path / "e.h5"
+    played = evaluate(find_policy(store("CartPole-v1")), path, num_episodes=2, ways=["greedy"])
+    with h5py.File(path) as file:
+        assert file.attrs["actions"] == "greedy"
+        assert [name for name in file] == ["episodes"]
+    read = load_evaluation(path)
+    assert list(read.episodes) == ["greedy"]
+    assert read.episodes["greedy"]["return"].tolist() == played.returns("greedy").tolist()
 
 
 def test_continuous_actions_are_the_means(store, tmp_path) -> None:
     """Pendulum played by hand with the network's mean, clipped to the bounds."""
     stored = find_policy(store("Pendulum-v1"))
-    (episode,) = evaluate(stored, tmp_path / "e.h5", num_episodes=1, seed=4)
+    (episode,) = evaluate(stored, tmp_path / "e.h5", num_episodes=1, ways=["greedy"], seed=4).episodes["greedy"]
     env = gym.make("Pendulum-v1")
     weights = np.split(stored.z, np.cumsum([64 * 3, 64, 64 * 64, 64, 64, 1]))[:6]
     first, first_bias, second, second_bias, head, head_bias = weights
@@ -131,31 +249,42 @@ def test_continuous_actions_are_the_means(store, tmp_path) -> None:
 
 def test_the_same_seed_plays_the_same_episodes(store, tmp_path) -> None:
     stored = find_policy(store("CartPole-v1"))
-    games = [evaluate(stored, tmp_path / "e.h5", num_episodes=3, greedy=False, seed=seed) for seed in (5, 5, 6)]
+    games = [evaluate(stored, tmp_path / "e.h5", num_episodes=3, seed=seed).episodes for seed in (5, 5, 6)]
     assert games[0] == games[1]
-    assert games[0] != games[2]
+    assert games[0]["sample"] != games[2]["sample"]
+    # Neither way depends on whether the other is played too.
+    for actions in ("sample", "greedy"):
+        alone = evaluate(stored, tmp_path / "e.h5", num_episodes=3, ways=[actions], seed=5)
+        assert alone.episodes == {actions: games[0][actions]}
 
 
 def test_more_episodes_than_simulators_have_seeds_of_their_own(store, tmp_path) -> None:
-    reported = []
+    reported = {"sample": [], "greedy": []}
     stored = find_policy(store("CartPole-v1"))
-    episodes = evaluate(stored, tmp_path / "e.h5", num_episodes=37, report=reported.append)
-    assert [e.episode for e in episodes] == list(range(1, 38))
-    assert np.diff([e.seed for e in episodes]).tolist() == [1] * 36
-    assert sorted(reported, key=lambda e: e.episode) == episodes
-    # Nor does a later round repeat the games of the first.
-    assert [e.length for e in episodes[:16]] != [e.length for e in episodes[16:32]]
+    report = lambda actions, episode: reported[actions].append(episode)  # noqa: E731
+    played = evaluate(stored, tmp_path / "e.h5", num_episodes=37, report=report)
+    assert list(played.episodes) == ["sample", "greedy"]
+    for actions, episodes in played.episodes.items():
+        assert [e.episode for e in episodes] == list(range(1, 38))
+        assert np.diff([e.seed for e in episodes]).tolist() == [1] * 36
+        assert sorted(reported[actions], key=lambda e: e.episode) == episodes
+        # Nor does a later round repeat the games of the first.
+        assert [e.length for e in episodes[:16]] != [e.length for e in episodes[16:32]]
 
 
 def test_the_file_is_plain_and_says_what_it_is(store, tmp_path) -> None:
     path = tmp_path / "e.h5"
-    episodes = evaluate(find_policy(store("CartPole-v1", weights=(1.0, 1.0))), path, num_episodes=3)
+    played = evaluate(find_policy(store("CartPole-v1", weights=(1.0, 1.0))), path, num_episodes=3)
     read = load_evaluation(path)
-    assert read.episodes["return"].tolist() == [e.episodic_return for e in episodes]
-    assert read.episodes["end"].tolist() == ["terminated"] * 3
+    assert list(read.episodes) == ["sample", "greedy"]
+    for actions, columns in read.episodes.items():
+        assert columns["return"].tolist() == played.returns(actions).tolist()
+        assert columns["end"].tolist() == ["terminated"] * 3
     assert read.attributes["policy"] == "mean"
     assert read.attributes["updates"] == [70, 71]
-    assert read.attributes["actions"] == "greedy"
+    assert read.attributes["actions"] == "sample"
+    assert read.attributes["time_limit"] == 500
+    assert "stuck_after" not in read.attributes
     assert read.attributes["environment_id"] == "CartPole-v1"
     with h5py.File(path) as file:
         assert file.attrs["schema_version"] == 1
@@ -169,6 +298,9 @@ def test_the_file_is_plain_and_says_what_it_is(store, tmp_path) -> None:
             "seed": "1",
         }
         assert table["return"].dims[0].keys() == ["episode"]
+        # What a reader of files of one kind finds is what the root says.
+        assert table["return"][:].tolist() == played.returns("sample").tolist()
+        assert file["greedy_episodes/return"][:].tolist() == played.returns("greedy").tolist()
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
     dataset = xarray.open_dataset(path, group="episodes", engine="h5netcdf")
@@ -199,19 +331,33 @@ def test_the_film_shows_every_step_of_the_first_episode(store, tmp_path) -> None
     av = pytest.importorskip("av")
     stored = find_policy(store("ALE/Breakout-v5", settings={"environment.repeat_action_probability": "0.25"}))
     film = tmp_path / "film.mp4"
-    episodes = evaluate(stored, tmp_path / "e.h5", num_episodes=2, greedy=False, video=film, stuck_after=150)
+    played = evaluate(stored, tmp_path / "e.h5", num_episodes=2, video=film, stuck_after=150)
+    first, *_ = played.episodes[played.better]
     # Rewards are what tells a film of another game.
-    assert episodes[0].episodic_return > 0
+    assert first.episodic_return > 0
     with av.open(str(film)) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == 15
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    assert len(pictures) == episodes[0].length + 1
+    assert len(pictures) == first.length + 1
     assert pictures[0].shape == (420, 320, 3)
     # The bricks' rows are of six colours, from red to blue.
     red, blue = pictures[0][118, 160].astype(int), pictures[0][182, 160].astype(int)
     assert red[0] > red[2] + 50
     assert blue[2] > blue[0] + 50
+
+
+def test_the_film_is_of_the_way_to_play_that_scores_more(store, constant_policy, tmp_path) -> None:
+    """Rewards are the game's own there too: an alien of Space Invaders is worth 5 to 30."""
+    av = pytest.importorskip("av")
+    shoots = find_policy(store("ALE/SpaceInvaders-v5", z=constant_policy("ALE/SpaceInvaders-v5", FIRE)))
+    played = evaluate(shoots, tmp_path / "e.h5", num_episodes=1, video=tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        num_pictures = sum(1 for _ in container.decode(video=0))
+    scores = {way: float(played.returns(way).mean()) for way in played.episodes}
+    assert scores["sample"] != scores["greedy"]
+    assert scores[played.better] == max(scores.values())
+    assert num_pictures == played.episodes[played.better][0].length + 1
 
 
 class OwnRandomness(gym.Env):
@@ -253,11 +399,13 @@ def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
             with pytest.raises(UserError, match=rf"{name}; its name must end in"):
                 evaluate(stored, tmp_path / "e.h5", video=tmp_path / name)
             assert not (tmp_path / name).exists()
-        # Two take steps in turns, and the twentieth is the film's.
+        # The twentieth is the last of the episode; the film takes the steps after it.
         monkeypatch.setattr(OwnRandomness, "random", "ends")
         monkeypatch.setattr(OwnRandomness, "num_steps", 0)
-        with pytest.raises(UserError, match=r"had terminated True, the first False"):
-            evaluate(stored, tmp_path / "e.h5", num_episodes=1, video=tmp_path / "film.mp4")
+        with pytest.raises(UserError, match=r"had terminated False, the first True"):
+            evaluate(stored, tmp_path / "e.h5", num_episodes=1, ways=["sample"], video=tmp_path / "film.mp4")
+        # What was played is not lost with its film.
+        assert load_evaluation(tmp_path / "e.h5").episodes["sample"]["length"].tolist() == [20]
         OwnRandomness.metadata["render_modes"] = []
         with pytest.raises(UserError, match=r"OwnRandomness-v0 draws no pictures"):
             evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
