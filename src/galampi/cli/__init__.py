@@ -35,11 +35,18 @@ def run(argv: Sequence[str]) -> int:
             raise UserError(f"{words[0]} is not a command; there is: {', '.join(_COMMANDS)}")
         words.insert(0, "train")
     parser, by_command = _parser()
-    arguments, unknown = parser.parse_known_args(words)
+    # What follows -- is for sbatch, not for argparse.
+    own = words.index("--") if words[0] == "submit" and "--" in words else len(words)
+    arguments, unknown = parser.parse_known_args(words[:own])
+    if words[own:]:
+        arguments.sbatch_options = tuple(words[own + 1 :])
     if unknown:
         options = [option for action in by_command[words[0]]._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
-        raise UserError(f"{unknown[0]} is not an option{f'; did you mean {near[0]}?' if near else ''}")
+        hint = f"; did you mean {near[0]}?" if near else ""
+        if words[0] == "submit":
+            hint += "; what is for sbatch follows a --"
+        raise UserError(f"{unknown[0]} is not an option{hint}")
     code: int = arguments.run(arguments)
     return code
 
@@ -284,7 +291,10 @@ def _rank(text: str) -> int | None:
 def _add_submit(parser: argparse.ArgumentParser) -> None:
     from galampi.launch.submit import LAUNCHERS, SIGNALS
 
-    parser.usage = "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...]"
+    parser.usage = (
+        "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
+        "[-- OPTION OF SBATCH ...]"
+    )
     parser.add_argument("job", type=Path, metavar="JOB.toml|SWEEP", help="job file, or a sweep's folder: what it lacks")
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
@@ -308,8 +318,11 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     slurm.add_argument("--save-signal", choices=SIGNALS, help="signal that makes the ranks save")
     slurm.add_argument("--notice-s", type=int, metavar="SECONDS", help="save this long before the time limit")
     slurm.add_argument("--max-restarts", type=int, metavar="N", help="most times a run goes back to the queue")
+    slurm.add_argument(
+        "--chain", type=int, metavar="N", help="N jobs for a run, each after the one before: where requeue is forbidden"
+    )
     _add_settings(parser)
-    parser.set_defaults(run=_submit)
+    parser.set_defaults(run=_submit, sbatch_options=None)
 
 
 def _submit(arguments: argparse.Namespace) -> int:

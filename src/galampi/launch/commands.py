@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from galampi.errors import UserError
 from galampi.job import load_job
 from galampi.launch import status, sweep
+from galampi.launch.folder import job_to_train, lay_down
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -18,6 +19,7 @@ from galampi.launch.submit import (
     batch_file,
     how_to_watch,
     log_pattern,
+    refuse_short_stretches,
     sbatch,
     sbatch_arguments,
     slug,
@@ -61,25 +63,26 @@ def submit(request: Request) -> int:
         return _submit_rest_of_sweep(request)
     if request.sweeps or request.num_seeds is not None:
         return _submit_new_sweep(request)
+    script, resources = _script_of(request) or batch_file("requeue.sbatch"), Resources(**request.resources)
+    refuse_short_stretches(script, resources)
+    # Wherever the job will run (--chdir), and whatever the patterns of Slurm make of the current folder's name.
+    out = (request.out or _default_folder(load_job(request.job, request.overrides).name)).absolute()
     # Read here, so that a mistake shows before the wait.
-    job = load_job(request.job, request.overrides)
-    out = request.out or _default_folder(job.name)
+    job = job_to_train(request.job, request.overrides, out)
     submission = Submission(
-        script=request.script or batch_file("requeue.sbatch"),
+        script=script,
         name=job.name,
         log=f"{log_pattern(out.parent)}/{slug(out.name)}-%j.log",
-        resources=Resources(**request.resources),
+        resources=resources,
         arguments=[
-            str(request.job),
+            str(lay_down(job, out, dry_run=request.dry_run)),
             str(out),
             *(word for key, value in request.overrides.items() for word in (f"--{key}", value)),
         ],
     )
-    call = sbatch_arguments(submission)
-    print(as_typed(call))
-    if not request.dry_run:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        print(how_to_watch(sbatch(call), out, submission.log))
+    job_ids = list(_submit(submission, dry_run=request.dry_run))
+    if job_ids:
+        print(how_to_watch(job_ids, out, submission.log))
     return 0
 
 
@@ -107,11 +110,27 @@ def show_status(folders: Sequence[Path], *, failed: bool) -> int:
     return code
 
 
+def _submit(submission: Submission, *, dry_run: bool) -> Iterator[str]:
+    """Print and submit a job, or all of a chain; yield the number of each, none of a dry run."""
+    before: str | None = None
+    for stretch in range(1, (submission.resources.chain or 1) + 1):
+        call = sbatch_arguments(replace(submission, stretch=stretch, after=before))
+        print(as_typed(call))
+        if dry_run:
+            before = "PREVIOUS"
+            continue
+        try:
+            before = sbatch(call)
+        except UserError as error:
+            raise UserError(f"{error}{f'; {before} is the last of the chain' if before else ''}") from None
+        yield before
+
+
 def _submit_new_sweep(request: Request) -> int:
     job = load_job(request.job, request.overrides)
     axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
     jobs = sweep.combinations(request.job, request.overrides, axes)
-    folder = request.out or _default_folder(job.name)
+    folder = (request.out or _default_folder(job.name)).absolute()
     options = _options_of(request, sweep.Options())
     if not request.dry_run:
         sweep.lay_out(folder, jobs)
@@ -119,7 +138,7 @@ def _submit_new_sweep(request: Request) -> int:
 
 
 def _submit_rest_of_sweep(request: Request) -> int:
-    folder = request.job
+    folder = request.job.absolute()
     if not sweep.is_sweep(folder):
         raise UserError(f"{folder}: neither a job file nor the folder of a sweep")
     if request.sweeps or request.num_seeds is not None or request.out or request.overrides:
@@ -136,15 +155,24 @@ def _submit_rest_of_sweep(request: Request) -> int:
 
 def _options_of(request: Request, before: sweep.Options) -> sweep.Options:
     """Return the options of a sweep: those of the request, and where it has none those of before."""
-    if request.script is not None and not request.script.is_file():
-        # sbatch looks at sweep.sbatch, and every run would fail.
-        raise UserError(f"--script {request.script}: no such file")
+    script = _script_of(request)
+    resources = replace(before.resources, **request.resources)
+    refuse_short_stretches(batch_file("sweep.sbatch"), resources)
     return sweep.Options(
-        resources=replace(before.resources, **request.resources),
-        # The next submission may come from another folder.
-        script=request.script.absolute() if request.script is not None else before.script,
+        resources=resources,
+        script=script if script is not None else before.script,
         at_once=request.at_once if request.at_once is not None else before.at_once,
     )
+
+
+def _script_of(request: Request) -> Path | None:
+    if request.script is None:
+        return None
+    # Of a sweep sbatch would not look at it, and every run would fail.
+    if not request.script.is_file():
+        raise UserError(f"--script {request.script}: no such file")
+    # The next submission may come from another folder.
+    return request.script.absolute()
 
 
 def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options, name: str, *, dry_run: bool) -> int:
@@ -159,12 +187,12 @@ def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options,
         name=name,
         max_index=sweep.max_array_index(),
     ):
-        call = sbatch_arguments(submission)
-        print(as_typed(call))
-        if not dry_run:
-            job_id = sbatch(call)
+        job_ids = []
+        for job_id in _submit(submission, dry_run=dry_run):
             sweep.record_submission(folder, job_id, offset)
-            print(how_to_watch(job_id, folder, submission.log))
+            job_ids.append(job_id)
+        if job_ids:
+            print(how_to_watch(job_ids, folder, submission.log))
     return 0
 
 

@@ -6,6 +6,7 @@ commit: a reader never looks past it, so a process killed between the two leaves
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,9 +103,12 @@ class JobFile:
             old = dict(file.attrs)
         # In a folder of its own, for two must not write one file; whoever renames last says the same.
         own = out / f"failed-{rank:04d}"
-        JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
-        (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
-        own.rmdir()
+        try:
+            JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
+            (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
+        finally:
+            # On a full disk half a file is left.
+            shutil.rmtree(own, ignore_errors=True)
 
 
 class Position(NamedTuple):

@@ -156,11 +156,14 @@ def test_the_documented_reports_are_of_the_runs_of_one_game_each(tmp_path, monke
 def test_an_installation_without_batch_files_takes_one_that_is_given(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(submit, "_batch_folder", lambda: None)
     monkeypatch.chdir(tmp_path)
-    Path("a.toml").touch()
+    for name in ("a.toml", "own.sbatch"):
+        Path(name).touch()
     with pytest.raises(UserError, match="give one with --script"):
         run(["submit", "a.toml", "--dry-run"])
     assert run(["submit", "a.toml", "--dry-run", "--out", "a", "--script", "own.sbatch"]) == 0
-    assert shlex.split(capsys.readouterr().out)[-3:] == ["own.sbatch", "a.toml", "a"]
+    assert shlex.split(capsys.readouterr().out)[-3:] == [
+        str(tmp_path / name) for name in ("own.sbatch", "a-submitted.toml", "a")
+    ]
 
 
 def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:

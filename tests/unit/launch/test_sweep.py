@@ -107,7 +107,7 @@ def test_what_was_asked_for_is_asked_for_again(tmp_path, monkeypatch, capsys) ->
     assert run(["submit", "s", "--cpus-per-task", "4"]) == 0
     (call,) = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("sbatch ")]
     assert {"--array=0-2%2", "--nodes=2", "--cpus-per-task=4"} <= set(call)
-    assert call[-3:] == ["s", "0", str(tmp_path / "own.sbatch")]
+    assert call[-3:] == [str(tmp_path / "s"), "0", str(tmp_path / "own.sbatch")]
     assert call[-4].endswith("/sweep.sbatch")
     options = sweep.Options(resources=Resources(nodes=2, cpus_per_task=4), script=tmp_path / "own.sbatch", at_once=2)
     assert sweep.last_options(Path("s")) == options

@@ -1,0 +1,96 @@
+"""What is settled of a run before its job waits: that its folder will do, and which job it trains.
+
+What is checked is what runs, so the job is laid down as it was understood: the file it came from may change meanwhile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from galampi.errors import UserError
+from galampi.job import Job, dump_job, fields, load_job, parse_job
+from galampi.launch.status import run_status
+from galampi.results import open_run
+
+# What a batch system or an editor puts there is no run's, and a start that was cut short leaves these.
+_OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "rank-[0-9]*.h5*", "job.h5.part")
+
+
+def job_to_train(path: Path, overrides: Mapping[str, str], out: Path) -> Job:
+    """Return the job that a run in `out` would train: of a run that is there its own, with the overrides.
+
+    Args:
+        path: Job file.
+        overrides: Settings over those of the file.
+        out: Folder of the run.
+
+    Raises:
+        UserError: The job is not allowed, the folder does not do, or there is nothing left to train.
+    """
+    job = load_job(path, overrides)
+    if not _holds_run(out):
+        return job
+    text = open_run(out).job_toml
+    own = parse_job(text, f"{out}/job.h5", overrides)
+    if run_status(out) == "finished" and own == parse_job(text, f"{out}/job.h5"):
+        raise UserError(f"{out}: finished already; raise --total_env_steps to train further, or choose another --out")
+    if changed := [key for key, _ in fields() if _value(job, key) != _value(own, key)]:
+        print(f"{out}: its run goes on by its own job, not by {path}, which has another {', '.join(changed)}")
+    return own
+
+
+def lay_down(job: Job, out: Path, *, dry_run: bool) -> Path:
+    """Write a job beside the folder of its run, and return where it lies. One that is there is never changed.
+
+    Args:
+        job: The job.
+        out: Folder of the run.
+        dry_run: Only say where it would lie.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    text = dump_job(job)
+    names = (f"{out.name}-submitted{'' if number == 1 else f'-{number}'}.toml" for number in itertools.count(1))
+    paths = (out.with_name(name) for name in names)
+    try:
+        path = next(path for path in paths if not path.exists() or path.read_bytes() == text.encode())
+        if not dry_run and not path.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            # Under its name all of it is there, and two that are submitted at once do not mix.
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            try:
+                part.write_text(text, encoding="utf-8")
+                part.rename(path)
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def _holds_run(out: Path) -> bool:
+    """Whether there is a run in a folder; refuse one where none is and none could begin."""
+    try:
+        if (out / "job.h5").exists():
+            return True
+        if not out.exists():
+            return False
+        foreign = sorted(path.name for path in out.iterdir() if not any(map(path.match, _OF_NO_RUN)))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be the folder of a run: {error.strerror}") from None
+    if foreign:
+        raise UserError(f"{out}: not empty: it holds {foreign[0]}, and no run to go on with; choose another --out")
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: cannot be written: Permission denied")
+    return False
+
+
+def _value(job: Job, key: str) -> object:
+    value: object = job
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
