@@ -14,7 +14,8 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-cluster bench bench-one check format clean
+.PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
+	test-jobs test-cluster bench bench-one check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -22,31 +23,49 @@ run: $(READY)  ## Train the built-in job on RANKS ranks
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
 # Ranks that wait and jobs that queue leave half a machine idle: one column of tests for each MPI library, side by side.
+# A part that fails hides no other: all run, and those that failed are named at the end.
 test:  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
 	$(MAKE) MPI=mpich environment
 	$(MAKE) MPI=openmpi environment
-	$(MAKE) --jobs=2 --output-sync=line test-mpich test-openmpi
+	+@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
+	$(MAKE) --jobs=2 --keep-going --output-sync=line FAILED="$$failed" test-mpich test-openmpi; \
+	code=$$?; cat "$$failed"; exit $$code
+
+ONCE := test-unit test-commands
+WITH_RANKS := test-mpi test-network test-jobs
+FAILED ?= /dev/null
+each = +@failed=; for part in $(2); do $(MAKE) MPI=$(1) $$part || failed="$$failed $$part"; done; \
+	[ -z "$$failed" ] || { echo "failed under $(1):$$failed" | tee -a $(FAILED); exit 1; }
 
 test-mpich:
-	$(MAKE) MPI=mpich test-once
-	$(MAKE) MPI=mpich test-ranks
-	$(MAKE) MPI=mpich test-cluster
+	$(call each,mpich,$(ONCE) $(WITH_RANKS) test-cluster)
 
 test-openmpi:
-	$(MAKE) MPI=openmpi test-ranks
-	$(MAKE) MPI=openmpi test-cluster ARGS='-m "not one_mpi"'
+	$(call each,openmpi,$(WITH_RANKS) test-cluster)
 
-test-once: $(READY)  ## Run the tests that are the same under every MPI library
+test-once:  ## Run the tests that are the same under every MPI library
+	$(call each,$(MPI),$(ONCE))
+
+test-ranks:  ## Run the tests with ranks
+	$(call each,$(MPI),$(WITH_RANKS))
+
+test-unit: $(READY)
 	python -m pytest --numprocesses auto tests/unit tests/golden
+
+test-commands: $(READY)
 	python -m pytest tests/jobs -m one_mpi
 
-test-ranks: $(READY)  ## Run the tests with ranks
+test-mpi: $(READY)
 	python -m pytest tests/mpi
+
+test-network: $(READY)
 	python -m pytest tests/mpi/test_conservation.py --network -k True
+
+test-jobs: $(READY)
 	python -m pytest tests/jobs -m "not one_mpi"
 
 test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way
-	python -m pytest tests/cluster $(ARGS)
+	python -m pytest tests/cluster $(if $(filter openmpi,$(MPI)),-m "not one_mpi") $(ARGS)
 
 bench:  ## Measure speed, beside Stable-Baselines3; half an hour on an otherwise idle machine
 	$(MAKE) MPI=mpich bench-one

@@ -7,7 +7,7 @@ import time
 import traceback
 
 from galampi.cli import run
-from galampi.errors import UserError
+from galampi.errors import BrokenRunError, UserError
 from galampi.ranks.launched import launched_rank
 
 _PATIENCE_S = 2.0
@@ -28,6 +28,10 @@ def main() -> int:
             # Open MPI's launcher kills all at the first non-zero exit: let rank 0 have spoken by then.
             time.sleep(_PATIENCE_S)
         return 2
+    except BrokenRunError as error:
+        print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
+        _end_job()
+        return 1
     except SystemExit:
         raise
     except BaseException:
@@ -36,9 +40,14 @@ def main() -> int:
 
 
 def _fail(rank: int) -> None:
-    """Print this rank's traceback, and end the ranks that would wait for it for ever."""
+    """Print this rank's traceback, and end the job."""
     text = traceback.format_exc()
     print("\n".join(f"[rank {rank}] {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
+    _end_job()
+
+
+def _end_job() -> None:
+    """End the ranks that would wait for this one for ever."""
     if "mpi4py.MPI" in sys.modules:
         from mpi4py import MPI
 

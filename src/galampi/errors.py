@@ -5,7 +5,8 @@ GalampiError
 │   ├── JobError       a job file or an override holds something that is not allowed
 │   └── ResultsError   a file of results is missing, truncated, foreign or of another version
 │       └── UntoldError    files are whole, but do not tell which rank averaged which message
-└── LostRankError      a rank is gone or was never part of the job, exit code 1
+├── LostRankError      a rank is gone or was never part of the job, exit code 1
+└── BrokenRunError     what one rank alone has met after training had begun, and can't go on with, exit code 1
 """
 
 
@@ -31,3 +32,7 @@ class UntoldError(ResultsError):
 
 class LostRankError(GalampiError):
     """A rank ended or fell silent, so that the job cannot go on as asked."""
+
+
+class BrokenRunError(GalampiError):
+    """A rank cannot go on, for a reason outside this package: its text is the one line that is shown."""

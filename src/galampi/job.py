@@ -103,13 +103,17 @@ class Gossip(Section):
     """Send to one out-peer each update, in turn, or to all of them."""
     weight_floor: float = Field(1 / 16, ge=0, lt=1)
     """Least push-sum weight a rank keeps: a push that would leave less is skipped."""
+    silent_after_s: float = Field(60.0, gt=0)
+    """A rank that makes no update for so long, s, is called silent, and is waited for no longer when a job ends."""
 
 
 class Checkpoint(Section):
     """Checkpoints on the way."""
 
     every_updates: int = Field(5000, ge=1)
-    """Updates of a rank between two of its checkpoints."""
+    """Most updates of a rank between two of its checkpoints."""
+    every_s: float = Field(300.0, gt=0)
+    """Most time of a rank between two of its checkpoints, s; the first comes after a tenth of it."""
     keep_every_updates: int = Field(0, ge=0)
     """Updates between two checkpoints that are kept beside the newest, for evaluate --checkpoint; 0 keeps none."""
 

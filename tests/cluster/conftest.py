@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from interruptions import EVENTS, LIKELY, interrupt
+from limits import DEADLOCK_S
 
 HERE = Path(__file__).parent
 
@@ -57,7 +58,7 @@ class Cluster:
             capture_output=True,
             text=True,
             env=self.environment,
-            timeout=300,
+            timeout=DEADLOCK_S,
             check=False,
         )
         assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -85,11 +86,11 @@ class Cluster:
         marks = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURM_JOB_ID": job_id}
         return [process for process in psutil.process_iter() if marks.items() <= _environment_of(process).items()]
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = 400) -> None:
+    def wait_for(self, condition: Callable[[], object]) -> None:
         """Wait until a condition holds; ask seldom, for every question to Slurm is a process."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + DEADLOCK_S
         while not condition():
-            assert time.monotonic() < deadline, f"waited {timeout_s} s\n{self.call('squeue')}"
+            assert time.monotonic() < deadline, f"waited {DEADLOCK_S} s\n{self.call('squeue')}"
             time.sleep(0.5)
 
     def wait_for_end(self, job_id: str) -> str:

@@ -6,7 +6,7 @@ import time
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
 
-STEP_S = 0.0 if int(os.environ.get("SLURM_RESTART_COUNT", "0")) else 0.03
+STEP_S = 0.0 if int(os.environ.get("SLURM_RESTART_COUNT", "0")) else 0.06
 
 
 class Slow(CartPoleEnv):

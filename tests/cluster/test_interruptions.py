@@ -7,7 +7,7 @@ from galampi.results import open_run
 
 def test_a_run_goes_on_to_its_end(begun, launchers, case) -> None:
     folder, ended = begun[case]
-    job = ended.result(900)
+    job = ended.result()
     log = "".join(path.read_text() for path in folder.glob("*.log"))
     assert job["JobState"] == "COMPLETED", log
     assert job["ExitCode"] == "0:0"

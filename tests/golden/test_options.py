@@ -1,10 +1,10 @@
 """The settings and options users rely on: their names, defaults and ranges."""
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 from galampi import cli
+from galampi.cli.settings import Parser
 from galampi.job import Job, allowed, fields
 
 
@@ -27,9 +27,9 @@ def test_settings_are_what_they_were() -> None:
     unchanged("options.txt", lines)
 
 
-def options(parser: argparse.ArgumentParser) -> Iterator[str]:
+def options(parser: Parser) -> Iterator[str]:
     """Yield what a command takes, a line each; settings of a job are a matter of their own."""
-    for action in parser._actions:
+    for action in parser.actions:
         names = ", ".join(action.option_strings) or action.dest
         if "." in names or action.dest == "help":
             continue
@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 def test_commands_take_what_they_took() -> None:
     settings = {f"--{key}" for key, _ in fields()}
     lines = []
-    for name, parser in cli._parser()[1].items():
+    for name, parser in cli.parsers()[1].items():
         taken = [line for line in options(parser) if line.split(" = ")[0] not in settings]
         lines += [f"{name} {line}" for line in taken]
     unchanged("commands.txt", lines)

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
+from limits import DEADLOCK_S
+
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
     "--headless",
@@ -59,7 +61,7 @@ class Browser:
 
     def __exit__(self, *exception: object) -> None:
         self._process.terminate()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=DEADLOCK_S)
         self._write.close()
         self._read.close()
         self._profile.cleanup()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from limits import DEADLOCK_S
 
 from galampi.results import load_checkpoint, open_run
 
@@ -60,9 +61,9 @@ class Command:
         python = [p for p in found if p.name().startswith("python")]
         return sorted(python, key=lambda process: (process.create_time(), process.pid))
 
-    def finish(self, timeout_s: float = 120) -> tuple[int, str, str]:
+    def finish(self) -> tuple[int, str, str]:
         """Wait for the end; return exit code, output and errors."""
-        out, err = self.process.communicate(timeout=timeout_s)
+        out, err = self.process.communicate(timeout=DEADLOCK_S)
         return self.process.returncode, out, err
 
     def kill(self) -> None:
@@ -73,16 +74,16 @@ class Command:
                 process.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(ranks, timeout=20)
-        self.process.communicate(timeout=20)
+        psutil.wait_procs(ranks, timeout=DEADLOCK_S)
+        self.process.communicate(timeout=DEADLOCK_S)
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     """Wait until a condition holds."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + DEADLOCK_S
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout_s} s")
+            raise TimeoutError(f"waited {DEADLOCK_S} s")
         time.sleep(0.02)
 
 

@@ -1,18 +1,18 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from launching import wait_for
+from limits import DEADLOCK_S
 
 from galampi.results import open_run
 
 
 def assert_one_line(command, *parts: str) -> None:
-    code, output, errors = command.finish(60)
+    code, output, errors = command.finish()
     lines = [line for line in errors.splitlines() if line.startswith("galampi: ")]
     assert code == 2, output + errors
     assert len(lines) == 1, errors
@@ -35,13 +35,11 @@ def test_an_exception_on_one_rank_ends_the_job(galampi, small_job, tmp_path) -> 
     )
     wait_for(lambda: len(command.ranks()) == 2)
     ranks = command.ranks()
-    began_s = time.monotonic()
-    code, _, errors = command.finish(60)
-    assert time.monotonic() - began_s < 30
+    code, _, errors = command.finish()
     assert code not in (0, 2, 3)
     assert "[rank 1] ZeroDivisionError: the simulator broke" in errors
     assert open_run(tmp_path / "run").status == "failed"
-    wait_for(lambda: not any(process.is_running() for process in ranks), 10)
+    wait_for(lambda: not any(process.is_running() for process in ranks))
 
 
 def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
@@ -51,7 +49,7 @@ def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
     ranks = command.ranks()
     for launcher in {psutil.Process(command.process.pid), *(rank.parent() for rank in ranks)}:
         launcher.kill()
-    _, alive = psutil.wait_procs(ranks, timeout=30)
+    _, alive = psutil.wait_procs(ranks, timeout=DEADLOCK_S)
     for rank in alive:
         rank.kill()
     assert not alive
@@ -60,7 +58,7 @@ def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
 
 # A process whose launcher, the one above it, dies between its start and the time when it would wait for others.
 ORPHAN = """
-import os, pathlib, time, types
+import os, pathlib, sys, time, types
 from galampi.ranks import launched
 launcher = os.getppid()
 pathlib.Path("up").touch()
@@ -68,12 +66,12 @@ while os.getppid() == launcher:
     time.sleep(0.01)
 from galampi.ranks.placement import end_with_launcher
 end_with_launcher(types.SimpleNamespace(size=2, rank=1))
-time.sleep(20)
+time.sleep(float(sys.argv[1]))
 print("still here")
 """
 LAUNCHER = """
 import os, subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
 while not os.path.exists("up"):
     time.sleep(0.01)
 """
@@ -81,9 +79,8 @@ while not os.path.exists("up"):
 
 @pytest.mark.one_mpi
 def test_a_launcher_that_died_early_is_missed_too(tmp_path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, ORPHAN], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
-    )
+    command = [sys.executable, "-c", LAUNCHER, ORPHAN, str(DEADLOCK_S)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     # Output ends with the last of the two.
     assert "still here" not in done.stdout
     assert "the launcher has died; this rank ends" in done.stderr

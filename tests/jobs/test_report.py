@@ -4,16 +4,16 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import chromium
 import numpy as np
 import pytest
 from launching import wait_for
+from limits import DEADLOCK_S
 
 from galampi.analysis.summary import RunReport
 from galampi.job import dump_job, parse_job
-from galampi.results import JobFile, RankWriter, load_checkpoint, open_run
+from galampi.results import JobFile, RankWriter, UpdateRow, load_checkpoint, open_run
 from galampi.results.schema import UPDATES
 
 pytestmark = pytest.mark.one_mpi
@@ -34,10 +34,10 @@ def three_seeds(tmp_path_factory):
     job += ["--environment.num_envs", "4", "--record.sketch_every_s", "0.05"]
     for seed, out in enumerate(runs, 1):
         command = [sys.executable, "-m", "galampi", "train", *job, "--seed", str(seed), "--out", out]
-        subprocess.run(["mpirun", "-n", "2", *command], check=True, timeout=200)
+        subprocess.run(["mpirun", "-n", "2", *command], check=True, timeout=DEADLOCK_S)
     for runs_of_report, out in ((runs, folder / "all"), (runs[:1], folder / "one")):
         command = [sys.executable, "-m", "galampi", "report", *runs_of_report, "--out", out]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLOCK_S)
         assert done.stderr == ""
         assert str(out / "index.html") in done.stdout
     return folder
@@ -121,8 +121,7 @@ def test_distances_of_sketches_are_those_of_checkpoints(galampi, small_job, tmp_
         ranks=3,
     )
     paths = [out / "checkpoint" / f"rank-{rank:04d}.h5" for rank in range(3)]
-    wait_for(lambda: all(path.exists() for path in paths))
-    time.sleep(3)
+    wait_for(lambda: all(path.exists() and load_checkpoint(path)["counters"]["update"] > 300 for path in paths))
     command.kill()
     run = open_run(out)
     exact, sketched = [], []
@@ -184,7 +183,7 @@ def test_commands_of_a_login_node_load_neither_torch_nor_mpi(arguments, may_load
     JobFile.set_status(tmp_path, "finished")
     with RankWriter(tmp_path / "rank-0000.h5", rank=0) as writer:
         for update in range(1, 30):
-            writer.write_update(**{column.name: update for column in UPDATES})
+            writer.write_update(UpdateRow(**{column.name: update for column in UPDATES}))
             writer.write_episode(episodic_return=1.0, length=9, env_steps=update, time_s=float(update), simulator=0)
     command = [str(tmp_path) if word == "RUN" else word for word in arguments]
     code = (

@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,7 @@ def test_pixels_of_a_real_game(galampi, tmp_path) -> None:
 def solved(tmp_path_factory) -> tuple[Path, str]:
     """Train CartPole on two ranks; return the run and what was printed."""
     out = tmp_path_factory.mktemp("cartpole") / "run"
-    code, output, errors = Command(["train", str(JOBS / "cartpole.toml"), "--out", str(out)], 2, {}).finish(300)
+    code, output, errors = Command(["train", str(JOBS / "cartpole.toml"), "--out", str(out)], 2, {}).finish()
     assert code == 0, errors
     return out, output
 
@@ -80,28 +79,24 @@ def test_a_solved_cartpole_plays_to_the_end(solved, galampi) -> None:
 
 
 def test_a_stopped_rank_holds_nobody_up(galampi, small_job, tmp_path) -> None:
-    """Rank 0 keeps its rate while rank 1 does not run at all."""
+    """Rank 0 goes on as long as one likes while rank 1 does not run at all."""
     out = tmp_path / "run"
-    command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000)
+    command = galampi("train", small_job, "--out", out, "--total_env_steps", 10**9)
     wait_for(lambda: len(command.ranks()) == 2 and (out / "rank-0001.h5").exists())
-    rank_file = lambda: open_run(out).ranks[0].updates  # noqa: E731
-    wait_for(lambda: len(rank_file()["update"]) > 1000)
+    num_rows = lambda rank: open_run(out).ranks[rank].updates.num_rows  # noqa: E731
+    wait_for(lambda: min(num_rows(0), num_rows(1)) > 100)
     stopped = next(p for p in command.ranks() if rank_of(p) == 1)
-    time.sleep(3)
     stopped.suspend()
-    time.sleep(5)
+    made, of_stopped = num_rows(0), num_rows(1)
+    # Far more than rank 0 may have had in memory then: a rank that waits for another one gets no further.
+    wait_for(lambda: num_rows(0) > made + 10_000)
+    assert num_rows(1) == of_stopped
     stopped.resume()
-    wait_for(lambda: len(open_run(out).ranks[1].updates["update"]) > 0)
-    time.sleep(2.5)
-    times = rank_file()["time_s"]
-    others = open_run(out).ranks[1].updates["time_s"]
+    wait_for(lambda: num_rows(1) > of_stopped + 10_000)
+    times, others = (rank.updates["time_s"] for rank in open_run(out).ranks)
     command.kill()
     # The gap in the stopped rank's rows is the time it was stopped.
     gap = int(np.diff(others).argmax())
-    begin, end = others[gap], others[gap + 1]
-    assert end - begin > 4.5
-    during = np.count_nonzero((times > begin + 0.2) & (times < end - 0.2)) / (end - begin - 0.4)
-    before = np.count_nonzero((times > begin - 2.2) & (times < begin - 0.2)) / 2.0
-    print(f"rate while a peer is stopped, over the rate before: {during / before:.2f}")
-    # 0.9 is what is meant; a noisy machine takes the rest. Where a rank waits the ratio is near 0.
-    assert during > 0.8 * before
+    during = np.count_nonzero((times > others[gap]) & (times < others[gap + 1]))
+    print(f"updates of rank 0 while rank 1 is stopped: {during}")
+    assert during > 5000

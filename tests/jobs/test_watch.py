@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 from launching import rank_of, wait_for
+from limits import DEADLOCK_S
 
 from galampi.results import open_run
 
@@ -68,7 +69,7 @@ def test_a_terminal(running, terminal):
     wait_for(lambda: terminal("capture-pane", "-p").splitlines()[1] != lines[1])
     terminal("send-keys", "q")
     # The screen is the shell's again, and so are its keys.
-    wait_for(lambda: re.search(r"code 0\s+ icanon", terminal("capture-pane", "-p")), timeout_s=20)
+    wait_for(lambda: re.search(r"code 0\s+ icanon", terminal("capture-pane", "-p")))
     assert "q leaves" not in terminal("capture-pane", "-p")
     assert command.process.poll() is None
 
@@ -84,22 +85,22 @@ def test_leaving_by_signal(running, terminal, how):
         pane = int(terminal("display-message", "-p", "#{pane_pid}"))
         (child,) = psutil.Process(pane).children()
         child.terminate()
-    wait_for(lambda: "code 0" in terminal("capture-pane", "-p"), timeout_s=10)
+    wait_for(lambda: "code 0" in terminal("capture-pane", "-p"))
     assert "Traceback" not in terminal("capture-pane", "-p")
 
 
 def test_lines_without_a_terminal_and_a_silent_rank(running):
     out, command = running
-    # The half minute after which a rank counts as silent, made short.
+    # The half minute after which a rank counts as silent, made short; a rank that runs flushes every two seconds.
     code = (
-        "import sys; from galampi.analysis import watch; watch._SILENT_AFTER_S = 3.0\n"
+        "import sys; from galampi.analysis.watch import view; view._SILENT_AFTER_S = 10.0\n"
         "from galampi.__main__ import main; sys.exit(main())"
     )
     (stopped,) = [process for process in command.ranks() if rank_of(process) == 1]
     stopped.send_signal(signal.SIGSTOP)
     try:
         stopped_s = open_run(out).ranks[1].updates["time_s"][-1]
-        wait_for(lambda: open_run(out).ranks[0].updates["time_s"][-1] > stopped_s + 5)
+        wait_for(lambda: open_run(out).ranks[0].updates["time_s"][-1] > stopped_s + 15)
         watch = subprocess.Popen(
             [sys.executable, "-c", code, "watch", out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -107,7 +108,7 @@ def test_lines_without_a_terminal_and_a_silent_rank(running):
         line = watch.stdout.readline()
         # What is started in the background ignores SIGINT, and so would what it starts.
         watch.terminate()
-        _, errors = watch.communicate(timeout=20)
+        _, errors = watch.communicate(timeout=DEADLOCK_S)
     finally:
         stopped.send_signal(signal.SIGCONT)
     assert line.startswith("running  ")

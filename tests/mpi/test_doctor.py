@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.mpi(ranks=2, timeout=120)
+pytestmark = pytest.mark.mpi(ranks=2)
 
 
 def state_and_text(comm, finding) -> tuple[str, str]:

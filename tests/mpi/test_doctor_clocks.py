@@ -5,7 +5,7 @@ import time
 import pytest
 
 
-@pytest.mark.mpi(ranks=3, timeout=120)
+@pytest.mark.mpi(ranks=3)
 def test_clocks_before_and_behind_rank_0(comm, monkeypatch) -> None:
     from galampi.launch.doctor import check_clocks
 

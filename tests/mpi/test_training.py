@@ -4,7 +4,7 @@ from unittest import mock
 
 import pytest
 
-pytestmark = pytest.mark.mpi(ranks=1, timeout=60)
+pytestmark = pytest.mark.mpi(ranks=1)
 
 
 def test_training_takes_the_fast_ways(comm, tmp_path) -> None:

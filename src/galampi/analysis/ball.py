@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from galampi.analysis.exchange import Exchange, replay
 from galampi.errors import UntoldError
 from galampi.job import Job
-from galampi.results.reader import ConsensusDistance, Run
+from galampi.results.distance import ConsensusDistance
+from galampi.results.reader import Run
 
 Floats = NDArray[np.float64]
 
@@ -132,7 +133,7 @@ def remains(
         to their mean; and whether these are all, so that nothing is left of steps not visited and of parameters from
         before the exchange begins.
     """
-    open_ends = dict(measured)
+    open_ends = _before_averaging(exchange, measured)
     total = sum(_norm(column) for column in open_ends.values())
     steps: list[int] = []
     norms: list[float] = []
@@ -149,7 +150,7 @@ def remains(
             is_all = False
             break
         steps.append(update)
-        norms.append(_norm(kept))
+        norms.append(_norm(kept if exchange.steps_first else column))
         sources = [(source, share * column) for source, share in exchange.messages[update]]
         for source, part in [(exchange.before[update], kept), *sources]:
             if source < 0:
@@ -159,6 +160,19 @@ def remains(
             open_ends[source] = part if there is None else there + part
             total += _norm(open_ends[source]) - (0.0 if there is None else _norm(there))
     return np.array(steps), np.array(norms), is_all
+
+
+def _before_averaging(exchange: Exchange, measured: dict[int, Floats]) -> dict[int, Floats]:
+    """Return what measured parameters come from, where they have averaged after their update had sent."""
+    if not exchange.averages_last:
+        return dict(measured)
+    open_ends: dict[int, Floats] = {}
+    for update, column in measured.items():
+        messages = exchange.afterwards.get(update, [])
+        keep = 1 - sum(share for _, share in messages)
+        for source, share in [(update, keep), *messages]:
+            open_ends[source] = open_ends.get(source, 0) + share * column
+    return open_ends
 
 
 def _norm(vector: Floats) -> float:

@@ -34,11 +34,17 @@ _MOST_CHOICES = 10_000
 class Exchange:
     """The updates of all ranks since the last restart, in an order in which every message was sent before it came.
 
-    An update is: the optimizer's step G, then the averaging
+    An update is the averaging, then the optimizer's step G; and the result is what it sends:
 
-        z <- keep (z_before + G) + sum over the messages of share z_sender,    keep + sum of shares = 1.
+        z <- keep z_before + sum over the messages of share z_sender + G,    keep + sum of shares = 1.
+
+    Algorithm 1 averages after it has sent, so what an update of it averages belongs to the next one here, and comes
+    on top of what is measured after the update. Runs of an earlier galampi took the step first:
+    z <- keep (z_before + G) + ...
 
     Attributes:
+        steps_first: Whether the step comes before the averaging.
+        averages_last: Whether what was measured after an update has averaged `afterwards` too.
         is_whole: Whether it begins with the job, when all ranks had the same parameters.
         has_estimates: Whether some norms were not recorded, and are estimated; see `_step_norms`.
         rank: [E] int, whose update it is.
@@ -47,17 +53,22 @@ class Exchange:
         before: [E] int, index of the rank's update before, -1 for the first.
         keep: [E] float in (0, 1], share of its own parameters.
         messages: [E] lists of the messages that were averaged: index of the update that sent it, and share.
+        afterwards: Of Algorithm 1, index of an update -> the messages that it averaged after it had sent, as in
+            `messages`; of those updates all of whose senders are known.
         by_update: Rank and number of its update (from 1, as in the files) -> index.
     """
 
     is_whole: bool
     has_estimates: bool
+    steps_first: bool = False
+    averages_last: bool = False
     rank: list[int] = field(default_factory=list)
     at_s: list[float] = field(default_factory=list)
     step_norm: list[float] = field(default_factory=list)
     before: list[int] = field(default_factory=list)
     keep: list[float] = field(default_factory=list)
     messages: list[list[tuple[int, float]]] = field(default_factory=list)
+    afterwards: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     by_update: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def index(self, rank: int, update: int) -> int | None:
@@ -80,10 +91,15 @@ def replay(run: Run, job: Job) -> Exchange:
     """
     gossip = job.gossip
     logs = [_Log(rank, run.num_ranks, job) for rank in run.ranks]
+    steps_first = any(log.steps_first for log in logs)
     exchange = Exchange(
-        is_whole=not any(log.was_resumed for log in logs), has_estimates=any(log.has_estimates for log in logs)
+        is_whole=not any(log.was_resumed for log in logs),
+        has_estimates=any(log.has_estimates for log in logs),
+        steps_first=steps_first,
+        averages_last=gossip.method == "gala" and not steps_first,
     )
-    sources = [log.match(logs, gossip) for log in logs]
+    averaged = [log.match(logs, gossip) for log in logs]
+    sources = [[[], *each[:-1]] if each else [] for each in averaged] if exchange.averages_last else averaged
     index: list[list[int]] = [[] for _ in logs]
 
     def tell(rank: int, row: int) -> None:
@@ -116,6 +132,11 @@ def replay(run: Run, job: Job) -> Exchange:
     rows = sorted((float(time_s), log.rank, row) for log in logs for row, time_s in enumerate(log.time_s))
     for _, rank, row in rows:
         tell(rank, row)
+    if exchange.averages_last:
+        for rank, each in enumerate(averaged):
+            for node, messages in zip(index[rank], each, strict=False):
+                if all(sent_at < len(index[sender]) for sender, sent_at, _ in messages):
+                    exchange.afterwards[node] = [(index[sender][sent_at], share) for sender, sent_at, share in messages]
     return exchange
 
 
@@ -128,6 +149,7 @@ class _Log:
         hops: [H] int: edge h sends to rank + h and receives from rank - h, modulo the number of ranks.
         was_resumed: Whether there was a restart.
         has_estimates: Whether some of `step_norm` were not recorded.
+        steps_first: Whether an earlier galampi wrote it, which took the step before the averaging.
         step_norm: [R] float64, norm of every step.
         update: [R] int64, number of the update.
         time_s: [R] float64, job time.
@@ -169,6 +191,7 @@ class _Log:
         else:
             turn = np.arange(len(num_sent)) % num_hops
             self.sent_at = [np.flatnonzero((num_sent > 0) & (turn == hop)) for hop in range(num_hops)]
+        self.steps_first = bool(np.isnan(rows["step_weight"]).all())
         # A sender keeps as much weight as each of its messages takes.
         self.weight_before_sending = self.weight * (1 + num_sent)
 
@@ -205,7 +228,7 @@ class _Log:
                 num_read[edge] += 1
                 sender = senders[edge]
                 if gossip.method == "gala":
-                    share = 1 / (1 + len(self.hops))
+                    share = 1 / (1 + len(edges))
                 else:
                     share = float(logs[sender].weight[waiting[edge]] / self.weight_before_sending[row])
                 messages.append((sender, waiting[edge], share))
@@ -261,7 +284,8 @@ def _step_norms(rows: dict[str, NDArray[Any]], max_grad_norm: float, name: str) 
         UntoldError: No norm was recorded.
     """
     known = np.isfinite(rows["step_norm"])
-    size = rows["learning_rate"] * np.minimum(rows["grad_norm"], max_grad_norm)
+    rate = rows["learning_rate"] * np.where(np.isnan(rows["step_scale"]), 1.0, rows["step_scale"])
+    size = rate * np.minimum(rows["grad_norm"], max_grad_norm)
     known &= size > 0
     if not known.any():
         raise UntoldError(f"{name} has no step_norm: a galampi that did not record it, or too few updates")

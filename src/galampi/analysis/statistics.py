@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -211,3 +212,26 @@ def since_start(counts: NDArray[Any]) -> NDArray[Any]:
     restarted = steps < 0
     steps[restarted] = counts[restarted]
     return np.cumsum(steps)
+
+
+def effective_step(run: Run) -> float | None:
+    """Return how far the ensemble has moved over what the optimizer steps of its ranks ask for; None if not recorded.
+
+        sum over the starts of mean_i moved_i / sum over the starts of mean_i K_i
+
+    with K_i the updates of rank i in a start and moved_i, at its end, how far a parameter would have moved that every
+    optimizer step moves by its scale (`schema.UpdateRow.moved`). 1 with allreduce; below 1 learning rate is lost.
+    """
+    moved, num_updates = 0.0, 0.0
+    for rank in run.ranks:
+        rows = rank.updates.read("update", "moved")
+        if not len(rows["update"]) or np.isnan(rows["moved"]).any():
+            return None
+        # The rows of each start: it begins after the update that its restart says.
+        begins = np.concatenate([[0], rank.restarts["update"], [np.iinfo(np.int64).max]])
+        for first, last_of_all in pairwise(begins):
+            of_start = (rows["update"] > first) & (rows["update"] <= last_of_all)
+            if of_start.any():
+                moved += float(rows["moved"][of_start][-1])
+                num_updates += float(rows["update"][of_start][-1] - first)
+    return moved / num_updates if num_updates else None

@@ -19,6 +19,7 @@ from galampi.analysis.statistics import (
     Episodes,
     Interval,
     duration_s,
+    effective_step,
     episodes,
     final_return,
     last,
@@ -29,7 +30,8 @@ from galampi.analysis.statistics import (
 )
 from galampi.errors import ResultsError
 from galampi.job import Job, parse_job
-from galampi.results.reader import ConsensusDistance, open_run
+from galampi.results.distance import ConsensusDistance
+from galampi.results.reader import open_run
 
 Floats = NDArray[np.float64]
 
@@ -169,6 +171,7 @@ class RunReport:
             "num_updates": self._total("update"),
             "num_episodes": len(self.episodes.returns),
             "final_return": final_return(self.episodes),
+            "effective_step": effective_step(self.run),
             "messages": {key: self._total(key) for key in ("sent", "received", "skipped")},
             "message_age_s": {"median": _percentile(ages, 50), "p95": _percentile(ages, 95)},
             "weight": {"min": float(weights.min()), "max": float(weights.max())},

@@ -118,7 +118,7 @@ def training(
     """
     with tempfile.TemporaryDirectory(prefix="galampi-bench-") as folder:
         out = Path(folder) / "run"
-        train = {
+        job = {
             "environment.id": "ALE/Pong-v5",
             "environment.num_envs": "16",
             "total_env_steps": str(10**9),
@@ -133,7 +133,8 @@ def training(
             slow_rank=slow_rank,
             slow_factor=3.0,
             folder=folder,
-            train=["--out", str(out), "--quiet", *(word for key in train for word in (f"--{key}", train[key]))],
+            out=str(out),
+            job=job,
         )
         _run([*mpirun(num_ranks), *_program("timed_train", asdict(settings))], seconds)
         ranks = [json.loads((Path(folder) / f"measured-{rank}.json").read_text()) for rank in range(num_ranks)]

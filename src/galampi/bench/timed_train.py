@@ -14,12 +14,16 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
+from galampi.job import load_job
 from galampi.ranks.importing import heavy_imports
 from galampi.ranks.launched import launched_rank
+
+if TYPE_CHECKING:
+    from galampi.learning import Episode, Rollout
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class TimedTraining:
         slow_rank: Rank that is slowed, or None.
         slow_factor: Times as long as it would that an update of that rank takes.
         folder: Takes each rank's `measured-RANK.json`.
-        train: Arguments of `galampi train`.
+        out: Folder of the run.
+        job: Settings of the job, over those of the built-in one.
     """
 
     launched_at: float
@@ -42,7 +47,8 @@ class TimedTraining:
     slow_rank: int | None
     slow_factor: float
     folder: str
-    train: list[str]
+    out: str
+    job: dict[str, str]
 
 
 def main() -> int:
@@ -54,38 +60,39 @@ def main() -> int:
 
     # As the command does.
     with heavy_imports():
-        from galampi import training
-        from galampi.cli import run
+        from mpi4py import MPI
+
         from galampi.learning import RolloutCollector
+        from galampi.training import train
 
     measured: dict[str, float] = {}
+    num_rollouts, awake_since_s = 0, 0.0
+    collect = RolloutCollector.collect
 
     def stop() -> None:
         measured["pss_bytes"] = psutil.Process().memory_full_info().pss
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    class TimedCollector(RolloutCollector):
-        """Notices the end of each update, for it is asked for the next rollout then."""
+    def timed_collect(collector: RolloutCollector) -> tuple[Rollout, list[Episode]]:
+        """Notice the end of each update, for the next rollout is asked for then."""
+        nonlocal num_rollouts, awake_since_s
+        num_rollouts += 1
+        if num_rollouts == 2:
+            measured["first_update_s"] = time.time() - settings.launched_at
+            timer = threading.Timer(settings.seconds, stop)
+            timer.daemon = True
+            timer.start()
+        if rank == settings.slow_rank and awake_since_s:
+            time.sleep((settings.slow_factor - 1) * (time.monotonic() - awake_since_s))
+        awake_since_s = time.monotonic()
+        return collect(collector)
 
-        num_rollouts = 0
-        awake_since_s = 0.0
-
-        def collect(self) -> Any:
-            self.num_rollouts += 1
-            if self.num_rollouts == 2:
-                measured["first_update_s"] = time.time() - settings.launched_at
-                timer = threading.Timer(settings.seconds, stop)
-                timer.daemon = True
-                timer.start()
-            if rank == settings.slow_rank and self.awake_since_s:
-                time.sleep((settings.slow_factor - 1) * (time.monotonic() - self.awake_since_s))
-            self.awake_since_s = time.monotonic()
-            return super().collect()
-
-    setattr(training, "RolloutCollector", TimedCollector)  # noqa: B010
-    code = run(["train", *settings.train])
+    # On the class itself: whichever part of training makes the collector.
+    setattr(RolloutCollector, "collect", timed_collect)  # noqa: B010
+    job = load_job(None, settings.job)
+    _, outcome = train(job, Path(settings.out), resume="no", argv=sys.argv, comm=MPI.COMM_WORLD, quiet=True)
     (Path(settings.folder) / f"measured-{rank}.json").write_text(json.dumps(measured))
-    return 0 if code == 3 else 1
+    return 0 if outcome is not None and outcome.status == "stopped" else 1
 
 
 if __name__ == "__main__":

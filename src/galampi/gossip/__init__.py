@@ -17,8 +17,8 @@ This wing knows numpy and MPI and nothing of what the vector means; it is of use
 """
 
 from galampi.gossip.allreduce import AllReduce
-from galampi.gossip.asynchronous import Gossip
-from galampi.gossip.mailbox import Mailboxes
+from galampi.gossip.asynchronous import Gossip, refuse_silence
+from galampi.gossip.mailbox import Mailboxes, Stage
 from galampi.gossip.mixing import Message, PushSum, UniformAverage
 from galampi.gossip.topology import Topology, complete, edgeless, exponential, ring, topology_of
 
@@ -28,11 +28,13 @@ __all__ = [
     "Mailboxes",
     "Message",
     "PushSum",
+    "Stage",
     "Topology",
     "UniformAverage",
     "complete",
     "edgeless",
     "exponential",
+    "refuse_silence",
     "ring",
     "topology_of",
 ]

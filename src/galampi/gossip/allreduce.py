@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
-from galampi.gossip.mixing import Float32s, Int64s
+from galampi.errors import LostRankError
+from galampi.gossip.mixing import Int64s
 
 
 class AllReduce:
@@ -16,26 +21,49 @@ class AllReduce:
         stop: Whether some rank has asked to stop.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        """Take part in the averaging. Local."""
+    def __init__(self, comm: MPI.Intracomm, gives_up: Callable[[float], bool] = lambda waited_s: False) -> None:
+        """Take part in the averaging. Local.
+
+        Args:
+            comm: The ranks.
+            gives_up: Whether to wait no longer for the slowest rank, asked with the seconds waited so far.
+        """
         self._comm = comm
+        self._gives_up = gives_up
         self.progress: Int64s = np.zeros(comm.size, dtype=np.int64)
         self.stop = False
 
-    def average(self, gradient: Float32s, num_samples: int, progress: int, *, stop: bool) -> None:
+    def average(
+        self, gradient: NDArray[np.float32], num_samples: int, progress: int, *, stop: bool, checksum: int = 0
+    ) -> None:
         """Replace `gradient` by the mean over the samples of all ranks.
 
         g <- sum_i num_samples_i g_i / sum_i num_samples_i. Collective over comm; waits for the slowest rank.
 
         Args:
             gradient: Mean gradient over this rank's samples, [P] float32, changed.
-            num_samples: Samples behind it.
+            num_samples: Samples behind it; with 0 the gradient does not count.
             progress: Progress of this rank.
             stop: Whether this rank asks to stop; all ranks learn of it in this same call.
+            checksum: Of what must be the same on every rank.
+
+        Raises:
+            LostRankError: The slowest rank was waited for for too long, or the checksums differ.
         """
-        facts = np.empty((self._comm.size, 3), dtype=np.int64)
-        self._comm.Allgather(np.array([num_samples, progress, stop], dtype=np.int64), facts)
+        facts = np.empty((self._comm.size, 4), dtype=np.int64)
+        own = np.array([num_samples, progress, stop, checksum], dtype=np.int64)
+        self._wait(self._comm.Iallgather(own, facts))
         self.progress[:] = facts[:, 1]
         self.stop = bool(facts[:, 2].any())
+        if (facts[:, 3] != checksum).any():
+            others = np.flatnonzero(facts[:, 3] != checksum).tolist()
+            raise LostRankError(f"rank {self._comm.rank} and ranks {others} no longer have the same parameters")
         gradient *= np.float32(num_samples / max(1, facts[:, 0].sum()))
-        self._comm.Allreduce(MPI.IN_PLACE, gradient)
+        self._wait(self._comm.Iallreduce(MPI.IN_PLACE, gradient))
+
+    def _wait(self, request: MPI.Request) -> None:
+        since_s = MPI.Wtime()
+        while not request.Test():
+            if self._gives_up(MPI.Wtime() - since_s):
+                raise LostRankError(f"a rank has not answered for {MPI.Wtime() - since_s:.0f} s")
+            os.sched_yield()

@@ -13,10 +13,10 @@ from pathlib import Path
 from galampi.errors import UserError
 from galampi.job import Job, dump_job, fields, load_job, parse_job
 from galampi.launch.status import run_status
-from galampi.results import open_run
+from galampi.results import RankFile, open_run
 
 # What a batch system or an editor puts there is no run's, and a start that was cut short leaves these.
-_OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "rank-[0-9]*.h5*", "job.h5.part")
+_OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "rank-[0-9]*.h5*", "job.h5.part", "submitted*.toml")
 
 
 def job_to_train(path: Path, overrides: Mapping[str, str], out: Path) -> Job:
@@ -42,34 +42,40 @@ def job_to_train(path: Path, overrides: Mapping[str, str], out: Path) -> Job:
     return own
 
 
-def lay_down(job: Job, out: Path, *, dry_run: bool) -> Path:
-    """Write a job beside the folder of its run, and return where it lies. One that is there is never changed.
+def lay_down(job: Job, out: Path) -> Path:
+    """Write a job into the folder of its run, and return where. A file that is there is never changed.
 
     Args:
         job: The job.
-        out: Folder of the run.
-        dry_run: Only say where it would lie.
+        out: Folder of the run; created if missing.
 
     Raises:
         UserError: It cannot be written.
     """
-    text = dump_job(job)
-    names = (f"{out.name}-submitted{'' if number == 1 else f'-{number}'}.toml" for number in itertools.count(1))
-    paths = (out.with_name(name) for name in names)
+    path = laid_down(job, out)
     try:
-        path = next(path for path in paths if not path.exists() or path.read_bytes() == text.encode())
-        if not dry_run and not path.exists():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            # Under its name all of it is there, and two that are submitted at once do not mix.
-            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        if not path.exists():
+            out.mkdir(parents=True, exist_ok=True)
+            # All of it is there under its name, and two that are submitted at once do not mix.
+            part = out / f".{path.name}.{os.getpid()}"
             try:
-                part.write_text(text, encoding="utf-8")
+                part.write_text(dump_job(job), encoding="utf-8")
                 part.rename(path)
             finally:
                 part.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{out.parent}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     return path
+
+
+def laid_down(job: Job, out: Path) -> Path:
+    """Return where a job lies in the folder of its run, or would: `submitted.toml`, `submitted-2.toml`, ..."""
+    text = dump_job(job).encode()
+    for number in itertools.count(1):
+        path = out / ("submitted.toml" if number == 1 else f"submitted-{number}.toml")
+        if not path.exists() or path.read_bytes() == text:
+            return path
+    raise AssertionError
 
 
 def _holds_run(out: Path) -> bool:
@@ -84,6 +90,10 @@ def _holds_run(out: Path) -> bool:
         raise UserError(f"{out}: cannot be the folder of a run: {error.strerror}") from None
     if foreign:
         raise UserError(f"{out}: not empty: it holds {foreign[0]}, and no run to go on with; choose another --out")
+    for path in out.glob("rank-[0-9]*.h5"):
+        # Of a start that was cut short they are empty.
+        if RankFile(path, 0).updates.num_rows:
+            raise UserError(f"{out}: holds results of a run whose job.h5 is missing; choose another --out")
     if not os.access(out, os.W_OK | os.X_OK):
         raise UserError(f"{out}: cannot be written: Permission denied")
     return False

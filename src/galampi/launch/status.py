@@ -14,12 +14,12 @@ from galampi.errors import ResultsError, UserError
 from galampi.results import JobFile, open_run
 
 _PATIENCE_S = 5.0
-EXIT_CODES = {"finished": 0, "failed": 1, "missing": 2, "stopped": 3, "running": 4}
+EXIT_CODES = {"finished": 0, "failed": 1, "missing": 2, "stopped": 3, "partial": 3, "running": 4}
 """Exit code of `status` for each state of a run; a run whose job was killed still says `running`."""
 
 
 def run_status(out: Path) -> str:
-    """Return `finished`, `stopped`, `failed`, `running` (or killed), or `missing`."""
+    """Return `finished`, `stopped`, `partial` (without some ranks), `failed`, `running` (or killed), or `missing`."""
     if not (out / "job.h5").exists():
         return "missing"
     try:

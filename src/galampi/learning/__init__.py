@@ -1,11 +1,12 @@
 """Learning: simulators, rollouts, the A2C learner over one flat parameter vector. Has never heard of MPI."""
 
 from galampi.learning.a2c import Learner, Losses, resolve_device, resolve_precision
+from galampi.learning.collector import RolloutCollector
 from galampi.learning.envs import Simulators, make_simulators
 from galampi.learning.memory import keep_freed_memory
 from galampi.learning.parameters import lerp
 from galampi.learning.policy import has_convolutions
-from galampi.learning.rollout import Episode, Rollout, RolloutCollector
+from galampi.learning.rollout import Episode, Rollout
 
 __all__ = [
     "Episode",

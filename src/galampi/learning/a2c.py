@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,9 +20,7 @@ from galampi.job import Job
 from galampi.learning.optimizer import RMSprop
 from galampi.learning.policy import Policy
 from galampi.learning.returns import gae
-
-if TYPE_CHECKING:
-    from galampi.learning.rollout import Rollout
+from galampi.learning.rollout import Rollout
 
 REFERENCE_SIMULATORS = 16
 """Simulators for which a learning rate is stated."""

@@ -1,21 +1,14 @@
-"""Rollouts: T steps of B simulators under one policy, and the episodes that ended meanwhile.
+"""What a rollout is: T steps of B simulators under one policy, and the episodes that ended meanwhile.
 
-Owns the store of frames and activations, the masks and the running episodes. Knows no losses.
+Knows neither who collects it nor who learns from it.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from galampi.job import Job
-from galampi.learning.a2c import Learner
-from galampi.learning.envs import Simulators
-from galampi.learning.memory import require_memory
 
 
 @dataclass(frozen=True)
@@ -62,85 +55,3 @@ class Rollout:
     def num_valid(self) -> int:
         """Number of env steps."""
         return int(np.count_nonzero(self.valid))
-
-
-class RolloutCollector:
-    """Collects rollouts from simulators that go on where the last one ended.
-
-    Attributes:
-        env_s: Seconds the last `collect` spent in the simulators.
-        act_s: Seconds it spent in the network, drawing actions included.
-    """
-
-    def __init__(self, job: Job, simulators: Simulators, learner: Learner, *, num_ranks_on_node: int = 1) -> None:
-        self._simulators = simulators
-        self._learner = learner
-        settings = job.learner
-        clip = settings.clip_rewards
-        self._clip_rewards = simulators.is_atari if clip == "auto" else clip
-        self._reward_scale = np.float32(settings.reward_scale)
-        shape = (settings.rollout_length, simulators.num_envs)
-        values_shape = (shape[0] + 1, shape[1])
-        # The backward pass takes as much again: the gradient of every activation.
-        require_memory(
-            num_ranks_on_node * 2 * math.prod(values_shape) * learner.policy.row_bytes,
-            f"learner.rollout_length is {shape[0]} and environment.num_envs is {shape[1]}",
-        )
-        self._activations = learner.policy.new_activations(*values_shape)
-        action_shape = simulators.single_action_space.shape or ()
-        self._actions = np.zeros((*shape, *action_shape), np.float32 if action_shape else np.int64)
-        self._rewards = np.zeros(shape, np.float32)
-        self._values = np.zeros(values_shape, np.float32)
-        self._terminated, self._truncated, self._valid = (np.zeros(shape, np.bool_) for _ in range(3))
-        # Scores are sums of up to 100,000 rewards: float32 would lose single points.
-        self._returns = np.zeros(shape[1])
-        self._lengths = np.zeros(shape[1], np.int64)
-        self._resets_next = np.zeros(shape[1], np.bool_)
-        self.env_s = self.act_s = 0.0
-        learner.policy.encode(simulators.reset(), self._activations[0][-1])
-
-    def collect(self) -> tuple[Rollout, list[Episode]]:
-        """Take T steps in every simulator.
-
-        Returns:
-            The rollout, which the next call overwrites, and the episodes that ended in it.
-        """
-        policy = self._learner.policy
-        inputs = self._activations[0]
-        episodes: list[Episode] = []
-        start_s = time.perf_counter()
-        self.env_s = 0.0
-        inputs[0].copy_(inputs[-1])
-        for t in range(len(self._rewards)):
-            outputs, values = policy.forward([layer[t] for layer in self._activations])
-            self._actions[t] = policy.sample(outputs, self._learner.generator)
-            self._values[t] = values.numpy()
-            before_s = time.perf_counter()
-            observations, rewards, terminated, truncated, life_lost = self._simulators.step(self._actions[t])
-            self.env_s += time.perf_counter() - before_s
-            self._valid[t] = ~self._resets_next
-            self._returns += rewards
-            self._lengths += self._valid[t]
-            self._resets_next = terminated | truncated
-            for simulator in np.flatnonzero(self._resets_next):
-                episodes.append(Episode(float(self._returns[simulator]), int(self._lengths[simulator]), int(simulator)))
-                self._returns[simulator] = self._lengths[simulator] = 0
-            rewards = rewards * self._reward_scale
-            self._rewards[t] = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
-            self._terminated[t] = terminated | life_lost
-            self._truncated[t] = truncated
-            policy.encode(observations, inputs[t + 1])
-        _, values = policy.forward([layer[-1] for layer in self._activations])
-        self._values[-1] = values.numpy()
-        self.act_s = time.perf_counter() - start_s - self.env_s
-        rollout = Rollout(
-            self._activations,
-            self._actions,
-            self._rewards,
-            self._values,
-            self._terminated,
-            self._truncated,
-            self._valid,
-            policy.parameters.version,
-        )
-        return rollout, episodes

@@ -70,12 +70,18 @@ def end_with_launcher(comm: MPI.Intracomm) -> None:
 
 @contextmanager
 def together(comm: MPI.Intracomm) -> Iterator[None]:
-    """Raise on every rank the first UserError that any rank raises inside. Collective over comm."""
+    """Raise on every rank the first UserError that any rank raises inside. Collective over comm.
+
+    What a file system answers to one rank alone (a stale handle, a missing mount) counts as one. Nothing inside may be
+    collective, but for what cannot raise either.
+    """
     mistake: str | None = None
     try:
         yield
     except UserError as error:
         mistake = str(error)
+    except OSError as error:
+        mistake = f"{error.filename or 'a file'} on {MPI.Get_processor_name()}: {error.strerror or error}"
     for line in comm.allgather(mistake):
         if line is not None:
             raise UserError(line)
@@ -112,7 +118,7 @@ class Placement:
 def place(comm: MPI.Intracomm) -> Placement:
     """Find where this rank runs and how many threads it may use. Collective over comm."""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    cpus = frozenset(os.sched_getaffinity(0))
+    cpus = _own_cpus()
     all_cpus = node.allgather(cpus)
     num_sharing = sum(not cpus.isdisjoint(other) for other in all_cpus)
     placement = Placement(
@@ -125,3 +131,10 @@ def place(comm: MPI.Intracomm) -> Placement:
     )
     node.Free()
     return placement
+
+
+def _own_cpus() -> frozenset[int]:
+    """Return the cores this process may use; all there are where the system does not tell (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))

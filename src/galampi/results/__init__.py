@@ -4,12 +4,14 @@ This wing knows h5py and numpy. It knows neither MPI nor torch, and imports pand
 methods that return their objects, so that a command on a login node starts at once.
 """
 
-from galampi.results.checkpoint import load_checkpoint, save_checkpoint
+from galampi.results.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
+from galampi.results.distance import ConsensusDistance
 from galampi.results.energy import EnergyMeter
-from galampi.results.reader import ConsensusDistance, RankFile, Run, Table, open_run
-from galampi.results.schema import SCHEMA_VERSION
+from galampi.results.job_file import JobFile
+from galampi.results.reader import RankFile, Run, Table, open_run
+from galampi.results.schema import SCHEMA_VERSION, UpdateRow
 from galampi.results.sketch import Sketch
-from galampi.results.writer import JobFile, Position, RankWriter, Restart
+from galampi.results.writer import Position, RankWriter, Restart
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -23,7 +25,9 @@ __all__ = [
     "Run",
     "Sketch",
     "Table",
+    "UpdateRow",
     "load_checkpoint",
     "open_run",
+    "previous_checkpoint",
     "save_checkpoint",
 ]

@@ -1,6 +1,6 @@
 """Checkpoint files: a nested dictionary of arrays and plain values, replaced in one step, without pickle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,49 @@ State = Mapping[str, Any]
 _KIND = "python_type"
 
 
-def save_checkpoint(path: Path, state: State) -> None:
-    """Write a state so that `path` is the old checkpoint or the new one, whenever the process is killed.
+def previous_checkpoint(path: Path) -> Path:
+    """Return where the checkpoint before the newest is kept."""
+    return path.parent / "previous" / path.name
+
+
+def save_checkpoint(path: Path, state: State, *, keeps_previous: bool = False) -> None:
+    """Write a state so that the old checkpoint or the new one is whole, whenever the process is killed.
 
     Local; waits for the disk.
 
     Args:
         path: The file, `OUT/checkpoint/rank-0000.h5`. Its folder is created.
         state: What to save; see `State`.
+        keeps_previous: Keep the checkpoint that was there, at `previous_checkpoint`. A kill between two renames leaves
+            that one alone.
 
     Raises:
         TypeError: A leaf is of another type, or a key is not a non-empty string without `/`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, CHECKPOINT_FORMAT) as file:
+    previous = None
+    if keeps_previous:
+        previous = previous_checkpoint(path)
+        previous.parent.mkdir(exist_ok=True)
+    with replacing(path, CHECKPOINT_FORMAT, previous=previous) as file:
         _write(file.create_group("state"), state)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, without: Sequence[str] = ()) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote: the same keys, types and bytes.
 
     A zero-dimensional array comes back as the numpy scalar.
+
+    Args:
+        path: The file.
+        without: Keys of the state that are left out, for what they hold is large.
 
     Raises:
         ResultsError: The file is missing, truncated, foreign or of a newer schema.
     """
     try:
         with reading(path, CHECKPOINT_FORMAT) as file:
-            return _read(file["state"])
+            return _read(file["state"], without)
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: no such checkpoint") from error
 
@@ -66,9 +81,12 @@ def _write(group: h5py.Group, state: State) -> None:
             raise TypeError(f"{group.name}/{key}: a checkpoint cannot hold {type(value).__name__} {value!r:.80}")
 
 
-def _read(group: h5py.Group) -> dict[str, Any]:
+def _read(group: h5py.Group, without: Sequence[str] = ()) -> dict[str, Any]:
     state: dict[str, Any] = {}
-    for key, item in group.items():
+    for key in group:
+        if key in without:
+            continue
+        item = group[key]
         if isinstance(item, h5py.Group):
             state[key] = _read(item)
             continue

@@ -4,6 +4,7 @@ Knows h5py and the file system, not what the files hold beyond the two root attr
 `format` and `schema_version`.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,23 +34,28 @@ def create(path: Path, file_format: str) -> h5py.File:
     return file
 
 
-def move_into_place(path: Path) -> None:
-    """Rename the finished `partial_name(path)` to `path`, and make the rename survive a power cut."""
+def move_into_place(path: Path, previous: Path | None = None) -> None:
+    """Rename the finished `partial_name(path)` to `path`, and make the rename survive a power cut.
+
+    What was at `path` is moved to `previous`, if that is given.
+    """
+    if previous is not None and path.exists():
+        path.replace(previous)
     partial_name(path).rename(path)
     _sync(path.parent)
 
 
 @contextmanager
-def replacing(path: Path, file_format: str) -> Iterator[h5py.File]:
+def replacing(path: Path, file_format: str, previous: Path | None = None) -> Iterator[h5py.File]:
     """Write a new file that takes the place of `path` in one step once it is complete and on the disk.
 
     Whenever the process is killed, `path` is the old file or the new one, never a mixture. If the body
-    raises, the old file stays.
+    raises, the old file stays. With `previous` the old file is moved there, just before the new one takes its place.
     """
     with create(partial_name(path), file_format) as file:
         yield file
     _sync(partial_name(path))
-    move_into_place(path)
+    move_into_place(path, previous)
 
 
 def open_for_reading(path: Path, file_format: str) -> h5py.File:
@@ -101,6 +107,10 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot sync what is no ordinary file, and say so by EINVAL.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -5,7 +5,6 @@ time.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.errors import ResultsError
+from galampi.results.distance import ConsensusDistance, consensus_distance
 from galampi.results.files import reading
 from galampi.results.schema import (
     EDGES,
@@ -31,7 +31,6 @@ from galampi.results.schema import (
     TableSchema,
     rank_file_name,
 )
-from galampi.results.sketch import relative_error
 
 if TYPE_CHECKING:
     import pandas
@@ -279,7 +278,7 @@ class Run:
 
     def consensus_distance(
         self, align: Literal["time", "update"] = "time", last: int | None = None
-    ) -> "ConsensusDistance":
+    ) -> ConsensusDistance:
         """Estimate from the sketches how far each rank's parameters are from the mean of all ranks.
 
         For every moment m and rank i, ||S(z_i) - mean_j S(z_j)||, which is ||z_i - mean_j z_j|| with the
@@ -305,80 +304,7 @@ class Run:
         tables = [file.sketches.read(start=-last if last else 0) for file in self.ranks]
         if len({table["value"].shape[1] for table in tables}) > 1:
             raise ResultsError(f"{self.path}: the ranks' sketches differ in size")
-        name = {"time": "time_s", "update": "update"}[align]
-        positions = [table[name] for table in tables]
-        if align == "time":
-            # A rank that began late or fell silent has no sketch near the others' first or last ones.
-            begin, end = max(each[0] for each in positions), min(each[-1] for each in positions)
-            # The same moment of all ranks lies an update apart, another one a period between two sketches.
-            periods = np.concatenate([np.diff(each) for each in positions])
-            if len(periods) and begin - end > np.median(periods) / 2:
-                at = positions[0][:0]
-            else:
-                inner = [_nearest(positions[0], moment) for moment in (begin, end)]
-                at = positions[0][inner[0] : inner[1] + 1]
-        else:
-            at = positions[0]
-            for each in positions[1:]:
-                at = np.intersect1d(at, each)
-        rows = np.stack([_nearest(each, at) for each in positions], axis=1)
-        to_mean = np.empty((len(at), len(tables)))
-        norm = np.empty_like(to_mean)
-        between = np.zeros((len(tables), len(tables)))
-        for row, chosen in enumerate(rows):
-            sketches = np.stack(
-                [table["value"][each].astype(np.float64) for each, table in zip(chosen, tables, strict=True)]
-            )
-            differences = sketches - sketches.mean(axis=0)
-            to_mean[row] = np.linalg.norm(differences, axis=1)
-            norm[row] = np.linalg.norm(sketches, axis=1)
-            if row >= len(at) // 2:
-                squares, products = to_mean[row] ** 2, differences @ differences.T
-                between += np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0))
-        between /= max(1, len(at) - len(at) // 2)
-        np.fill_diagonal(between, 0)
-        size = tables[0]["value"].shape[1]
-        updates, times_s = (
-            np.stack([table[column][each] for each, table in zip(rows.T, tables, strict=True)], axis=1)
-            for column in ("update", "time_s")
-        )
-        return ConsensusDistance(
-            at,
-            times_s[:, 0],
-            to_mean,
-            norm,
-            between,
-            updates,
-            np.ptp(times_s, axis=1),
-            relative_error=relative_error(size),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class ConsensusDistance:
-    """How far the ranks are apart, estimated from sketches."""
-
-    at: NDArray[Any]
-    """`[M]`: job time in seconds, or number of the update, of each moment."""
-    times_s: NDArray[np.float64]
-    """`[M]`: job time of rank 0 at each moment."""
-    to_mean: NDArray[np.float64]
-    """`[M, N]`: distance of every rank's z to the (unweighted) mean over the ranks."""
-    norm: NDArray[np.float64]
-    """`[M, N]`: norm of every rank's z, to compare with."""
-    between: NDArray[np.float64]
-    """`[N, N]`: distance between every two ranks, mean over the last half of the moments."""
-    updates: NDArray[np.int64]
-    """`[M, N]`: update after which each rank was sketched."""
-    apart_s: NDArray[np.float64]
-    """`[M]`: seconds between the first and the last of the sketches that were compared."""
-    relative_error: float
-    """Relative standard error of the distances and norms."""
-
-    @property
-    def relative(self) -> NDArray[np.float64]:
-        """`[M, N]`: distance of every rank to the mean, over the norm of a rank's z (mean over the ranks)."""
-        return np.asarray(self.to_mean / self.norm.mean(axis=1, keepdims=True))
+        return consensus_distance(tables, align)
 
 
 def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
@@ -407,14 +333,6 @@ def _check_column(dataset: h5py.Dataset, column: Column, num_rows: int) -> None:
         raise ValueError(f"{name} holds {dataset.dtype}; must hold {column.dtype}")
     if len(dataset) < num_rows:
         raise ValueError(f"{name} has {len(dataset)} of {num_rows} rows")
-
-
-def _nearest(positions: NDArray[Any], at: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the index of the position nearest to each of some others; positions ascend."""
-    after = np.clip(np.searchsorted(positions, at), 1, max(1, len(positions) - 1))
-    before = after - 1
-    after = np.minimum(after, len(positions) - 1)
-    return np.where(np.abs(at - positions[before]) <= np.abs(positions[after] - at), before, after)
 
 
 def _find_ranks(out: Path) -> list[int]:

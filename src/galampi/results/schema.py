@@ -6,6 +6,7 @@ test follow it. A change here that takes away, renames or redefines anything nee
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated, NamedTuple, get_type_hints
 
 SCHEMA_VERSION = 1
 """Version of the layout, in the root of every file. It grows only when an old reader would be wrong."""
@@ -17,7 +18,7 @@ CHECKPOINT_FORMAT = "galampi checkpoint"
 NUM_ROWS = "num_rows"
 """Scalar int64 in every table: the rows that are committed. Beyond them lies a write that never finished."""
 
-STATUSES = ("running", "finished", "stopped", "failed")
+STATUSES = ("running", "finished", "stopped", "partial", "failed")
 """What the `status` of a job file can say."""
 
 
@@ -62,41 +63,55 @@ class TableSchema:
 
 _TIME = "time since the start barrier of the job, without the time a stopped job lay still"
 
+
+class UpdateRow(NamedTuple):
+    """What is recorded of one update: the columns of `UPDATES`, each with its unit and meaning."""
+
+    update: Annotated[int, "1", "number of the update on this rank, from 1"]
+    env_steps: Annotated[int, "env step", "env steps this rank has taken so far"]
+    time_s: Annotated[float, "s", _TIME]
+    policy_loss: Annotated[float, "1", "policy loss of this update"]
+    value_loss: Annotated[float, "1", "value loss of this update, before its coefficient"]
+    entropy: Annotated[float, "nat", "mean entropy of the policy over the rollout"]
+    grad_norm: Annotated[float, "1", "Euclidean norm of the gradient before clipping"]
+    step_norm: Annotated[
+        float,
+        "1",
+        "Euclidean norm of the optimizer's change of z: every row up to 100,000 parameters; above, every 8th row, "
+        "NaN between",
+    ]
+    learning_rate: Annotated[float, "1", "learning rate this update used, before its scale"]
+    step_scale: Annotated[float, "1", "factor on the learning rate by which push-sum moves the ensemble as asked"]
+    step_weight: Annotated[float, "1", "push-sum weight w at the optimizer step of this update"]
+    weight: Annotated[float, "1", "push-sum weight w after this update's gossip"]
+    moved: Annotated[
+        float,
+        "1",
+        "how far a parameter would have moved since the last (re)start that every optimizer step of every rank moves "
+        "by its scale; over the mean of the ranks' updates since then it is the effective step",
+    ]
+    sent: Annotated[int, "message", "messages this rank has sent so far"]
+    received: Annotated[int, "message", "messages this rank has averaged so far"]
+    skipped: Annotated[int, "message", "sends skipped so far because the last message was still unread"]
+    message_age_s: Annotated[float, "s", "mean age of the messages averaged in this update; NaN if there were none"]
+    env_s: Annotated[float, "s", "time this update spent waiting for the simulators"]
+    act_s: Annotated[float, "s", "time this update spent choosing actions"]
+    learn_s: Annotated[float, "s", "time this update spent on gradient and optimizer step"]
+    gossip_s: Annotated[float, "s", "time this update spent sending and averaging messages"]
+    record_s: Annotated[float, "s", "time this rank spent on results and checkpoints before this update"]
+
+
+def _columns(row: type[UpdateRow]) -> tuple[Column, ...]:
+    """Return the columns of a table whose rows are of this type."""
+    hints = get_type_hints(row, include_extras=True)
+    dtypes = {int: "int64", float: "float64"}
+    return tuple(Column(name, dtypes[hint.__origin__], *hint.__metadata__) for name, hint in hints.items())
+
+
 UPDATES = TableSchema(
     "updates",
     "one row for each update (optimizer step) of this rank, or for each `thinning`-th one",
-    (
-        Column("update", "int64", "1", "number of the update on this rank, from 1"),
-        Column("env_steps", "int64", "env step", "env steps this rank has taken so far"),
-        Column("time_s", "float64", "s", _TIME),
-        Column("policy_loss", "float64", "1", "policy loss of this update"),
-        Column("value_loss", "float64", "1", "value loss of this update, before its coefficient"),
-        Column("entropy", "float64", "nat", "mean entropy of the policy over the rollout"),
-        Column("grad_norm", "float64", "1", "Euclidean norm of the gradient before clipping"),
-        Column(
-            "step_norm",
-            "float64",
-            "1",
-            "Euclidean norm of the optimizer's change of z: every row up to 100,000 parameters; above, every 8th row, "
-            "NaN between",
-        ),
-        Column("learning_rate", "float64", "1", "learning rate this update used"),
-        Column("weight", "float64", "1", "push-sum weight w after this update's gossip"),
-        Column("sent", "int64", "message", "messages this rank has sent so far"),
-        Column("received", "int64", "message", "messages this rank has averaged so far"),
-        Column("skipped", "int64", "message", "sends skipped so far because the last message was still unread"),
-        Column(
-            "message_age_s",
-            "float64",
-            "s",
-            "mean age of the messages averaged in this update; NaN if there were none",
-        ),
-        Column("env_s", "float64", "s", "time this update spent waiting for the simulators"),
-        Column("act_s", "float64", "s", "time this update spent choosing actions"),
-        Column("learn_s", "float64", "s", "time this update spent on gradient and optimizer step"),
-        Column("gossip_s", "float64", "s", "time this update spent sending and averaging messages"),
-        Column("record_s", "float64", "s", "time this update spent on results and checkpoints"),
-    ),
+    _columns(UpdateRow),
     chunk_rows=1024,
 )
 
@@ -163,6 +178,7 @@ RESTARTS = TableSchema(
         Column("wall_clock", "string", "ISO 8601", "time of the restart in UTC"),
         Column("reason", "string", "1", "why and how the job was restarted"),
         Column("weights_restarted", "uint8", "1", "1 if push-sum began anew with every weight 1, else 0"),
+        Column("changes", "string", "1", "settings that hold since, where they differ from those before; '' if none"),
     ),
     chunk_rows=16,
 )

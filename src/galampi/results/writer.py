@@ -1,114 +1,26 @@
-"""Write the files of a run: `job.h5` by rank 0, and one results file by each rank.
+"""Write the results file of one rank.
 
-A rank file is written in HDF5's single-writer-multiple-reader mode from the moment it has its name. Rows are
-buffered in memory; `RankWriter.flush` writes the rows first and the number of rows last. That number is the
-commit: a reader never looks past it, so a process killed between the two leaves nothing torn.
+It is written in HDF5's single-writer-multiple-reader mode from the moment it has its name. Rows are buffered in
+memory; `RankWriter.flush` writes the rows first and the number of rows last. That number is the commit: a reader never
+looks past it, so a process killed between the two leaves nothing torn.
 """
 
 import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
 from galampi.errors import ResultsError
-from galampi.results import sketch as sketching
-from galampi.results.files import create, move_into_place, open_for_reading, partial_name, reading, replacing
-from galampi.results.schema import (
-    COMPONENT,
-    EDGES,
-    ENERGY,
-    EPISODES,
-    JOB_FILE_NAME,
-    JOB_FORMAT,
-    NUM_ROWS,
-    NUM_ROWS_DESCRIPTION,
-    RANK_FORMAT,
-    RESTARTS,
-    SKETCH,
-    STATUSES,
-    UPDATES,
-    Column,
-    TableSchema,
-    rank_file_name,
-)
+from galampi.results.files import create, move_into_place, open_for_reading, partial_name
+from galampi.results.job_file import Attribute
+from galampi.results.schema import EDGES, ENERGY, EPISODES, NUM_ROWS, RANK_FORMAT, RESTARTS, SKETCH, UPDATES, UpdateRow
 from galampi.results.sketch import Sketch
-
-Attribute = str | int | float | Sequence[str] | Sequence[int]
-
-
-class JobFile:
-    """`job.h5`, the file that describes a run and links to its rank files.
-
-    It is never kept open: each change writes a new file that takes the old one's place.
-    """
-
-    @staticmethod
-    def create(out: Path, attributes: Mapping[str, Attribute], num_ranks: int) -> None:
-        """Write `job.h5` with status `running`, in place of one that is there.
-
-        Args:
-            out: Directory of the run; created if missing.
-            attributes: Root attributes (`job_toml`, `argv`, versions, ...).
-            num_ranks: Number of rank files to link to; they need not exist yet.
-        """
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / JOB_FILE_NAME, JOB_FORMAT) as file:
-            file.attrs.update({"status": "running", **attributes, "num_ranks": num_ranks})
-            ranks = file.create_group("ranks")
-            for rank in range(num_ranks):
-                ranks[f"{rank:04d}"] = h5py.ExternalLink(rank_file_name(rank), "/")
-
-    @staticmethod
-    def set_status(out: Path, status: str, **attributes: Attribute) -> None:
-        """Set the status, and add or replace other attributes.
-
-        Args:
-            out: Directory of the run.
-            status: `running`, `finished`, `stopped` or `failed`.
-            attributes: Further root attributes.
-
-        Raises:
-            ResultsError: `job.h5` is missing or damaged.
-        """
-        if status not in STATUSES:
-            raise ValueError(f"status is {status!r}; must be one of {', '.join(STATUSES)}")
-        path = out / JOB_FILE_NAME
-        try:
-            with reading(path, JOB_FORMAT) as file:
-                old = dict(file.attrs)
-        except FileNotFoundError as error:
-            raise ResultsError(f"{path}: no such file") from error
-        JobFile.create(out, {**old, **attributes, "status": status}, int(old["num_ranks"]))
-
-    @staticmethod
-    def fail(out: Path, rank: int) -> None:
-        """Set the status `failed`; any number of ranks may at once.
-
-        Args:
-            out: Directory of the run.
-            rank: Number of this rank.
-
-        Raises:
-            ResultsError: `job.h5` is damaged.
-            OSError: It is missing, or the directory cannot be written.
-        """
-        with reading(out / JOB_FILE_NAME, JOB_FORMAT) as file:
-            old = dict(file.attrs)
-        # In a folder of its own, for two must not write one file; whoever renames last says the same.
-        own = out / f"failed-{rank:04d}"
-        try:
-            JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
-            (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
-        finally:
-            # On a full disk half a file is left.
-            shutil.rmtree(own, ignore_errors=True)
+from galampi.results.table import TableWriter
 
 
 class Position(NamedTuple):
@@ -131,6 +43,8 @@ class Restart:
     """Why and how the job was restarted, for people."""
     weights_restarted: bool
     """Whether push-sum begins anew with every weight 1."""
+    changes: str = ""
+    """Settings that hold since, where they differ from those before, for people."""
 
 
 class RankWriter:
@@ -181,16 +95,23 @@ class RankWriter:
         try:
             own = {"rank": rank, "thinning": thinning}
             self._file.attrs.update({**(attributes or {}), **own})
-            self._updates = _TableWriter(self._file, UPDATES)
-            self._episodes = _TableWriter(self._file, EPISODES)
-            self._sketches = _TableWriter(self._file, SKETCH, sketch) if sketch is not None else None
-            self._edges = _TableWriter(self._file, EDGES)
-            self._energy = _TableWriter(self._file, ENERGY)
-            restarts = _TableWriter(self._file, RESTARTS)
+            self._updates = TableWriter(self._file, UPDATES)
+            self._episodes = TableWriter(self._file, EPISODES)
+            self._sketches = TableWriter(self._file, SKETCH, sketch) if sketch is not None else None
+            self._edges = TableWriter(self._file, EDGES)
+            self._energy = TableWriter(self._file, ENERGY)
+            restarts = TableWriter(self._file, RESTARTS)
             if resume_at is not None and restart is not None:
                 self._copy(resume_at, restart.update, restarts)
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                row = (restart.update, restart.time_s, now, restart.reason, int(restart.weights_restarted))
+                row = (
+                    restart.update,
+                    restart.time_s,
+                    now,
+                    restart.reason,
+                    int(restart.weights_restarted),
+                    restart.changes,
+                )
                 restarts.rows.append((restarts.num_rows + 1, *row))
                 restarts.write_rows()
                 restarts.commit()
@@ -202,55 +123,10 @@ class RankWriter:
             raise
         move_into_place(path)
 
-    def write_update(
-        self,
-        *,
-        update: int,
-        env_steps: int,
-        time_s: float,
-        policy_loss: float,
-        value_loss: float,
-        entropy: float,
-        grad_norm: float,
-        step_norm: float,
-        learning_rate: float,
-        weight: float,
-        sent: int,
-        received: int,
-        skipped: int,
-        message_age_s: float,
-        env_s: float,
-        act_s: float,
-        learn_s: float,
-        gossip_s: float,
-        record_s: float,
-    ) -> None:
-        """Buffer one row of `updates`, unless thinning drops it. `schema.UPDATES` says what each value is."""
-        if update % self.thinning:
-            return
-        self._updates.rows.append(
-            (
-                update,
-                env_steps,
-                time_s,
-                policy_loss,
-                value_loss,
-                entropy,
-                grad_norm,
-                step_norm,
-                learning_rate,
-                weight,
-                sent,
-                received,
-                skipped,
-                message_age_s,
-                env_s,
-                act_s,
-                learn_s,
-                gossip_s,
-                record_s,
-            )
-        )
+    def write_update(self, row: UpdateRow) -> None:
+        """Buffer one row of `updates`, unless thinning drops it."""
+        if row.update % self.thinning == 0:
+            self._updates.rows.append(row)
 
     def write_episode(
         self, *, episodic_return: float, length: int, env_steps: int, time_s: float, simulator: int
@@ -325,7 +201,7 @@ class RankWriter:
         """Close."""
         self.close()
 
-    def _tables(self) -> list["_TableWriter"]:
+    def _tables(self) -> list[TableWriter]:
         tables = (self._updates, self._episodes, self._sketches, self._edges, self._energy)
         return [table for table in tables if table is not None]
 
@@ -333,7 +209,7 @@ class RankWriter:
         self._file.flush()
         os.fsync(self._file.id.get_vfd_handle())
 
-    def _copy(self, position: Position, update: int, restarts: "_TableWriter") -> None:
+    def _copy(self, position: Position, update: int, restarts: TableWriter) -> None:
         """Copy the rows up to `position`, all restarts, and the attributes that are not given anew."""
         try:
             old = open_for_reading(self.path, RANK_FORMAT)
@@ -361,95 +237,3 @@ class RankWriter:
                 # What was used after the checkpoint was used all the same.
                 self._energy.copy(old, None)
             restarts.copy(old, None)
-
-
-class _TableWriter:
-    """One table of an open file: its buffered rows, its datasets, its committed length."""
-
-    def __init__(self, file: h5py.File, schema: TableSchema, sketch: Sketch | None = None) -> None:
-        """Create the group and its empty datasets, with units and dimension scales."""
-        self.schema = schema
-        self.rows: list[tuple[Any, ...]] = []
-        self.num_rows = 0
-        group = file.create_group(schema.name)
-        group.attrs["description"] = schema.description
-        self._num_rows = group.create_dataset(NUM_ROWS, data=np.int64(0))
-        _describe(self._num_rows, "1", NUM_ROWS_DESCRIPTION)
-        if sketch is not None:
-            group.attrs["num_parameters"] = sketch.num_parameters
-            group.attrs["relative_error"] = sketch.relative_error
-            group.attrs["hash"] = sketching.HASH
-            component = group.create_dataset(COMPONENT.name, data=np.arange(sketch.size, dtype=COMPONENT.dtype))
-            _describe(component, COMPONENT.units, COMPONENT.description)
-            component.make_scale(COMPONENT.name)
-        self._datasets = [
-            self._create(group, column, sketch.size if sketch is not None and column.per_component else None)
-            for column in schema
-        ]
-
-    def _create(self, group: h5py.Group, column: Column, width: int | None) -> h5py.Dataset:
-        tail = () if width is None else (width,)
-        is_string = column.dtype == "string"
-        dtype = h5py.string_dtype() if is_string else np.dtype(column.dtype)
-        dataset = group.create_dataset(
-            column.name,
-            shape=(0, *tail),
-            maxshape=(None, *tail),
-            chunks=(self.schema.chunk_rows, *tail),
-            dtype=dtype,
-            # What an unfinished write leaves must not look like a value.
-            fillvalue=None if column.is_text else (np.nan if dtype.kind == "f" else np.array(-1).astype(dtype)),
-        )
-        _describe(dataset, column.units, column.description)
-        if column.name == self.schema.scale:
-            dataset.make_scale(column.name)
-        else:
-            dataset.dims[0].attach_scale(group[self.schema.scale])
-        if column.per_component:
-            dataset.dims[1].attach_scale(group[COMPONENT.name])
-        return dataset
-
-    def write_rows(self) -> None:
-        """Append the buffered rows to the datasets, uncommitted."""
-        start, stop = self.num_rows, self.num_rows + len(self.rows)
-        for dataset, values in zip(self._datasets, zip(*self.rows, strict=True), strict=True):
-            dataset.resize(stop, axis=0)
-            dataset[start:stop] = values if dataset.dtype == object else np.array(values, dataset.dtype)
-        self.num_rows = stop
-        self.rows.clear()
-
-    def commit(self) -> None:
-        """Make the written rows count."""
-        self._num_rows[()] = self.num_rows
-
-    def copy(self, old: h5py.File, num_rows: int | None) -> None:
-        """Take over the first `num_rows` committed rows of another file, or all of them if None."""
-        where = f"{old.filename}: {self.schema.name}"
-        if self.schema.name not in old:
-            raise ResultsError(f"{where} is missing; the job now asks for it")
-        source = old[self.schema.name]
-        committed = int(source[NUM_ROWS][()])
-        if num_rows is None:
-            num_rows = committed
-        if num_rows > committed:
-            raise ResultsError(f"{where} has {committed} rows, the checkpoint counts {num_rows}")
-        for dataset in self._datasets:
-            name = dataset.name.rsplit("/", 1)[1]
-            if name not in source:
-                # A column that galampi did not write yet: its rows read as what was never written.
-                dataset.resize(num_rows, axis=0)
-                continue
-            column = source[name]
-            if column.shape[1:] != dataset.shape[1:]:
-                raise ResultsError(
-                    f"{where} has sketches of size {column.shape[1]}, the job now asks for {dataset.shape[1]}"
-                )
-            dataset.resize(num_rows, axis=0)
-            dataset[...] = column[:num_rows]
-        self.num_rows = num_rows
-        self.commit()
-
-
-def _describe(dataset: h5py.Dataset, units: str, description: str) -> None:
-    dataset.attrs["units"] = units
-    dataset.attrs["description"] = description

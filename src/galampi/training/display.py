@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -83,7 +84,7 @@ class Display:
         left_s = max(0.0, self._total - env_steps) / max(rate, 1e-9)
         print(
             f"{env_steps:,} / {self._total:,} steps  {env_steps / self._total:.0%}  {rate:,.0f} steps/s  "
-            f"return {shown_return}  left {time.strftime('%H:%M:%S', time.gmtime(left_s))}",
+            f"return {shown_return}  left {_duration(left_s)}",
             flush=True,
         )
 
@@ -103,12 +104,29 @@ def _launcher_terminal() -> os.terminal_size | None:
     pid = os.getppid()
     while pid > 1:
         try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            name = stat[stat.index("(") + 1 : stat.rindex(")")]
+            status = Path(f"/proc/{pid}/stat").read_text()
+            name = status[status.index("(") + 1 : status.rindex(")")]
             if name in ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "orterun"):
-                with open(f"/proc/{pid}/fd/1", "wb", buffering=0) as target:
-                    return os.get_terminal_size(target.fileno()) if target.isatty() else None
-            pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+                return _terminal_size(f"/proc/{pid}/fd/1")
+            pid = int(status[status.rindex(")") + 2 :].split()[1])
         except OSError:
             return None
     return None
+
+
+def _terminal_size(path: str) -> os.terminal_size | None:
+    """Return the size of the terminal at a path, or None if it is something else: that is not even opened."""
+    if not stat.S_ISCHR(os.stat(path).st_mode):
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        return os.get_terminal_size(descriptor) if os.isatty(descriptor) else None
+    finally:
+        os.close(descriptor)
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration as hours, however many, minutes and seconds."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02}:{minute:02}:{second:02}"

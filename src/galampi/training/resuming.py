@@ -1,12 +1,13 @@
 """From checkpoints to the point where each rank goes on.
 
-Owns what a rank's checkpoint holds and how a set of them, saved at different moments and perhaps by another number of
-ranks, becomes one start. The files lie in `OUT/checkpoint/`; a rank that a smaller job no longer has keeps a file
+Owns how a set of checkpoints, saved at different moments and perhaps by another number of ranks, becomes one start, and
+which settings may differ then. The files lie in `OUT/checkpoint/`; a rank that a smaller job no longer has keeps a file
 with its counters, so that no env step is forgotten and its rows go on if it comes back.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,44 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
+from galampi.job import Job, parse_job
 from galampi.policies.stored import checkpoint_path
-from galampi.results import Position, load_checkpoint, save_checkpoint
+from galampi.ranks.placement import together
+from galampi.results import (
+    Position,
+    RankWriter,
+    Restart,
+    Sketch,
+    load_checkpoint,
+    open_run,
+    previous_checkpoint,
+    save_checkpoint,
+)
 
-Checkpoints = dict[int, dict[str, Any]]
+log = logging.getLogger(__name__)
+
+_COUNTERS = ("update", "env_steps", "sent", "received", "skipped")
+_MAY_CHANGE = (
+    "name",
+    "total_env_steps",
+    "device",
+    "precision",
+    "environment.num_envs",
+    "learner.rollout_length",
+    "learner.learning_rate",
+    "learner.learning_rate_scaling",
+    "learner.learning_rate_schedule",
+    "learner.entropy_coefficient",
+    "gossip.topology",
+    "gossip.peers",
+    "gossip.weight_floor",
+    "gossip.silent_after_s",
+    "checkpoint.",
+    "record.",
+)
+"""Settings, or tables of them, that may change when a run is resumed. With any other changed its numbers would be those
+of two jobs."""
 
 
 @dataclass
@@ -30,111 +64,248 @@ class Start:
         num_restarts: Times the run has been resumed, this time included; 0 for a new run.
         learner: State of the learner; None to begin with fresh parameters.
         weight: Push-sum weight.
+        step_scale: State of the scale of optimizer steps.
         counters: `update`, `env_steps`, `sent`, `received` and `skipped` of this rank.
         position: Rows of the rank's file that count; None for a new file.
         time_s: Job time at which the run goes on, the same on every rank.
         progress: Env steps of every rank, [n] int64.
         retired_env_steps: Env steps of ranks that are no longer part of the job.
         weights_restarted: Whether push-sum begins anew with every weight 1.
+        num_ranks_changed: Whether the set of checkpoints is that of another number of ranks.
         reason: What a results file says of the restart.
+        changes: What it says of settings that differ from those before.
     """
 
     num_restarts: int = 0
     learner: dict[str, Any] | None = None
     weight: float = 1.0
-    counters: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("update", "env_steps", "sent", "received", "skipped"), 0)
-    )
+    step_scale: dict[str, Any] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTERS, 0))
     position: Position | None = None
     time_s: float = 0.0
     progress: np.ndarray[Any, np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     retired_env_steps: int = 0
     weights_restarted: bool = True
+    num_ranks_changed: bool = False
     reason: str = ""
+    changes: str = ""
+
+    def total_env_steps(self, progress: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+        """Return the env steps of all ranks, those that have left the job included."""
+        return int(progress.sum()) + self.retired_env_steps
 
 
-def find_start(out: Path, num_restarts: int, comm: MPI.Intracomm) -> Start:
+@dataclass(frozen=True)
+class _Set:
+    """What all ranks must know of a set of checkpoints.
+
+    Attributes:
+        num_restarts: Times the run has been resumed, this time included.
+        changes: Settings that have changed.
+        summaries: Of each rank, what its checkpoint says but for its learner.
+        from_previous: Ranks whose newest checkpoint is gone or damaged.
+    """
+
+    num_restarts: int
+    changes: str
+    summaries: dict[int, dict[str, Any]]
+    from_previous: list[int]
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the job that saved it."""
+        return max(int(summary["num_ranks"]) for summary in self.summaries.values())
+
+    def is_exact(self) -> bool:
+        """Whether it was saved after one drain, by all."""
+        of_job = [self.summaries[rank] for rank in range(self.num_ranks)]
+        return all(s["exact"] for s in of_job) and len({s["num_restarts"] for s in of_job}) == 1
+
+
+def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
     """Find where this rank goes on in the run at `out`. Collective over comm.
 
-    Every rank goes on from its own checkpoint. If the set was saved after a drain by this number of ranks, push-sum
-    weights go on too; otherwise every weight is 1. A rank without a checkpoint, and every rank when their number has
-    changed, starts from the mean of all parameters, weighted by push-sum weight.
+    Every rank goes on from its own checkpoint, or from the one before if that is gone or damaged. If the set was saved
+    after a drain by this number of ranks, push-sum weights go on too; otherwise every weight is 1. When the number of
+    ranks has changed, every rank starts from the mean of all parameters, weighted by push-sum weight, and one that is
+    new from the largest update of all.
 
     Args:
+        job: What is to be trained now.
         out: Folder of the run.
-        num_restarts: Times the run has been resumed, this time included.
         comm: The ranks of the job.
 
     Raises:
-        ResultsError: A checkpoint is damaged. Raised on the ranks that read it.
+        UserError: On every rank: a rank's checkpoints are gone or damaged, the job is another one, or its ranks, more
+            or fewer than before, have no mean.
     """
     rank, num_ranks = comm.rank, comm.size
-    if rank == 0:
-        _recover(out / "checkpoint")
-    comm.Barrier()
-    paths = comm.bcast(sorted((out / "checkpoint").glob("rank-*.h5")) if rank == 0 else None)
-    ranks = [int(path.stem.removeprefix("rank-")) for path in paths]
-    summaries = comm.bcast(_summaries(dict(zip(ranks, paths, strict=True))) if rank == 0 else None)
-    if isinstance(summaries, ResultsError):
-        raise summaries
-    old_num_ranks = max((s["num_ranks"] for s in summaries.values()), default=num_ranks)
-    active = [r for r in sorted(summaries) if r < old_num_ranks]
-    same_ranks = old_num_ranks == num_ranks
-    exact = (
-        same_ranks
-        and len(active) == num_ranks
-        and len({(s["exact"], s["num_restarts"]) for s in (summaries[r] for r in active)}) == 1
-        and summaries[active[0]]["exact"]
-    )
-    own = load_checkpoint(checkpoint_path(out, rank)) if rank in summaries else None
+    found: _Set | None = None
+    with together(comm):
+        if rank == 0:
+            found = _find_set(job, out, num_ranks)
+    found = comm.bcast(found)
+    assert found is not None
+    summaries = found.summaries
+    same_ranks = found.num_ranks == num_ranks
+    exact = same_ranks and found.is_exact()
     start = Start(
-        num_restarts=num_restarts,
-        time_s=max((s["time_s"] for s in summaries.values()), default=0.0),
-        progress=np.array([summaries.get(r, {"env_steps": 0})["env_steps"] for r in range(num_ranks)], dtype=np.int64),
-        retired_env_steps=sum(s["env_steps"] for r, s in summaries.items() if r >= num_ranks),
+        num_restarts=found.num_restarts,
+        time_s=max(float(s["time_s"]) for s in summaries.values()),
+        progress=np.array([_env_steps(summaries.get(r)) for r in range(num_ranks)], dtype=np.int64),
+        retired_env_steps=sum(_env_steps(s) for r, s in summaries.items() if r >= num_ranks),
         weights_restarted=not exact,
+        num_ranks_changed=not same_ranks,
+        reason=_reason(found, num_ranks, exact=exact),
+        changes=found.changes,
     )
-    if own is not None:
-        start.counters = {key: int(own["counters"][key]) for key in start.counters}
+    if rank in summaries:
+        own = summaries[rank]
+        start.counters = {key: int(own["counters"][key]) for key in _COUNTERS}
         start.position = Position(*(int(own["position"][name]) for name in Position._fields))
         if exact:
             start.weight = float(own["weight"])
-    elif (out / f"rank-{rank:04d}.h5").exists():
-        start.position = Position(0, 0, 0)
-    everyone_has_own = same_ranks and len(active) == num_ranks
-    if active and not everyone_has_own:
-        # Collective: whoever lacks a state of its own takes part, and so does everybody else.
-        mean = comm.bcast(_weighted_mean(out, active) if rank == 0 else None)
-        if isinstance(mean, ResultsError):
-            raise mean
-        start.learner = mean
-    if same_ranks and own is not None:
-        start.learner = own["learner"]
-    start.reason = _reason(active, old_num_ranks, num_ranks, exact=exact)
+        if same_ranks:
+            start.step_scale = own.get("step_scale", {})
+    if not same_ranks and rank >= found.num_ranks:
+        # So that checkpoints that are kept by their update stay those of one moment.
+        start.counters["update"] = max(int(s["counters"]["update"]) for s in summaries.values())
+    mean = None
+    with together(comm):
+        if same_ranks:
+            start.learner = _load(out, rank)[0]["learner"]
+        elif rank == 0:
+            mean = _weighted_mean(out, range(found.num_ranks))
+    if not same_ranks:
+        start.learner = comm.bcast(mean)
     return start
 
 
 def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
     """Put a new set of checkpoints in the place of one of another number of ranks. Collective over comm.
 
-    A kill in the middle leaves either set whole; `find_start` sees to it.
+    A kill in the middle leaves either set whole; `_recover` sees to it. Rows that ranks which have left wrote after
+    their last checkpoint are dropped, as those of any rank are.
     """
     old, new = out / "checkpoint", out / "checkpoint.new"
-    if comm.rank == 0:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        for path in sorted(old.glob("rank-*.h5")):
-            if int(path.stem.removeprefix("rank-")) >= comm.size:
-                state = load_checkpoint(path)
-                save_checkpoint(new / path.name, {**state, "learner": {}, "num_ranks": 0})
-    comm.Barrier()
-    save_checkpoint(new / checkpoint_path(out, comm.rank).name, own)
-    comm.Barrier()
-    if comm.rank == 0:
-        (new / "complete").touch()
-        shutil.rmtree(old)
-        _recover(old)
-    comm.Barrier()
+    with together(comm):
+        if comm.rank == 0:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            for path in sorted(old.glob("rank-*.h5")):
+                rank = _rank_of(path)
+                if rank >= comm.size:
+                    state = _load(out, rank)[0]
+                    if state["num_ranks"]:
+                        _cut_rows(out, rank, state, comm.size)
+                    save_checkpoint(new / path.name, {**state, "learner": {}, "num_ranks": 0})
+    with together(comm):
+        save_checkpoint(new / checkpoint_path(out, comm.rank).name, own)
+    with together(comm):
+        if comm.rank == 0:
+            (new / "complete").touch()
+            shutil.rmtree(old)
+            _recover(old)
+
+
+def _find_set(job: Job, out: Path, num_ranks: int) -> _Set:
+    """Read what all ranks must know. Local, on rank 0.
+
+    Raises:
+        UserError: See `find_start`.
+    """
+    _recover(out / "checkpoint")
+    run = open_run(out)
+    changes = _changes(parse_job(run.job_toml, f"{out}/job.h5"), job, out)
+    paths = {*(out / "checkpoint").glob("rank-*.h5"), *(out / "checkpoint" / "previous").glob("rank-*.h5")}
+    summaries, from_previous = {}, []
+    for rank in sorted({_rank_of(path) for path in paths}):
+        summaries[rank], is_previous = _load(out, rank, without=("learner",))
+        if is_previous:
+            from_previous.append(rank)
+    old_num_ranks = max((int(s["num_ranks"]) for s in summaries.values()), default=run.num_ranks)
+    missing = [rank for rank in range(max(old_num_ranks, 1)) if rank not in summaries]
+    if missing:
+        first = checkpoint_path(out, missing[0])
+        raise UserError(
+            f"{first}: missing, and {len(missing)} of {old_num_ranks} ranks have no checkpoint to go on from; bring it "
+            "back, or begin anew with --resume=anew, which keeps the old files beside the new ones"
+        )
+    if job.gossip.method == "none" and old_num_ranks != num_ranks:
+        raise UserError(
+            f"{out}: its {old_num_ranks} ranks never exchanged parameters (gossip.method is 'none'), so there is no "
+            f"mean for {num_ranks} ranks to start from; resume it on {old_num_ranks}"
+        )
+    return _Set(int(run.attributes["num_restarts"]) + 1, changes, summaries, from_previous)
+
+
+def _changes(before: Job, now: Job, out: Path) -> str:
+    """Say which settings have changed, one after the other.
+
+    Raises:
+        UserError: One that decides what the run's numbers mean.
+    """
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    changed = [key for key in new if old.get(key) != new[key]]
+    for key in changed:
+        if not key.startswith(_MAY_CHANGE):
+            raise UserError(
+                f"{out}: {key} was {old.get(key)!r} and would be {new[key]!r}: half of the run would be another "
+                "job's; start a new run with another --out"
+            )
+    return "; ".join(f"{key} {old.get(key)!r} -> {new[key]!r}" for key in changed)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _load(out: Path, rank: int, without: tuple[str, ...] = ()) -> tuple[dict[str, Any], bool]:
+    """Read a rank's newest checkpoint that is whole, and whether that is the one before the newest.
+
+    Raises:
+        ResultsError: Neither is.
+    """
+    path = checkpoint_path(out, rank)
+    try:
+        return load_checkpoint(path, without), False
+    except ResultsError as error:
+        if not previous_checkpoint(path).exists():
+            raise
+        log.warning("%s; the one before it is used", error)
+        return load_checkpoint(previous_checkpoint(path), without), True
+
+
+def _cut_rows(out: Path, rank: int, state: dict[str, Any], num_ranks: int) -> None:
+    """Drop the rows that a rank which has left the job wrote after its checkpoint."""
+    path = out / f"rank-{rank:04d}.h5"
+    sketches = open_run(out).all_ranks[rank].sketches
+    size = sketches.read("value", stop=1)["value"].shape[1] if sketches.num_rows else 0
+    writer = RankWriter(
+        path,
+        rank=rank,
+        thinning=int(open_run(out).all_ranks[rank].attributes["thinning"]),
+        sketch=Sketch(size, len(state["learner"]["z"])) if size else None,
+        resume_at=Position(*(int(state["position"][name]) for name in Position._fields)),
+        restart=Restart(
+            update=int(state["counters"]["update"]),
+            time_s=float(state["time_s"]),
+            reason=f"left the job, which went on with {num_ranks} ranks",
+            weights_restarted=True,
+        ),
+    )
+    writer.close()
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.stem.removeprefix("rank-"))
+
+
+def _env_steps(summary: dict[str, Any] | None) -> int:
+    return int(summary["counters"]["env_steps"]) if summary is not None else 0
 
 
 def _recover(folder: Path) -> None:
@@ -151,46 +322,28 @@ def _recover(folder: Path) -> None:
         new.rename(folder)
 
 
-def _summaries(paths: dict[int, Path]) -> dict[int, dict[str, Any]] | ResultsError:
-    """Read of each checkpoint what all ranks must agree on; an error is returned, for all to raise."""
-    summaries = {}
-    try:
-        for rank, path in paths.items():
-            state = load_checkpoint(path)
-            summaries[rank] = {
-                "num_ranks": int(state["num_ranks"]),
-                "num_restarts": int(state["num_restarts"]),
-                "exact": bool(state["exact"]),
-                "time_s": float(state["time_s"]),
-                "env_steps": int(state["counters"]["env_steps"]),
-            }
-    except ResultsError as error:
-        return error
-    return summaries
-
-
-def _weighted_mean(out: Path, ranks: list[int]) -> dict[str, Any] | ResultsError:
+def _weighted_mean(out: Path, ranks: range) -> dict[str, Any]:
     """Average every float32 array of the learners, weighted by push-sum weight; the rest stays unset."""
     sums: dict[str, Any] = {}
     total = 0.0
-    try:
-        for rank in ranks:
-            state = load_checkpoint(checkpoint_path(out, rank))
-            weight = float(state["weight"])
-            total += weight
-            for key, value in state["learner"].items():
-                if isinstance(value, np.ndarray) and value.dtype == np.float32:
-                    sums[key] = sums.get(key, 0.0) + weight * value.astype(np.float64)
-    except ResultsError as error:
-        return error
+    for rank in ranks:
+        state, _ = _load(out, rank)
+        weight = float(state["weight"])
+        total += weight
+        for key, value in state["learner"].items():
+            if isinstance(value, np.ndarray) and value.dtype == np.float32:
+                sums[key] = sums.get(key, 0.0) + weight * value.astype(np.float64)
     return {key: (value / total).astype(np.float32) for key, value in sums.items()}
 
 
-def _reason(active: list[int], old_num_ranks: int, num_ranks: int, *, exact: bool) -> str:
-    if not active:
-        return "no checkpoint had been saved: started from the beginning"
-    if old_num_ranks != num_ranks:
-        return f"resumed on {num_ranks} ranks instead of {old_num_ranks}, each from the weighted mean"
-    if exact:
-        return "resumed from checkpoints saved after a drain"
-    return "resumed from checkpoints saved on the way"
+def _reason(found: _Set, num_ranks: int, *, exact: bool) -> str:
+    if found.num_ranks != num_ranks:
+        reason = f"resumed on {num_ranks} ranks instead of {found.num_ranks}, each from the weighted mean"
+    elif exact:
+        reason = "resumed from checkpoints saved after a drain"
+    else:
+        reason = "resumed from checkpoints saved on the way"
+    if found.from_previous:
+        ranks = ", ".join(map(str, found.from_previous))
+        reason += f"; of rank {ranks} from the one before the newest, which is gone or damaged"
+    return reason

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from galampi.job import dump_job, parse_job
-from galampi.results import JobFile, RankWriter, Sketch, open_run
+from galampi.results import JobFile, RankWriter, Sketch, UpdateRow, open_run
 
 NUM_PARAMETERS = 500
 
@@ -70,7 +70,7 @@ def make_run(
                     ("policy_loss", "value_loss", "entropy", "grad_norm", "learning_rate", "weight"), 0.5
                 )
                 seconds = {"env_s": 0.04, "act_s": 0.02, "learn_s": 0.03, "gossip_s": 0.005, "record_s": 0.001}
-                writer.write_update(
+                row = UpdateRow(
                     update=update,
                     env_steps=80 * update,
                     time_s=time_s,
@@ -79,9 +79,13 @@ def make_run(
                     received=update - 1,
                     skipped=0,
                     message_age_s=0.1,
+                    step_scale=1.0,
+                    step_weight=1.0,
+                    moved=0.9 * update,
                     **values,
                     **seconds,
                 )
+                writer.write_update(row)
                 episodic_return = slope * update + rng.normal()
                 writer.write_episode(
                     episodic_return=episodic_return, length=80, env_steps=80 * update, time_s=time_s, simulator=0

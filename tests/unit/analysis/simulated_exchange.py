@@ -9,7 +9,7 @@ from galampi.gossip.asynchronous import Gossip
 from galampi.gossip.mixing import Message, PushSum, UniformAverage
 from galampi.gossip.topology import complete, exponential, ring
 from galampi.job import dump_job, parse_job
-from galampi.results import JobFile, RankWriter, Restart, Sketch
+from galampi.results import JobFile, RankWriter, Restart, Sketch, UpdateRow
 
 NUM_PARAMETERS = 16
 SKETCH_EVERY_S = 0.3
@@ -31,11 +31,14 @@ class Memory:
         self.rank, self.topology, self.boxes = rank, topology, boxes
         self.progress = np.zeros(topology.num_ranks, np.int64)
 
-    def push(self, edge, z, weight, update, time_s):
+    def require(self, z):
+        pass
+
+    def push(self, edge, z, weight, update, time_s, moved):
         key = self.topology.out_peers(self.rank)[edge], edge
         if key in self.boxes:
             return False
-        self.boxes[key] = Message(z.copy(), weight, update, time_s, self.progress)
+        self.boxes[key] = Message(z.copy(), weight, update, time_s, self.progress, moved)
         return True
 
     def poll(self):
@@ -118,18 +121,23 @@ def simulate(
         if kind == "apart":
             step = np.ones(NUM_PARAMETERS) * (-1) ** rank * rng.lognormal()
         step = step.astype(np.float32)
-        z[rank] += step
         time_s = float(clock[rank])
         clock[rank] += 0.1 * slowness[rank] * rng.uniform(1 - jitter, 1 + jitter)
         gossip = gossips[rank]
-        age_s = gossip.step(z[rank], len(rows[rank]) + 1, time_s)
+        step_scale = gossip.before_step(z[rank], time_s)
+        step *= np.float32(step_scale)
+        z[rank] += step
+        age_s = gossip.after_step(z[rank], len(rows[rank]) + 1, time_s)
         sent, received, skipped = totals[rank] + [gossip.sent.sum(), gossip.received.sum(), gossip.skipped.sum()]
         norm = float(np.linalg.norm(step))
         rows[rank].append(
             {
                 "time_s": time_s,
                 "step_norm": norm,
-                "grad_norm": 0.001 * norm,
+                "grad_norm": 0.001 * norm / step_scale,
+                "step_scale": step_scale,
+                "step_weight": gossip.mixing.step_weight,
+                "moved": gossip.mixing.moved,
                 "weight": gossip.mixing.weight,
                 "sent": int(sent),
                 "received": int(received),
@@ -165,9 +173,8 @@ def write_rank(path, rank, rows, states, *, out_peers, norm_every=1, restart_aft
     for update, row in enumerate(rows, 1):
         norm = row["step_norm"] if update % norm_every == 0 else np.nan
         constant = dict.fromkeys(columns, 0.0)
-        writer.write_update(
-            update=update, env_steps=update, learning_rate=1e-3, **constant, **{**row, "step_norm": norm}
-        )
+        values = {**row, "step_norm": norm}
+        writer.write_update(UpdateRow(update=update, env_steps=update, learning_rate=1e-3, **constant, **values))
         if row["time_s"] >= sketch_due_s:
             sketch_due_s = (row["time_s"] // SKETCH_EVERY_S + 1) * SKETCH_EVERY_S
             writer.write_sketch(update, row["time_s"], sketch(states[update - 1]))

@@ -26,10 +26,18 @@ def assert_parameters(exchange, simulated):
         assert exchange.step_norm[update] == pytest.approx(np.linalg.norm(step))
         shares = [share for _, share in exchange.messages[update]]
         assert exchange.keep[update] + sum(shares) == pytest.approx(1)
-        z[update] = exchange.keep[update] * (z[exchange.before[update]] + step)
+        z[update] = exchange.keep[update] * z[exchange.before[update]] + step
         z[update] = z[update] + sum(share * z[source] for source, share in exchange.messages[update])
-        np.testing.assert_allclose(z[update], simulated.states[rank][num_made[rank]], rtol=1e-5, atol=1e-4)
         num_made[rank] += 1
+    for (rank, number), update in exchange.by_update.items():
+        state = z[update]
+        if exchange.averages_last:
+            # What was measured after an update has averaged what came after it had sent.
+            if (messages := exchange.afterwards.get(update)) is None:
+                continue
+            state = (1 - sum(share for _, share in messages)) * state
+            state = state + sum(share * z[source] for source, share in messages)
+        np.testing.assert_allclose(state, simulated.states[rank][number - 1], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", METHODS)
@@ -108,6 +116,7 @@ def test_a_message_of_another_age_is_noticed(tmp_path):
 def write_rows(out, rank, num_ranks, rows):
     """Write the file of a rank whose updates have these times, messages averaged so far and ages."""
     constant = {"step_norm": 1.0, "grad_norm": 1.0, "weight": 0.5, "skipped": 0}
+    constant |= {"step_scale": 1.0, "step_weight": 1.0, "moved": 1.0}
     made = [
         {**constant, "time_s": time_s, "sent": update, "received": received, "message_age_s": age_s}
         for update, (time_s, received, age_s) in enumerate(rows, 1)

@@ -10,8 +10,11 @@ import pytest
 from made_runs import make_run, shrink
 from rich.console import Console
 
-from galampi.analysis import watch as watching
-from galampi.analysis.watch import RunView, braille, picture, watch
+from galampi.analysis.watch import command
+from galampi.analysis.watch import view as viewing
+from galampi.analysis.watch.command import watch
+from galampi.analysis.watch.picture import braille, picture
+from galampi.analysis.watch.view import RunView
 from galampi.errors import ResultsError
 from galampi.results import JobFile, Position, RankWriter, Restart, Sketch
 
@@ -134,7 +137,7 @@ def test_lines_without_a_terminal_end_with_the_run(tmp_path, capsys):
 def moments(monkeypatch):
     """Let no time pass: instead, what stands in this list happens each time `watch` would wait, one after the other."""
     happens = []
-    monkeypatch.setattr(watching.time, "sleep", lambda _: happens.pop(0)())
+    monkeypatch.setattr(command.time, "sleep", lambda _: happens.pop(0)())
     return happens
 
 
@@ -166,7 +169,7 @@ def test_files_that_cannot_be_read_for_a_while_leave_the_view(running, capsys, m
 
 
 def test_files_that_cannot_be_read_for_long_are_told(running, monkeypatch, moments):
-    monkeypatch.setattr(watching, "_GIVE_UP_AFTER_S", 0.0)
+    monkeypatch.setattr(viewing, "_GIVE_UP_AFTER_S", 0.0)
     path = running / "rank-0001.h5"
     moments += [lambda: path.write_bytes(path.read_bytes()[:1000])]
     with pytest.raises(ResultsError, match=r"rank-0001\.h5: no HDF5 file"):

@@ -31,11 +31,14 @@ class MemoryEnd:
         self.progress = np.zeros(topology.num_ranks, dtype=np.int64)
         self._slots = mailboxes.slots
 
-    def push(self, edge, z, weight, update, time_s) -> bool:
+    def require(self, z) -> None:
+        pass
+
+    def push(self, edge, z, weight, update, time_s, moved) -> bool:
         slots = self._slots[self.topology.out_peers(self.rank)[edge]]
         if edge in slots:
             return False
-        slots[edge] = Message(z.copy(), weight, update, time_s, self.progress)
+        slots[edge] = Message(z.copy(), weight, update, time_s, self.progress, moved)
         return True
 
     def poll(self):
@@ -63,7 +66,7 @@ def test_lerp_of_a_vector_longer_than_its_chunks() -> None:
 def test_push_sum_by_hand() -> None:
     # w = 1 holds z = (1, 3); a share of 1/2 of z' = (4, 0) arrives: (1 * z + 1/2 * z') / (3/2) = (2, 2).
     mixing, z = PushSum(), np.array([1, 3], dtype=np.float32)
-    used = mixing.receive(z, {2: message([4, 0], 0.5)}, num_in_peers=3)
+    used = mixing.receive(z, {2: message([4, 0], 0.5)}, ())
     assert used == [2]
     assert mixing.weight == 1.5
     np.testing.assert_allclose(z, [2, 2])
@@ -85,16 +88,16 @@ def test_push_sum_keeps_its_floor() -> None:
 
 def test_algorithm_1_by_hand() -> None:
     mixing, z = UniformAverage(), np.array([3, 0], dtype=np.float32)
-    used = mixing.receive(z, {0: message([0, 3]), 1: message([3, 3])}, num_in_peers=2)
+    used = mixing.receive(z, {0: message([0, 3]), 1: message([3, 3])}, (0, 1))
     assert used == [0, 1]
     np.testing.assert_allclose(z, [2, 2])
 
 
 def test_algorithm_1_waits_for_every_in_peer() -> None:
     mixing, z = UniformAverage(), np.array([3, 0], dtype=np.float32)
-    assert mixing.receive(z, {0: message([0, 3])}, num_in_peers=2) == []
+    assert mixing.receive(z, {0: message([0, 3])}, (0, 1)) == []
     np.testing.assert_array_equal(z, [3, 0])
-    assert mixing.receive(z, {}, num_in_peers=0) == []
+    assert mixing.receive(z, {}, ()) == []
 
 
 @settings(deadline=None, max_examples=50)
@@ -115,7 +118,10 @@ def test_mass_is_conserved_whatever_the_order_of_steps(num_ranks, all_peers, ord
     assert held + sum(m.weight for m in flying) == pytest.approx(num_ranks, abs=1e-12)
     mass = sum(rank.mixing.weight * z[i].astype(np.float64) for i, rank in enumerate(ranks))
     mass += sum((m.weight * m.payload.astype(np.float64) for m in flying), np.zeros(3))
-    np.testing.assert_allclose(mass, start[:num_ranks].sum(axis=0, dtype=np.float64), atol=1e-3)
+    # An averaging rounds z by two units in the last place, of at most the greatest; up to four messages a step.
+    num_averaged = sum(rank.received.sum() for rank in ranks)
+    rounding = 2 * num_ranks * (1 + num_averaged) * float(np.spacing(np.abs(start).max()))
+    np.testing.assert_allclose(mass, start[:num_ranks].sum(axis=0, dtype=np.float64), rtol=0, atol=rounding)
 
 
 def test_drain_takes_in_all_weight() -> None:

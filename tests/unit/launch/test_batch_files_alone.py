@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from limits import DEADLOCK_S
 
 SLURM = Path(__file__).parents[3] / "slurm"
 TRAIN = "python -m galampi train"
@@ -66,7 +67,7 @@ class Stage:
         with self.log.open("a") as log:
             return subprocess.run(
                 ["bash", SLURM / f"{name}.sbatch", *arguments],
-                **{"cwd": self.folder, "env": environment, "stdout": log, "stderr": log, "timeout": 60},
+                **{"cwd": self.folder, "env": environment, "stdout": log, "stderr": log, "timeout": DEADLOCK_S},
                 check=False,
             ).returncode
 
@@ -208,13 +209,14 @@ def test_what_the_steps_of_a_job_find_in_their_environment(stage, name, osc) -> 
     assert (stage.folder / "steps").read_text() == f"ALL,{'^ucx' if osc is None else osc}\n"
 
 
-@pytest.mark.parametrize("name", ["plain", "mpirun", "requeue"])
-def test_a_run_that_is_there_goes_on(stage, name) -> None:
+@pytest.mark.parametrize(
+    ("name", "resume"), [("plain", "--resume=auto"), ("mpirun", "--resume=auto"), ("requeue", "--resume")]
+)
+def test_a_run_that_is_there_goes_on(stage, name, resume) -> None:
     stage.begin_run()
     stage.run(name, "job.toml", "run", "--seed", "7")
     (call,) = [call for call in stage.calls if TRAIN in call]
-    assert {"--resume", "--out", "run", "--seed", "7"} <= set(call.split())
-    assert "job.toml" not in call
+    assert f"--out run {resume} --seed 7" in call
 
 
 @pytest.mark.parametrize("name", ["plain", "mpirun", "requeue"])
@@ -239,7 +241,7 @@ def test_a_rank_without_memory_is_an_interruption(stage, line, status) -> None:
     stage.let("python", f"exit {status}")
     stage.let("srun", f'case "$*" in *"{TRAIN}"*) mkdir -p run; {BEGIN}; echo "{line}" >&2; exit 1 ;; esac')
     assert stage.run("requeue", "job.toml", "run") == 0
-    assert "killed, for there was not enough memory" in stage.log.read_text()
+    assert "killed; there was not enough memory" in stage.log.read_text()
     # What is still there of that says nothing of the next stretch.
     stage.let("srun", f'case "$*" in *"{TRAIN}"*) {BEGIN}; exit 1 ;; esac')
     assert stage.run("requeue", "job.toml", "run") == 1

@@ -162,7 +162,7 @@ def test_an_installation_without_batch_files_takes_one_that_is_given(tmp_path, m
         run(["submit", "a.toml", "--dry-run"])
     assert run(["submit", "a.toml", "--dry-run", "--out", "a", "--script", "own.sbatch"]) == 0
     assert shlex.split(capsys.readouterr().out)[-3:] == [
-        str(tmp_path / name) for name in ("own.sbatch", "a-submitted.toml", "a")
+        str(tmp_path / name) for name in ("own.sbatch", "a/submitted.toml", "a")
     ]
 
 

@@ -5,6 +5,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from ale_py import roms
+from limits import DEADLOCK_S
 
 from galampi.errors import UserError
 from galampi.job import Environment
@@ -145,7 +146,7 @@ def test_observations_stay_as_they_were_when_the_simulators_go_on():
             np.testing.assert_array_equal(observation, copy)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(DEADLOCK_S)
 @pytest.mark.parametrize(
     "actions", [np.array([0, 4]), np.array([-1, 0]), np.array([0.0, 1.0]), np.array([0]), np.array([[0, 1]])]
 )

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from galampi.results import Position, RankWriter, Restart, Sketch
+from galampi.results import Position, RankWriter, Restart, Sketch, UpdateRow
 
 SKETCH = Sketch(8, 100)
 
@@ -21,7 +21,7 @@ SKETCH = Sketch(8, 100)
 def write_row(writer: RankWriter, update: int) -> None:
     """Buffer one row in every table."""
     n = float(update)
-    writer.write_update(
+    row = UpdateRow(
         update=update,
         env_steps=80 * update,
         time_s=n,
@@ -31,7 +31,10 @@ def write_row(writer: RankWriter, update: int) -> None:
         grad_norm=n,
         step_norm=n,
         learning_rate=n,
+        step_scale=n,
+        step_weight=n,
         weight=n,
+        moved=n,
         sent=update,
         received=update,
         skipped=update,
@@ -42,6 +45,7 @@ def write_row(writer: RankWriter, update: int) -> None:
         gossip_s=n,
         record_s=n,
     )
+    writer.write_update(row)
     writer.write_episode(episodic_return=n, length=update, env_steps=80 * update, time_s=n, simulator=update)
     writer.write_sketch(update, n, np.full(8, n))
     writer.write_edges(update, n, [1], [update], [update], [update])

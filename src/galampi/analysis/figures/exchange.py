@@ -26,7 +26,8 @@ from galampi.analysis.figures.drawing import (
     updates_figure,
 )
 from galampi.analysis.statistics import binned, since_start
-from galampi.results.reader import ConsensusDistance, Run
+from galampi.results.distance import ConsensusDistance
+from galampi.results.reader import Run
 
 
 def distances(name: str, distance: ConsensusDistance, bound: Bound | str) -> Iterator[Figure]:

@@ -19,49 +19,20 @@ _MEASURE_S = 2.0
 
 def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
     """Measure simulators and learner, all ranks at once; also returns the number of parameters, if the job starts."""
-    import torch
-
-    from galampi.learning import (
-        Learner,
-        RolloutCollector,
-        has_convolutions,
-        keep_freed_memory,
-        make_simulators,
-        resolve_device,
-        resolve_precision,
-    )
+    from galampi.learning import keep_freed_memory
     from galampi.ranks.placement import place, together
+    from galampi.training.setup import make_learning
 
     placement = place(comm)
-    torch.set_num_threads(placement.num_threads)
     keep_freed_memory()
     try:
         with together(comm):
-            device = resolve_device(job.device, placement.rank_on_node)
-            simulators = make_simulators(
-                job.environment,
-                seed=1 + comm.rank * job.environment.num_envs,
-                num_threads=placement.num_threads,
-                life_ends_return=job.learner.end_return_on_life_loss,
-                num_ranks_on_node=placement.num_ranks_on_node,
-            )
-            convolutions = has_convolutions(job.network, simulators.single_observation_space)
-            precision = resolve_precision(job.precision, device, convolutions=convolutions)
-            learner = Learner(
-                job,
-                simulators.single_observation_space,
-                simulators.single_action_space,
-                total_simulators=comm.size * job.environment.num_envs,
-                seed=job.seed,
-                action_seed=(job.seed, comm.rank),
-                device=device,
-                precision=precision,
-            )
-            collector = RolloutCollector(job, simulators, learner, num_ranks_on_node=placement.num_ranks_on_node)
+            learning = make_learning(job, placement, comm.rank, comm.size)
     except UserError as error:
         return Finding(
             "speed", "failed", f"the job does not start: {error}", "mend the job, or ask for other nodes"
         ), None
+    learner, collector = learning.learner, learning.collector
     env_steps, env_s = 0, 0.0
     comm.Barrier()
     began_s = time.monotonic()
@@ -73,16 +44,17 @@ def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
         env_steps += rollout.num_valid
         env_s += collector.env_s
     elapsed_s = time.monotonic() - began_s
-    simulators.close()
-    alone, learning = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s))).T
+    learning.simulators.close()
+    alone, trained = np.array(comm.allgather((env_steps / env_s, env_steps / elapsed_s))).T
     text = (
-        f"emulators alone {np.median(alone):,.0f} env steps/s a rank; with learning {learning.min():,.0f} to "
-        f"{learning.max():,.0f} a rank, {learning.sum():,.0f} in all: {job.total_env_steps:,} take about "
-        f"{_duration(job.total_env_steps / learning.sum())} ({device}, {precision}, {learner.z.size:,} parameters)"
+        f"emulators alone {np.median(alone):,.0f} env steps/s a rank; with learning {trained.min():,.0f} to "
+        f"{trained.max():,.0f} a rank, {trained.sum():,.0f} in all: {job.total_env_steps:,} take about "
+        f"{_duration(job.total_env_steps / trained.sum())} ({learning.device}, {learning.precision}, "
+        f"{learner.z.size:,} parameters)"
     )
-    figures = {"emulator_steps_per_s": alone.tolist(), "learner_steps_per_s": learning.tolist()}
-    if learning.min() < 0.5 * np.median(learning):
-        slow = comm.allgather(placement.hostname)[int(learning.argmin())]
+    figures = {"emulator_steps_per_s": alone.tolist(), "learner_steps_per_s": trained.tolist()}
+    if trained.min() < 0.5 * np.median(trained):
+        slow = comm.allgather(placement.hostname)[int(trained.argmin())]
         advice = f"a rank on {slow} is less than half as fast as the others; they will not wait for it, but look at it"
         return Finding("speed", "warning", text, advice, figures), learner.z.size
     return Finding("speed", "ok", text, figures=figures), learner.z.size

@@ -106,7 +106,8 @@ def test_the_bootstrap_of_a_cut_episode_is_the_value_where_it_was_cut(clock):
     np.testing.assert_array_equal(rollout.activations[0][3, 0], [1, 3])
     activations = learner.policy.new_activations(1)
     activations[0][:] = rollout.activations[0][3]
-    assert rollout.values[3, 0] == pytest.approx(learner.policy.forward(activations)[1].item())
+    # A batch of one is summed in another order; the terms are at most 1.
+    assert rollout.values[3, 0] == pytest.approx(learner.policy.forward(activations)[1].item(), abs=1e-5)
 
 
 def test_rewards_are_scaled_then_clipped_for_the_learner_only(clock):

@@ -1,0 +1,112 @@
+"""The command: look, draw, wait, until the run is finished or the user leaves."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from galampi.analysis.watch.picture import picture
+from galampi.analysis.watch.view import RunView
+
+_LOOK_PERIOD_S = 2.0
+_LINE_PERIOD_S = 10.0
+_RESUME_PERIOD_S = 10.0
+"""Between two looks at a run that is stopped or failed, and may be resumed."""
+
+
+def watch(folder: Path) -> None:
+    """Show a run until it is finished or the user leaves; lines where the output is no terminal.
+
+    A run that is stopped or failed may be resumed, by the queue or by hand, so neither is an end.
+
+    Raises:
+        ResultsError: There is no run, or a file of it is damaged, and still is after a minute.
+    """
+    view = RunView(folder)
+    with suppress(KeyboardInterrupt), _terminated_as_interrupted():
+        if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+            _print_lines(view)
+        else:
+            _show(view)
+
+
+def _print_lines(view: RunView) -> None:
+    before = ""
+    while True:
+        line = view.line()
+        # Of a run that rests there is one line.
+        if line != before:
+            print(line, flush=True)
+        before = line
+        if view.status == "finished":
+            return
+        time.sleep(_LINE_PERIOD_S)
+        view.look_again()
+
+
+def _show(view: RunView) -> None:
+    console = Console()
+    with Live(console=console, screen=True, auto_refresh=False) as live, _keys() as pressed:
+        while True:
+            live.update(picture(view, console.width, console.height), refresh=True)
+            # Once the run is finished there is nothing new to look for.
+            periods_s = {"running": _LOOK_PERIOD_S, "finished": 3600.0}
+            if pressed(periods_s.get(view.status, _RESUME_PERIOD_S)):
+                break
+            view.look_again()
+    console.print(Text(view.line()))
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], bool]]:
+    """Yield a function that waits some seconds and says whether the user has asked to leave."""
+    if not sys.stdin.isatty():
+
+        def sleep(timeout_s: float) -> bool:
+            time.sleep(timeout_s)
+            return False
+
+        yield sleep
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    def pressed(timeout_s: float) -> bool:
+        if not select.select([descriptor], [], [], timeout_s)[0]:
+            return False
+        key = os.read(descriptor, 1)
+        return key in (b"q", b"Q", b"\x03", b"\x04", b"")
+
+    try:
+        tty.setcbreak(descriptor)
+        yield pressed
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM leave as Ctrl-C does, so that the terminal is put right again."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,110 @@
+"""How the view of a run is drawn on a terminal of some size. Reads no files."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from galampi.analysis.shown import number, shown, span
+from galampi.analysis.watch.view import RankView, RunView
+
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""Bits of a braille character's dots, by row from the top and column."""
+
+
+def picture(view: RunView, width: int, height: int) -> Group:
+    """Lay out the view for a terminal of some size."""
+    job, silent = view.job, view.silent
+    num_ranks = len(view.ranks)
+    head = Text(overflow="ellipsis", no_wrap=True)
+    head.append(shown(job.name), style="bold")
+    about = f"  {job.environment.id}  {job.gossip.method}  {num_ranks} rank{'s' * (num_ranks > 1)}  "
+    head.append(shown(about), style="dim")
+    style = {"running": "green", "finished": "bold green"}.get(view.status, "bold yellow")
+    head.append(shown(view.status), style=style)
+
+    done = min(1.0, view.env_steps / job.total_env_steps)
+    left = f"left {span(view.left_s)}" if view.status == "running" and view.left_s is not None else ""
+    progress = Table.grid(expand=True, padding=(0, 1))
+    progress.add_column(no_wrap=True)
+    progress.add_column(ratio=1)
+    progress.add_column(no_wrap=True, justify="right")
+    steps = f"{view.env_steps:,} / {job.total_env_steps:,} steps {done:.0%}"
+    rate = f"{view.env_steps_per_s:,.0f} steps/s  " if view.status == "running" else ""
+    progress.add_row(Text(steps), ProgressBar(total=1.0, completed=done), Text(rate + left))
+
+    warnings = [Text(line, style="bold red", overflow="ellipsis", no_wrap=True) for line in list(silent.values())[:2]]
+    if len(silent) > 2:
+        warnings.append(Text(f"and {len(silent) - 2} more silent ranks", style="bold red"))
+    leave = "q leaves; the job goes on" if view.status == "running" else "q leaves"
+    # Above and below the table: head, progress, two gaps, the table's head, the title of the curve, the way out.
+    room = height - 7 - len(warnings)
+    num_shown = min(num_ranks, max(1, room - 5))
+    ranks = sorted(view.ranks, key=lambda each: (each.rank not in silent, each.rank))[:num_shown]
+    table = _rank_table(ranks, silent, with_host=width >= 60)
+    if num_shown < num_ranks:
+        table.add_row(f"+{num_ranks - num_shown}", style="dim")
+    rows = max(2, room - num_shown - (num_shown < num_ranks))
+    curve = _curve(view, width, rows)
+    return Group(head, progress, *warnings, Text(""), table, Text(""), *curve, Text(leave, style="dim"))
+
+
+def _rank_table(ranks: list[RankView], silent: dict[int, str], *, with_host: bool) -> Table:
+    table = Table(box=None, expand=with_host, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("rank", justify="right", no_wrap=True)
+    if with_host:
+        table.add_column("host", ratio=1, no_wrap=True, overflow="ellipsis")
+    for name in ("steps/s", "return", "weight", "msg age", "distance"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for view in ranks:
+        is_silent = view.rank in silent
+        table.add_row(
+            str(view.rank),
+            *([Text(shown(view.hostname))] if with_host else []),
+            "silent" if is_silent else number(view.env_steps_per_s, ",.0f"),
+            number(view.mean_return, ".1f"),
+            number(view.weight, ".3f"),
+            "-" if view.message_age_s != view.message_age_s else f"{view.message_age_s * 1e3:,.0f} ms",
+            number(view.distance, ".2%"),
+            style="bold red" if is_silent else None,
+        )
+    return table
+
+
+def _curve(view: RunView, width: int, rows: int) -> list[Text]:
+    """Draw the return over job time: a line that says what it is, and rows of braille."""
+    end_s = max((each.time_ended_s[-1] for each in (*view.ranks, *view.retired) if each.time_ended_s), default=0.0)
+    words = f"return, mean of 100 episodes of all ranks, over {span(end_s)} of job time"
+    title = Text(words, style="dim", overflow="ellipsis", no_wrap=True)
+    columns = width - 10
+    values = view.curve(2 * columns)
+    known = [value for value in values if value == value]
+    if not known:
+        return [title, Text("no episode has ended yet", style="dim"), *(Text("") for _ in range(rows - 1))]
+    low, high = min(known), max(known)
+    lines = braille(values, rows)
+    labels = {0: f"{high:.4g}", rows - 1: f"{low:.4g}"}
+    return [title, *(Text(f"{labels.get(row, ''):>8} ") + Text(line, style="cyan") for row, line in enumerate(lines))]
+
+
+def braille(values: list[float], rows: int) -> list[str]:
+    """Draw values as a line of braille dots, two values and four levels a character; NaN leave a gap."""
+    known = [value for value in values if value == value]
+    low, span = min(known), max(known) - min(known)
+    levels = 4 * rows - 1
+    cells = [[0] * (len(values) // 2) for _ in range(rows)]
+    before: int | None = None
+    for index, value in enumerate(values[: 2 * (len(values) // 2)]):
+        if value != value:
+            before = None
+            continue
+        level = round((value - low) / span * levels) if span else levels // 2
+        # Join it to its neighbour by filling the levels between.
+        start = level if before is None else before + (level > before) - (level < before)
+        for each in range(min(start, level), max(start, level) + 1):
+            row, dot = divmod(levels - each, 4)
+            cells[row][index // 2] |= _DOTS[dot][index % 2]
+        before = level
+    return ["".join(chr(0x2800 + cell) for cell in row) for row in cells]

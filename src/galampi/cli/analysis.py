@@ -1,0 +1,52 @@
+"""The commands that show what became of runs: `report` and `watch`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from galampi.cli.settings import Parser
+from galampi.errors import UserError
+
+
+def add_report(parser: Parser) -> None:
+    """Add the arguments of `report`."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run; runs that differ in nothing but the seed are one job",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the report [RUN/report; of several runs ./report]")
+    parser.add_argument(
+        "--mixed", action="store_true", help="compare runs of different environments or units all the same"
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    try:
+        import matplotlib  # noqa: F401
+        import scipy  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"report needs {error.name}: pip install 'galampi[report]'") from None
+    from galampi.analysis.report import report
+
+    print(report(arguments.runs, arguments.out, mixed=arguments.mixed))
+    return 0
+
+
+def add_watch(parser: Parser) -> None:
+    """Add the arguments of `watch`."""
+    parser.add_argument(
+        "folder", type=Path, metavar="RUN", help="folder of a run, here or on a file system shared with where it runs"
+    )
+    parser.set_defaults(run=_watch)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from galampi.analysis.watch.command import watch
+
+    watch(arguments.folder)
+    return 0

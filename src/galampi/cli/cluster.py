@@ -1,0 +1,100 @@
+"""The commands around a job on a cluster: `submit`, `status` and `doctor`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from galampi.cli.settings import Parser, add_settings, settings_given
+from galampi.job import load_job
+
+
+def add_submit(parser: Parser) -> None:
+    """Add the arguments of `submit`."""
+    from galampi.launch.submit import LAUNCHERS, SIGNALS
+
+    parser.usage = (
+        "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
+        "[-- OPTION OF SBATCH ...]"
+    )
+    parser.add_argument("job", type=Path, metavar="JOB.toml|SWEEP", help="job file, or a sweep's folder: what it lacks")
+    parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
+    parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
+    parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
+    parser.add_argument(
+        "--script", type=Path, help="batch file of the run, or of each of a sweep [slurm/requeue.sbatch]"
+    )
+    slurm = parser.add_argument_group("what to ask of Slurm, over what the batch file asks")
+    add = parser.recorded(slurm.add_argument)
+    add("--nodes", type=int, help="number of nodes")
+    add("--ntasks-per-node", type=int, metavar="RANKS", help="ranks on each node")
+    add("--cpus-per-task", type=int, metavar="CORES", help="cores of a rank")
+    add("--time", help="time limit of one stretch, as Slurm writes it: 04:00:00")
+    add("--partition", help="partition")
+    add("--account", help="account")
+    add("--nodelist", help="nodes to use")
+    add("--gpus", type=int, help="GPUs of each node")
+    add("--launcher", choices=LAUNCHERS, help="what starts the ranks")
+    add("--mpi", metavar="TYPE", help="what srun speaks: pmi2 for MPICH, pmix for Open MPI")
+    add("--save-signal", choices=SIGNALS, help="signal that makes the ranks save")
+    add("--notice-s", type=int, metavar="SECONDS", help="save this long before the time limit")
+    add("--max-restarts", type=int, metavar="N", help="most times a run goes back to the queue")
+    add("--chain", type=int, metavar="N", help="N jobs for a run, one after another: where requeue is forbidden")
+    add_settings(parser)
+    parser.set_defaults(run=_submit, sbatch_options=None)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from galampi.launch.commands import Request, submit
+    from galampi.launch.submit import Resources
+
+    given = {name: value for name in Resources.__dataclass_fields__ if (value := getattr(arguments, name)) is not None}
+    return submit(
+        Request(
+            job=arguments.job,
+            overrides=settings_given(arguments),
+            out=arguments.out,
+            script=arguments.script,
+            resources=given,
+            sweeps=arguments.sweep,
+            num_seeds=arguments.array_seeds,
+            at_once=arguments.at_once,
+            dry_run=arguments.dry_run,
+        )
+    )
+
+
+def add_status(parser: Parser) -> None:
+    """Add the arguments of `status`."""
+    parser.epilog = (
+        "exit codes, the largest of all folders: 0 finished; 1 failed; 2 no run there; 3 stopped or without some ranks, saved; "
+        "4 running, or killed, or part of a sweep not done"
+    )
+    parser.add_argument("folder", nargs="+", type=Path, metavar="RUN|SWEEP", help="folder of a run or of a sweep")
+    parser.add_argument("--failed", action="store_true", help="first record that the job failed (for batch files)")
+    parser.set_defaults(run=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from galampi.launch.commands import show_status
+
+    return show_status(arguments.folder, failed=arguments.failed)
+
+
+def add_doctor(parser: Parser) -> None:
+    """Add the arguments of `doctor`."""
+    parser.usage = "mpirun|srun ... python -m galampi doctor [JOB.toml] [--out DIR] [--json] [--section.key VALUE ...]"
+    parser.epilog = "exit codes: 0 nothing failed; 1 something did; 2 a mistake in the command"
+    parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder its runs will be in [runs]")
+    parser.add_argument("--json", action="store_true", help="print a JSON list of the findings")
+    add_settings(parser)
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from galampi.launch.doctor import examine
+
+    return examine(load_job(arguments.job, settings_given(arguments)), arguments.out, as_json=arguments.json)

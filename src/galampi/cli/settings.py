@@ -1,0 +1,77 @@
+"""What the commands share: the parser, the options for a job's settings, and the types of arguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from galampi.errors import UserError
+from galampi.job import Job, allowed, fields
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are ours to report: once, not once for each rank.
+
+    Attributes:
+        actions: What was added, in that order; argparse keeps its own list to itself.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.actions: list[argparse.Action] = []
+        super().__init__(allow_abbrev=False, **settings)
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an argument."""
+        return self.recorded(super().add_argument)(*names, **settings)
+
+    def recorded(self, add_argument: Callable[..., argparse.Action]) -> Callable[..., argparse.Action]:
+        """Return the `add_argument` of a group of this parser, such that what it adds is kept in `actions` too."""
+
+        def add(*names: str, **settings: Any) -> argparse.Action:
+            self.actions.append(add_argument(*names, **settings))
+            return self.actions[-1]
+
+        return add
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise UserError(f"{self.prog}: {message}")
+
+
+def add_settings(parser: Parser) -> None:
+    """Add an option for every setting of a job."""
+    add = parser.recorded(parser.add_argument_group("settings of the job, over those of the file").add_argument)
+    defaults = Job()
+    for key, field in fields():
+        value: object = defaults
+        for part in key.split("."):
+            value = getattr(value, part)
+        text = (field.description or "").replace("%", "%%")
+        add(f"--{key}", metavar="VALUE", help=f"{text} Takes {allowed(field)} [{value}]".replace("True", "true"))
+
+
+def settings_given(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the settings given on the command line."""
+    return {key: value for key, _ in fields() if (value := getattr(arguments, key)) is not None}
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not whole(text):
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be at least 1")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """Return a whole number."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be a whole number, 0 or more")
+    return int(text)
+
+
+def rank(text: str) -> int | None:
+    """Return a rank, or None for the mean of all."""
+    if text != "mean" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be a rank or 'mean'")
+    return None if text == "mean" else int(text)

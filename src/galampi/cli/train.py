@@ -1,0 +1,90 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from galampi.cli.settings import Parser, add_settings, settings_given
+from galampi.errors import UserError
+from galampi.job import load_job, parse_job
+from galampi.ranks.importing import heavy_imports
+
+
+def add_train(parser: Parser) -> None:
+    """Add the arguments of `train`."""
+    parser.usage = "python -m galampi [train] [JOB.toml] [--out DIR] [--resume] [--quiet] [--section.key VALUE ...]"
+    parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
+    parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; must be empty or new")
+    parser.add_argument(
+        "--resume",
+        action="store_const",
+        const="yes",
+        default="no",
+        help="go on with the run in --out; its own job unless one is given",
+    )
+    parser.add_argument(
+        "--resume=auto",
+        action="store_const",
+        const="auto",
+        dest="resume",
+        help="go on with the run in --out if there is one, else start it: one line for every stretch of a job",
+    )
+    parser.add_argument(
+        "--resume=anew",
+        action="store_const",
+        const="anew",
+        dest="resume",
+        help="begin the run in --out anew; its old files are kept in a folder beside the new ones",
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+    add_settings(parser)
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    overrides = settings_given(arguments)
+    out = arguments.out.absolute() if arguments.out is not None else None
+    if arguments.resume != "no" and out is None:
+        raise UserError("--resume needs --out, the folder of the run to go on with")
+    has_run = out is not None and (out / "job.h5").exists()
+    if arguments.job is None and (arguments.resume == "yes" or (arguments.resume != "no" and has_run)):
+        from galampi.results import open_run
+
+        assert out is not None
+        job = parse_job(open_run(out).job_toml, f"{out}/job.h5", overrides)
+    else:
+        job = load_job(arguments.job, overrides)
+
+    with heavy_imports():
+        from mpi4py import MPI
+
+        from galampi.training import train
+
+    comm = MPI.COMM_WORLD
+    level = logging.ERROR if arguments.quiet else logging.INFO
+    logging.basicConfig(
+        level=level, format=f"[rank {comm.rank} of {comm.size}] %(message)s", stream=sys.stderr, force=True
+    )
+    out, outcome = train(job, out, resume=arguments.resume, argv=sys.argv, comm=comm, quiet=arguments.quiet)
+    if comm.rank == 0 and not arguments.quiet:
+        if outcome is None:
+            print(f"{out}: finished already; raise --total_env_steps to train further")
+        else:
+            low, high, total = outcome.weights
+            is_atari = job.environment.id.startswith("ALE/")
+            frames = f"; one is {job.environment.frame_skip} emulator frames" if is_atari else ""
+            print(
+                f"{outcome.status}: {out}\n"
+                f"  env steps         {outcome.env_steps:,} ({outcome.steps_per_s:,.0f} a second{frames})\n"
+                f"  mean return       {outcome.mean_return:.2f} (last 100 episodes, raw score of full games)\n"
+                f"  gossip messages   {outcome.messages:,}\n"
+                f"  push-sum weights  {low:.3f} to {high:.3f}, sum {total:.9g} of {comm.size}\n"
+                f"  effective step    {outcome.effective_step:.3f} of the learning rate\n"
+                f"  distance          {outcome.distance:.3g} (farthest rank to the mean; "
+                f"{outcome.relative_distance:.2%} of the parameters' norm)",
+                flush=True,
+            )
+    return 3 if outcome is not None and outcome.status == "stopped" else 0

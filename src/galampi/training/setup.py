@@ -1,0 +1,329 @@
+"""What a rank of a job is made of.
+
+Owns its parts: simulators, learner and collector, exchange, files; and which seeds they get. `doctor` makes the same
+learning parts, to measure them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import random
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from galampi.errors import UserError
+from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
+from galampi.gossip.mixing import StepScale
+from galampi.job import Job, dump_job
+from galampi.learning import (
+    Learner,
+    RolloutCollector,
+    Simulators,
+    has_convolutions,
+    lerp,
+    make_simulators,
+    resolve_device,
+    resolve_precision,
+)
+from galampi.policies.stored import checkpoint_path
+from galampi.ranks.placement import Placement, together
+from galampi.results import EnergyMeter, JobFile, RankFile, RankWriter, Restart, Sketch, save_checkpoint
+from galampi.training.rank import Rank
+from galampi.training.resuming import Start, replace_set
+from galampi.training.signals import SIGNALLED_PATIENCE_S, StopSignals
+from galampi.training.silence import Silence
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("galampi", "torch", "mpi4py", "h5py", "gymnasium", "ale-py", "numpy")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The parts of a rank that learn.
+
+    Attributes:
+        simulators: Of this rank.
+        learner: With its parameters.
+        collector: Of rollouts; it has reset the simulators.
+        device: Where the network is.
+        precision: In which it computes.
+    """
+
+    simulators: Simulators
+    learner: Learner
+    collector: RolloutCollector
+    device: str
+    precision: str
+
+
+def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, start: Start | None = None) -> Learning:
+    """Make the parts of a rank that learn. Local.
+
+    Args:
+        job: The settings.
+        placement: Where this rank runs.
+        rank: Its number.
+        num_ranks: Ranks of the job.
+        start: Where to go on; None for a new run.
+
+    Raises:
+        UserError: The job does not fit the environment, or this node.
+    """
+    num_restarts = start.num_restarts if start is not None else 0
+    # Ranks that exchange nothing are learners of their own.
+    num_together = 1 if job.gossip.method == "none" else num_ranks
+    torch.set_num_threads(placement.num_threads)
+    _seed_global_generators(job.seed, num_restarts, rank)
+    device = resolve_device(job.device, placement.rank_on_node)
+    simulators = make_simulators(
+        job.environment,
+        seed=_simulator_seed(job, num_restarts, rank, num_ranks * job.environment.num_envs),
+        num_threads=placement.num_threads,
+        life_ends_return=job.learner.end_return_on_life_loss,
+        num_ranks_on_node=placement.num_ranks_on_node,
+    )
+    convolutions = has_convolutions(job.network, simulators.single_observation_space)
+    precision = resolve_precision(job.precision, device, convolutions=convolutions)
+    learner = Learner(
+        job,
+        simulators.single_observation_space,
+        simulators.single_action_space,
+        total_simulators=num_together * job.environment.num_envs,
+        seed=job.seed,
+        action_seed=(job.seed, num_restarts, rank),
+        device=device,
+        precision=precision,
+    )
+    if start is not None and start.learner is not None:
+        learner.load_state({**learner.state(), **start.learner})
+    collector = RolloutCollector(job, simulators, learner, num_ranks_on_node=placement.num_ranks_on_node)
+    return Learning(simulators, learner, collector, device, precision)
+
+
+def make_rank(
+    job: Job,
+    out: Path,
+    placement: Placement,
+    comm: MPI.Intracomm,
+    start: Start,
+    signals: StopSignals,
+    argv: Sequence[str],
+) -> Rank:
+    """Make a rank, up to the start barrier. Collective over comm.
+
+    Args:
+        job: The settings.
+        out: Folder of the run.
+        placement: Where this rank runs.
+        comm: The ranks of the job.
+        start: Where to go on, or begin.
+        signals: What may stop it.
+        argv: Command line, for the record.
+
+    Raises:
+        UserError: On every rank: the job does not fit the environment, a node or the folder.
+    """
+    with together(comm):
+        learning = make_learning(job, placement, comm.rank, comm.size, start)
+    num_parameters = learning.learner.z.size
+    with together(comm):
+        # Each rank's sum of sizes must be the same network, or messages would not fit.
+        sizes = comm.allgather(num_parameters)
+        if len(set(sizes)) > 1:
+            raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
+    hostnames = comm.allgather(placement.hostname)
+    silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
+    allreduce = None
+    if job.gossip.method == "allreduce":
+        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals))
+        _make_equal(learning.learner, start, comm)
+    mailboxes = Mailboxes(comm, topology_of(job.gossip.method, job.gossip.topology, comm.size), num_parameters)
+    mailboxes.progress[:] = start.progress
+    mixing = UniformAverage() if job.gossip.method == "gala" else PushSum(job.gossip.weight_floor, lerp)
+    if isinstance(mixing, PushSum):
+        mixing.weight = start.weight
+        mixing.step_scale = StepScale(**start.step_scale)
+    with together(comm):
+        gossip = Gossip(mailboxes, mixing, all_peers=job.gossip.peers == "all")
+    with together(comm):
+        sketch = Sketch(job.record.sketch_size, num_parameters)
+        energy = EnergyMeter(gpus=learning.device.startswith("cuda")) if placement.rank_on_node == 0 else None
+        writer, returns = _open_rank_file(job, out, placement, comm, start, mailboxes, sketch, energy)
+    left = job.total_env_steps - start.total_env_steps(start.progress)
+    rank = Rank(
+        job=job,
+        out=out,
+        comm=comm,
+        placement=placement,
+        start=start,
+        hostnames=hostnames,
+        simulators=learning.simulators,
+        learner=learning.learner,
+        collector=learning.collector,
+        mailboxes=mailboxes,
+        gossip=gossip,
+        allreduce=allreduce,
+        silence=silence,
+        sketch=sketch,
+        energy=energy,
+        writer=writer,
+        returns=returns,
+        update=start.counters["update"],
+        env_steps=start.counters["env_steps"],
+        # Without any exchange no rank hears of the others' steps: each takes an equal part of what is left.
+        own_budget=start.counters["env_steps"] + math.ceil(left / comm.size),
+    )
+    if start.num_ranks_changed:
+        replace_set(out, rank.state(exact=False), comm)
+    else:
+        with together(comm):
+            # A run that has begun has something to resume from, whenever it is killed.
+            save_checkpoint(checkpoint_path(out, comm.rank), rank.state(exact=False))
+    with together(comm):
+        if comm.rank == 0:
+            attributes = {
+                "job_toml": dump_job(job),
+                "argv": list(argv),
+                "num_restarts": start.num_restarts,
+                "hostnames": hostnames,
+                "num_parameters": num_parameters,
+                "precision": learning.precision,
+                "device": learning.device,
+                **{f"environment_{key}": value for key, value in learning.simulators.description.items()},
+                **_versions(),
+            }
+            JobFile.create(out, attributes, comm.size)
+    if comm.rank == 0:
+        log.info("%s, %s; %s parameters", learning.precision, learning.device, f"{num_parameters:,}")
+    _say_placements(comm, placement)
+    comm.Barrier()
+    rank.begin()
+    return rank
+
+
+def _open_rank_file(
+    job: Job,
+    out: Path,
+    placement: Placement,
+    comm: MPI.Intracomm,
+    start: Start,
+    mailboxes: Mailboxes,
+    sketch: Sketch,
+    energy: EnergyMeter | None,
+) -> tuple[RankWriter, deque[tuple[float, float]]]:
+    """Open the rank's file, and return with it job time and return of the last episodes it holds. Local."""
+    path = out / f"rank-{comm.rank:04d}.h5"
+    returns: deque[tuple[float, float]] = deque(maxlen=100)
+    if start.position is not None:
+        stop = start.position.num_episodes
+        rows = RankFile(path, comm.rank).episodes.read("time_s", "return", start=max(0, stop - 100), stop=stop)
+        returns.extend(zip(rows["time_s"].tolist(), rows["return"].tolist(), strict=True))
+    try:
+        writer = RankWriter(
+            path,
+            rank=comm.rank,
+            thinning=job.record.every_updates,
+            sketch=sketch,
+            attributes={
+                "hostname": placement.hostname,
+                "num_threads": placement.num_threads,
+                "cpus": sorted(placement.cpus),
+                "out_peers": mailboxes.topology.out_peers(comm.rank),
+                "rank_on_node": placement.rank_on_node,
+                "energy_unread": "\n".join(energy.unread) if energy is not None else "",
+            },
+            resume_at=start.position,
+            restart=None
+            if start.position is None
+            else Restart(
+                update=start.counters["update"],
+                time_s=start.time_s,
+                reason=start.reason,
+                weights_restarted=start.weights_restarted,
+                changes=start.changes,
+            ),
+        )
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    if energy is not None:
+        # So the files tell where counting began again, whatever the counts before and after come to.
+        writer.write_energy(start.time_s, placement.hostname, dict.fromkeys(energy.sources, 0.0))
+    return writer, returns
+
+
+def _gives_up(waited_s: float, job: Job, signals: StopSignals) -> bool:
+    """Whether an allreduce waits no longer: for a silent rank, or a few seconds once a signal has come."""
+    return waited_s > (SIGNALLED_PATIENCE_S if signals.caught is not None else job.gossip.silent_after_s)
+
+
+def _make_equal(learner: Learner, start: Start, comm: MPI.Intracomm) -> None:
+    """Begin on every rank with the parameters and mean squares of the rank that has come farthest. Collective.
+
+    Ranks that average gradients must be equal at every moment, and checkpoints saved on the way are not all of one
+    update.
+    """
+    updates = comm.allgather(start.counters["update"])
+    first = int(np.argmax(updates))
+    state = learner.state()
+    for name in ("z", "square_avg"):
+        comm.Bcast(state[name], root=first)
+    learner.load_state(state)
+    start.counters["update"] = max(updates)
+
+
+def _seed_global_generators(seed: int, num_restarts: int, rank: int) -> None:
+    """Seed the generators that environments of others may draw from: Python's, numpy's and torch's own."""
+    words = np.random.SeedSequence([seed, num_restarts, rank, 1]).generate_state(3, np.uint32)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+def _simulator_seed(job: Job, num_restarts: int, rank: int, total_simulators: int) -> int:
+    """Return the seed of a rank's first simulator; its i-th has this seed plus i.
+
+    All simulators of a job have consecutive seeds, so no two share one. A restart moves the whole block, for the same
+    seeds would replay the same episodes.
+    """
+    first = np.random.SeedSequence([job.seed, num_restarts]).generate_state(1, np.uint32)[0]
+    return int(first) % (2**31 - total_simulators) + rank * job.environment.num_envs
+
+
+def _say_placements(comm: MPI.Intracomm, placement: Placement) -> None:
+    """Say on rank 0 where all ranks run, those that run alike in one line. Collective over comm."""
+    ranks_by_place: dict[str, list[str]] = {}
+    for rank, text in enumerate(comm.gather(str(placement)) or ()):
+        ranks_by_place.setdefault(text, []).append(str(rank))
+    for text, ranks in ranks_by_place.items():
+        log.info("rank%s %s on %s", "s" * (len(ranks) > 1), ", ".join(ranks), text)
+
+
+def _versions() -> dict[str, str]:
+    versions = {f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES}
+    library = " ".join(MPI.Get_library_version().rstrip("\0").split())
+    return {
+        **versions,
+        "python_version": platform.python_version(),
+        "mpi_library": library[:200],
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    """Return the commit of the checkout this package runs from, or '' if it is installed without one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,65 @@
+"""Signals that ask a job to save and stop.
+
+Owns their handlers, from the first moment of a job to the end of the process. Knows nothing of what is stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Self
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+SIGNALLED_PATIENCE_S = 5.0
+"""How long ranks that were told by a signal to stop wait for one that does not answer."""
+
+
+class StopNow(BaseException):
+    """A signal has ended what may be cut short; no Exception, so that no simulator takes it for one of its own."""
+
+
+class StopSignals:
+    """Notes the signals that ask a job to stop, and cuts short what may be.
+
+    They stay caught until the process ends, so that a second one cannot cut the saving short. A hangup that is ignored
+    when the job starts, as under nohup, stays ignored.
+
+    As a context it marks its body as what may be cut short: a signal that comes within, or has come before, raises
+    `StopNow` there.
+
+    Attributes:
+        caught: The first signal that came; None so far.
+        caught_at_s: Monotonic time at which it came.
+    """
+
+    def __init__(self) -> None:
+        """Catch them from now on. Local; from the main thread."""
+        self.caught: signal.Signals | None = None
+        self.caught_at_s = 0.0
+        self._cuts_short = False
+        for number in _STOP_SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._catch)
+
+    def __enter__(self) -> Self:
+        """Begin what may be cut short."""
+        self._cuts_short = True
+        if self.caught is not None:
+            self._cuts_short = False
+            raise StopNow
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        self._cuts_short = False
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught is None:
+            self.caught = signal.Signals(number)
+            self.caught_at_s = time.monotonic()
+        if self._cuts_short:
+            self._cuts_short = False
+            raise StopNow
