@@ -69,8 +69,8 @@ def _submit(arguments: argparse.Namespace) -> int:
 def add_status(parser: Parser) -> None:
     """Add the arguments of `status`."""
     parser.epilog = (
-        "exit codes, the largest of all folders: 0 finished; 1 failed; 2 no run there; 3 stopped or without some ranks, saved; "
-        "4 running, or killed, or part of a sweep not done"
+        "exit codes, the largest of all folders: 0 finished; 1 failed; 2 no run there; "
+        "3 stopped, or ended without some ranks, and saved; 4 running, or killed, or part of a sweep not done"
     )
     parser.add_argument("folder", nargs="+", type=Path, metavar="RUN|SWEEP", help="folder of a run or of a sweep")
     parser.add_argument("--failed", action="store_true", help="first record that the job failed (for batch files)")

@@ -11,7 +11,7 @@ from typing import Any
 from galampi.errors import UserError
 from galampi.job import load_job
 from galampi.launch import status, sweep
-from galampi.launch.folder import job_to_train, laid_down, lay_down
+from galampi.launch.folder import job_to_train, lay_down
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -75,7 +75,7 @@ def submit(request: Request) -> int:
         log=f"{log_pattern(out.parent)}/{slug(out.name)}-%j.log",
         resources=resources,
         arguments=[
-            str(laid_down(job, out) if request.dry_run else lay_down(job, out)),
+            str(lay_down(job, out, dry_run=request.dry_run)),
             str(out),
             *(word for key, value in request.overrides.items() for word in (f"--{key}", value)),
         ],

@@ -42,40 +42,35 @@ def job_to_train(path: Path, overrides: Mapping[str, str], out: Path) -> Job:
     return own
 
 
-def lay_down(job: Job, out: Path) -> Path:
-    """Write a job into the folder of its run, and return where. A file that is there is never changed.
+def lay_down(job: Job, out: Path, *, dry_run: bool) -> Path:
+    """Write a job into the folder of its run, and return where: `submitted.toml`, `submitted-2.toml`, ...
+
+    One that is there never changes, for another submission may wait with it.
 
     Args:
         job: The job.
         out: Folder of the run; created if missing.
+        dry_run: Only say where it would lie.
 
     Raises:
         UserError: It cannot be written.
     """
-    path = laid_down(job, out)
+    text = dump_job(job).encode()
+    paths = (out / f"submitted{f'-{number}' if number > 1 else ''}.toml" for number in itertools.count(1))
     try:
-        if not path.exists():
+        path = next(path for path in paths if not path.exists() or (path.is_file() and path.read_bytes() == text))
+        if not dry_run and not path.exists():
             out.mkdir(parents=True, exist_ok=True)
             # All of it is there under its name, and two that are submitted at once do not mix.
             part = out / f".{path.name}.{os.getpid()}"
             try:
-                part.write_text(dump_job(job), encoding="utf-8")
+                part.write_bytes(text)
                 part.rename(path)
             finally:
                 part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     return path
-
-
-def laid_down(job: Job, out: Path) -> Path:
-    """Return where a job lies in the folder of its run, or would: `submitted.toml`, `submitted-2.toml`, ..."""
-    text = dump_job(job).encode()
-    for number in itertools.count(1):
-        path = out / ("submitted.toml" if number == 1 else f"submitted-{number}.toml")
-        if not path.exists() or path.read_bytes() == text:
-            return path
-    raise AssertionError
 
 
 def _holds_run(out: Path) -> bool:
