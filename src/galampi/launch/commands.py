@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from galampi.errors import UserError
-from galampi.job import load_job
+from galampi.job import Job, load_job
 from galampi.launch import status, sweep
 from galampi.launch.folder import job_to_train, lay_down
 from galampi.launch.submit import (
@@ -65,9 +65,8 @@ def submit(request: Request) -> int:
         return _submit_new_sweep(request)
     script, resources = _script_of(request) or batch_file("requeue.sbatch"), Resources(**request.resources)
     refuse_short_stretches(script, resources)
-    # Wherever the job will run (--chdir), and whatever the patterns of Slurm make of the current folder's name.
-    out = (request.out or _default_folder(load_job(request.job, request.overrides).name)).absolute()
     # Read here, so that a mistake shows before the wait.
+    out = _folder_of(request, load_job(request.job, request.overrides))
     job = job_to_train(request.job, request.overrides, out)
     submission = Submission(
         script=script,
@@ -130,7 +129,7 @@ def _submit_new_sweep(request: Request) -> int:
     job = load_job(request.job, request.overrides)
     axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
     jobs = sweep.combinations(request.job, request.overrides, axes)
-    folder = (request.out or _default_folder(job.name)).absolute()
+    folder = _folder_of(request, job)
     options = _options_of(request, sweep.Options())
     if not request.dry_run:
         sweep.lay_out(folder, jobs)
@@ -196,5 +195,10 @@ def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options,
     return 0
 
 
-def _default_folder(name: str) -> Path:
-    return Path("runs") / f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _folder_of(request: Request, job: Job) -> Path:
+    """Return the folder of a new run or sweep: whole, wherever the job will run (--chdir)."""
+    out = (request.out or Path("runs") / f"{slug(job.name)}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    if "\\" in str(out):
+        # Beside one no pattern of Slurm's log file names means anything.
+        raise UserError(f"{out}: Slurm has no name for a log there, for the backslash; choose another --out")
+    return out

@@ -215,6 +215,13 @@ def test_paths_are_whole_and_mean_themselves(slurm) -> None:
     assert array[-2:] == [str(slurm / "sweep"), "0"]
 
 
+def test_a_folder_that_slurm_has_no_pattern_for(slurm) -> None:
+    for more in ([], ["--array-seeds", "2"]):
+        with pytest.raises(UserError, match="backslash"):
+            run(["submit", "a.toml", "--out", "back\\slash/run", *more])
+    assert {path.name for path in slurm.iterdir()} == {"a.toml"}
+
+
 def test_how_to_watch_can_be_typed() -> None:
     single = how_to_watch(["7"], Path("/a b"), "/a b/50%%j-%j.log")
     assert "tail -f '/a b/50%j-7.log'\n" in single

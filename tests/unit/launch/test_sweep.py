@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import shlex
 import subprocess
@@ -143,7 +144,7 @@ def test_a_status_that_nobody_has_written_is_no_state_to_go_on_from(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [("finished", 0), ("failed", 1), (None, 2), ("stopped", 3), ("running", 4)]
+    ("status", "code"), [("finished", 0), ("failed", 1), (None, 2), ("stopped", 3), ("partial", 3), ("running", 4)]
 )
 def test_exit_codes_of_status(tmp_path, capsys, status, code) -> None:
     if status is not None:
@@ -168,3 +169,15 @@ def test_a_run_in_use_cannot_be_marked_failed(tmp_path, monkeypatch) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert show_status([tmp_path], failed=True) == 4
     assert show_status([tmp_path], failed=True) == 1
+
+
+def test_a_run_that_cannot_be_written_takes_one_line(tmp_path, monkeypatch) -> None:
+    """HDF5 says it in several."""
+    JobFile.create(tmp_path, {}, 1)
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "Unable to create file (\nerrno = 28,\n write size = 48)")
+
+    monkeypatch.setattr(JobFile, "set_status", refuse)
+    with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written: No space left on device\Z"):
+        show_status([tmp_path], failed=True)
