@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from galampi.errors import UserError
 from galampi.job import Job, load_job
 from galampi.launch import status, sweep
-from galampi.launch.folder import job_to_train, lay_down
+from galampi.launch.folder import job_to_train, lay_down, new_folder
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -197,7 +196,7 @@ def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options,
 
 def _folder_of(request: Request, job: Job) -> Path:
     """Return the folder of a new run or sweep: whole, wherever the job will run (--chdir)."""
-    out = (request.out or Path("runs") / f"{slug(job.name)}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    out = request.out.absolute() if request.out is not None else new_folder(slug(job.name), dry_run=request.dry_run)
     if "\\" in str(out):
         # Beside one no pattern of Slurm's log file names means anything.
         raise UserError(f"{out}: Slurm has no name for a log there, for the backslash; choose another --out")

@@ -11,7 +11,7 @@ import pytest
 from galampi.cli import run
 from galampi.errors import UserError
 from galampi.job import load_job
-from galampi.launch import submit, sweep
+from galampi.launch import folder, submit, sweep
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -215,6 +215,16 @@ def test_paths_are_whole_and_mean_themselves(slurm) -> None:
     assert array[-2:] == [str(slurm / "sweep"), "0"]
 
 
+def test_submissions_of_one_second_have_folders_of_their_own(slurm, monkeypatch) -> None:
+    monkeypatch.setattr(folder.time, "strftime", lambda _: "20260101-120000")
+    for more in ([], [], ["--array-seeds", "2"]):
+        run(["submit", "a.toml", *more])
+    first, second, array = (arguments for arguments, _ in called(slurm))
+    assert [first[-1], second[-1], array[-2]] == [
+        str(slurm / f"runs/a-20260101-120000{end}") for end in ("", "-2", "-3")
+    ]
+
+
 def test_a_folder_that_slurm_has_no_pattern_for(slurm) -> None:
     for more in ([], ["--array-seeds", "2"]):
         with pytest.raises(UserError, match="backslash"):
@@ -389,10 +399,10 @@ def test_the_documented_reports_are_of_the_runs_of_one_game_each(tmp_path, monke
     axes = sweep.parse_axes(values, int(words[words.index("--array-seeds") + 1]), 1)
     jobs = sweep.combinations(ROOT / words[1], {}, axes)
     monkeypatch.chdir(tmp_path)
-    folder = Path(words[words.index("--out") + 1])
-    sweep.lay_out(folder, jobs)
+    experiment = Path(words[words.index("--out") + 1])
+    sweep.lay_out(experiment, jobs)
     for name in jobs:
-        (folder / name).mkdir()
+        (experiment / name).mkdir()
     reported = []
     for report in documented("report"):
         names = {path.name for path in Path().glob(report[1])}
