@@ -12,8 +12,10 @@ def galampi() -> Iterator[Callable[..., Command]]:
     """Start commands; those still running at the end are killed."""
     started: list[Command] = []
 
-    def start(*arguments: object, ranks: int | None = 2, env: dict[str, str] | None = None) -> Command:
-        command = Command([str(argument) for argument in arguments], ranks, env or {})
+    def start(
+        *arguments: object, ranks: int | None = 2, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> Command:
+        command = Command([str(argument) for argument in arguments], ranks, env or {}, cwd)
         started.append(command)
         return command
 

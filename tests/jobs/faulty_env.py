@@ -1,6 +1,7 @@
-"""An environment that fails on rank 1 after some steps."""
+"""Environments that are no good guests: one fails on rank 1 after some steps, one changes the current folder."""
 
 import os
+import tempfile
 
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
@@ -15,4 +16,11 @@ class Faulty(CartPoleEnv):
         return super().step(action)
 
 
+class Wandering(CartPoleEnv):
+    def __init__(self, render_mode=None):
+        os.chdir(tempfile.mkdtemp(prefix="elsewhere-", dir="."))
+        super().__init__(render_mode)
+
+
+gym.register("Wandering-v0", entry_point=Wandering, max_episode_steps=500)
 gym.register("Faulty-v0", entry_point=Faulty, max_episode_steps=500)

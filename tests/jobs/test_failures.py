@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launching import wait_for
+from launching import assert_sound, wait_for
 from limits import DEADLOCK_S
 
 from galampi.results import open_run
@@ -121,13 +121,22 @@ def test_a_mistake_in_a_file_names_the_file(galampi, tmp_path) -> None:
     assert_one_line(galampi("train", job), f"{job}: not TOML")
 
 
-def test_a_folder_with_something_in_it_is_left_alone(galampi, small_job, tmp_path) -> None:
+def test_a_folder_with_a_run_in_it_is_left_alone_and_what_is_no_run_does_not_matter(
+    galampi, small_job, tmp_path
+) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "thesis.txt").write_text("years of work")
-    assert_one_line(galampi("train", small_job, "--out", folder), str(folder), "not empty", "--resume")
-    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
-    assert (folder / "thesis.txt").read_text() == "years of work"
+    for name in ("slurm-7.out", ".nfs0001", "thesis.txt"):
+        (folder / name).write_text("years of work")
+    train = ("train", small_job, "--out", folder, "--total_env_steps", 1000)
+    assert galampi(*train).finish()[0] == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert_one_line(galampi(*train), str(folder), "holds a run", "--resume")
+    (folder / "job.h5").rename(tmp_path / "job.h5")
+    assert_one_line(galampi(*train), str(folder), "job.h5 is missing")
+    (tmp_path / "job.h5").rename(folder / "job.h5")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert before["thesis.txt"] == b"years of work"
 
 
 def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> None:
@@ -137,6 +146,30 @@ def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> N
         (folder / name).touch()
     assert galampi("train", small_job, "--out", folder, "--total_env_steps", 1000).finish()[0] == 0
     assert sorted(path.name for path in folder.glob("rank-*")) == ["rank-0000.h5", "rank-0001.h5"]
+
+
+def test_an_environment_that_changes_the_folder_scatters_nothing(galampi, small_job, tmp_path) -> None:
+    python_path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+
+    def run(*arguments, ranks=None) -> str:
+        command = galampi(*arguments, ranks=ranks, env={"PYTHONPATH": python_path}, cwd=tmp_path)
+        code, output, errors = command.finish()
+        assert code == 0, errors
+        return output
+
+    train = ("train", small_job.name, "--environment.id", "faulty_env:Wandering-v0", "--total_env_steps")
+    run(*train, 1000, "--out", "named", ranks=2)
+    run(*train, 2000, "--out", "named", "--resume", ranks=2)
+    run(*train, 1000, ranks=2)
+    assert_sound(tmp_path / "named", num_ranks=2, status="finished")
+    (by_itself,) = (tmp_path / "runs").iterdir()
+    assert_sound(by_itself, num_ranks=2, status="finished")
+    run("evaluate", "named", "--episodes", 2)
+    run("evaluate", "named", "--episodes", 2, "--out", "own.h5")
+    run("export", "named", "--policy", "policy.safetensors", "--rliable", "scores.json", "--score", "evaluation")
+    assert (tmp_path / "named/evaluation.h5").exists()
+    assert {"own.h5", "policy.safetensors", "scores.json"} < {path.name for path in tmp_path.iterdir()}
+    assert not [path for path in tmp_path.glob("elsewhere-*/**/*") if path.is_file()]
 
 
 def test_a_folder_that_cannot_be_made(galampi, small_job, tmp_path) -> None:

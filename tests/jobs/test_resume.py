@@ -16,6 +16,11 @@ def checkpoints(out):
     return sorted((out / "checkpoint").glob("rank-*.h5"))
 
 
+def has_trained(out: Path) -> bool:
+    """Whether both ranks have saved after the checkpoint that they begin with."""
+    return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == 2
+
+
 def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     chance = random.Random(1)
@@ -68,7 +73,7 @@ def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) ->
 def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_path, number) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--quiet")
-    wait_for(lambda: len(checkpoints(out)) == 2)
+    wait_for(lambda: has_trained(out))
     next(p for p in command.ranks() if rank_of(p) == 1).send_signal(number)
     code, output, errors = command.finish()
     assert code == 3, output + errors
@@ -89,7 +94,7 @@ def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_pat
 def test_a_signal_stops_allreduce_on_all_ranks_at_one_update(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, "--gossip.method", "allreduce")
-    wait_for(lambda: len(checkpoints(out)) == 2)
+    wait_for(lambda: has_trained(out))
     next(p for p in command.ranks() if rank_of(p) == 0).send_signal(signal.SIGTERM)
     assert command.finish()[0] == 3
     first, second = (load_checkpoint(path) for path in checkpoints(out))
@@ -127,13 +132,13 @@ def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
     # A machine whose one source has counted 7 J at the end of the first start, and 9 J at the end of the second.
     code = (
         "import sys\n"
-        "from galampi import training\n"
+        "from galampi.training import setup\n"
         "from galampi.__main__ import main\n"
         "class Meter:\n"
         "    unread, sources, due = [], ('package-0',), False\n"
         "    def __init__(self, *, gpus): pass\n"
         "    def counted_j(self): return {'package-0': 9.0 if '--resume' in sys.argv else 7.0}\n"
-        "training.EnergyMeter = Meter\n"
+        "setup.EnergyMeter = Meter\n"
         "sys.exit(main())\n"
     )
     for budget, more in ((400, ()), (800, ("--resume",))):

@@ -16,15 +16,16 @@ def test_training_takes_the_fast_ways(comm, tmp_path) -> None:
     from galampi.job import load_job
     from galampi.learning import lerp
     from galampi.results import open_run
+    from galampi.training import setup
 
     job = load_job(None, {"environment.id": "CartPole-v1", "total_env_steps": "500", "device": "cpu"})
-    init = training.PushSum.__init__
+    init = setup.PushSum.__init__
     with (
         mock.patch.object(training, "keep_freed_memory") as keep,
-        mock.patch.object(training.PushSum, "__init__", autospec=True, side_effect=init) as made,
+        mock.patch.object(setup.PushSum, "__init__", autospec=True, side_effect=init) as made,
         mock.patch.object(torch.cpu, "_is_avx512_bf16_supported", return_value=True),
     ):
-        training.train(job, tmp_path / "run", resume=False, argv=[], comm=comm, quiet=True)
+        training.train(job, tmp_path / "run", resume="no", argv=[], comm=comm, quiet=True)
     keep.assert_called_once_with()
     made.assert_called_once_with(mock.ANY, job.gossip.weight_floor, lerp)
     assert open_run(tmp_path / "run").attributes["precision"] == "float32"

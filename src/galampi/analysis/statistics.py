@@ -228,7 +228,9 @@ def effective_step(run: Run) -> float | None:
         if not len(rows["update"]) or np.isnan(rows["moved"]).any():
             return None
         # The rows of each start: it begins after the update that its restart says.
-        begins = np.concatenate([[0], rank.restarts["update"], [np.iinfo(np.int64).max]])
+        begins = np.concatenate(
+            [[int(rank.attributes.get("joined_after_update", 0))], rank.restarts["update"], [np.iinfo(np.int64).max]]
+        )
         for first, last_of_all in pairwise(begins):
             of_start = (rows["update"] > first) & (rows["update"] <= last_of_all)
             if of_start.any():

@@ -168,7 +168,9 @@ class RunReport:
             "env_steps": self.env_steps,
             "duration_s": self.duration_s,
             "env_steps_per_s": self.env_steps / self.duration_s if self.duration_s else None,
-            "num_updates": self._total("update"),
+            # A rank that joined a run on the way counts its updates from those of the others.
+            "num_updates": self._total("update")
+            - sum(int(rank.attributes.get("joined_after_update", 0)) for rank in self.run.all_ranks),
             "num_episodes": len(self.episodes.returns),
             "final_return": final_return(self.episodes),
             "effective_step": effective_step(self.run),

@@ -14,7 +14,7 @@ from galampi.cli.analysis import add_report, add_watch
 from galampi.cli.bench import add_bench
 from galampi.cli.cluster import add_doctor, add_status, add_submit
 from galampi.cli.policies import add_evaluate, add_export
-from galampi.cli.settings import Parser
+from galampi.cli.settings import Parser, as_named, make_paths_absolute
 from galampi.cli.train import add_train
 from galampi.errors import UserError
 
@@ -37,6 +37,8 @@ def run(argv: Sequence[str]) -> int:
             raise UserError(f"{words[0]} is not a command; there is: {', '.join(_COMMANDS)}")
         words.insert(0, "train")
     parser, by_command = parsers()
+    if words[0] in by_command:
+        words[1:] = as_named(words[1:], by_command[words[0]])
     # What follows -- is for sbatch, not for argparse.
     own = words.index("--") if words[0] == "submit" and "--" in words else len(words)
     arguments, unknown = parser.parse_known_args(words[:own])
@@ -49,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
         if words[0] == "submit":
             hint += "; what is for sbatch follows a --"
         raise UserError(f"{unknown[0]} is not an option{hint}")
+    make_paths_absolute(arguments)
     code: int = arguments.run(arguments)
     return code
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from galampi.errors import UserError
@@ -37,6 +38,31 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
         raise UserError(f"{self.prog}: {message}")
+
+
+def as_named(words: Sequence[str], parser: Parser) -> list[str]:
+    """Return the words of a command with its options spelled as they are: dashes count as underscores."""
+    options = {_folded(option): option for action in parser.actions for option in action.option_strings}
+    end = words.index("--") if "--" in words else len(words)
+    named = []
+    for word in words[:end]:
+        name, equals, value = word.partition("=")
+        # `--resume=auto` is an option of its own.
+        named.append(options.get(_folded(word)) or options.get(_folded(name), name) + equals + value)
+    return [*named, *words[end:]]
+
+
+def _folded(option: str) -> str:
+    return option.replace("_", "-")
+
+
+def make_paths_absolute(arguments: argparse.Namespace) -> None:
+    """Make every path among the arguments absolute: an environment is the user's code, and may change the folder."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):
+            setattr(arguments, name, value.absolute())
+        elif isinstance(value, list):
+            setattr(arguments, name, [each.absolute() if isinstance(each, Path) else each for each in value])
 
 
 def add_settings(parser: Parser) -> None:

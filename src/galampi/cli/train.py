@@ -46,7 +46,7 @@ def add_train(parser: Parser) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     overrides = settings_given(arguments)
-    out = arguments.out.absolute() if arguments.out is not None else None
+    out = arguments.out
     if arguments.resume != "no" and out is None:
         raise UserError("--resume needs --out, the folder of the run to go on with")
     has_run = out is not None and (out / "job.h5").exists()

@@ -27,7 +27,7 @@ from galampi.launch.submit import (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of `submit`.
+    """The arguments of `submit`. Paths are absolute: neither the job nor the next submission need be in this folder.
 
     Attributes:
         job: Job file, or the folder of a sweep.
@@ -65,8 +65,9 @@ def submit(request: Request) -> int:
     script, resources = _script_of(request) or batch_file("requeue.sbatch"), Resources(**request.resources)
     refuse_short_stretches(script, resources)
     # Read here, so that a mistake shows before the wait.
-    out = _folder_of(request, load_job(request.job, request.overrides))
-    job = job_to_train(request.job, request.overrides, out)
+    job = load_job(request.job, request.overrides)
+    out = _folder_of(request, job)
+    job = job_to_train(job, request.job, request.overrides, out)
     submission = Submission(
         script=script,
         name=job.name,
@@ -128,15 +129,15 @@ def _submit_new_sweep(request: Request) -> int:
     job = load_job(request.job, request.overrides)
     axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
     jobs = sweep.combinations(request.job, request.overrides, axes)
-    folder = _folder_of(request, job)
     options = _options_of(request, sweep.Options())
+    folder = _folder_of(request, job)
     if not request.dry_run:
         sweep.lay_out(folder, jobs)
     return _submit_arrays(folder, range(len(jobs)), options, job.name, dry_run=request.dry_run)
 
 
 def _submit_rest_of_sweep(request: Request) -> int:
-    folder = request.job.absolute()
+    folder = request.job
     if not sweep.is_sweep(folder):
         raise UserError(f"{folder}: neither a job file nor the folder of a sweep")
     if request.sweeps or request.num_seeds is not None or request.out or request.overrides:
@@ -164,13 +165,10 @@ def _options_of(request: Request, before: sweep.Options) -> sweep.Options:
 
 
 def _script_of(request: Request) -> Path | None:
-    if request.script is None:
-        return None
     # Of a sweep sbatch would not look at it, and every run would fail.
-    if not request.script.is_file():
+    if request.script is not None and not request.script.is_file():
         raise UserError(f"--script {request.script}: no such file")
-    # The next submission may come from another folder.
-    return request.script.absolute()
+    return request.script
 
 
 def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options, name: str, *, dry_run: bool) -> int:
@@ -195,8 +193,8 @@ def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options,
 
 
 def _folder_of(request: Request, job: Job) -> Path:
-    """Return the folder of a new run or sweep: whole, wherever the job will run (--chdir)."""
-    out = request.out.absolute() if request.out is not None else new_folder(slug(job.name), dry_run=request.dry_run)
+    """Return the folder of a new run or sweep."""
+    out = request.out or new_folder(slug(job.name), dry_run=request.dry_run)
     if "\\" in str(out):
         # Beside one no pattern of Slurm's log file names means anything.
         raise UserError(f"{out}: Slurm has no name for a log there, for the backslash; choose another --out")

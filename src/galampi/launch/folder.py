@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from galampi.errors import UserError
-from galampi.job import Job, dump_job, fields, load_job, parse_job
+from galampi.job import Job, dump_job, fields, parse_job
 from galampi.launch.status import run_status
 from galampi.results import RankFile, open_run
 
@@ -20,18 +20,18 @@ from galampi.results import RankFile, open_run
 _OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "rank-[0-9]*.h5*", "job.h5.part", "submitted*.toml")
 
 
-def job_to_train(path: Path, overrides: Mapping[str, str], out: Path) -> Job:
-    """Return the job that a run in `out` would train: of a run that is there its own, with the overrides.
+def job_to_train(job: Job, path: Path, overrides: Mapping[str, str], out: Path) -> Job:
+    """Return the job that a run in `out` would train: the one that is asked for, or the own job of a run that is there.
 
     Args:
-        path: Job file.
-        overrides: Settings over those of the file.
+        job: What is asked for.
+        path: Its file.
+        overrides: Settings over those of the file, and over those of the run's own job.
         out: Folder of the run.
 
     Raises:
-        UserError: The job is not allowed, the folder does not do, or there is nothing left to train.
+        UserError: The folder does not do, or there is nothing left to train.
     """
-    job = load_job(path, overrides)
     if not _holds_run(out):
         return job
     text = open_run(out).job_toml

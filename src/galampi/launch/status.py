@@ -19,7 +19,7 @@ EXIT_CODES = {"finished": 0, "failed": 1, "missing": 2, "stopped": 3, "partial":
 
 
 def run_status(out: Path) -> str:
-    """Return `finished`, `stopped`, `partial` (without some ranks), `failed`, `running` (or killed), or `missing`."""
+    """Return the status in the run's job.h5, or `missing`; one that was killed still says `running`."""
     if not (out / "job.h5").exists():
         return "missing"
     try:

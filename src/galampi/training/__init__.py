@@ -28,7 +28,7 @@ from galampi.training.ending import PARTIAL_CODE, Outcome, end
 from galampi.training.folder import claim, new_folder, set_aside
 from galampi.training.loop import train_to_end
 from galampi.training.resuming import Start, find_start
-from galampi.training.setup import make_rank
+from galampi.training.setup import begin, make_rank
 from galampi.training.signals import StopNow, StopSignals
 
 __all__ = ["PARTIAL_CODE", "Outcome", "Resume", "train"]
@@ -74,10 +74,11 @@ def train(
                     # A kill between the last save and the change of the status leaves it at `running`.
                     JobFile.set_status(out, "finished")
                 return out, None
-            rank = make_rank(job, out, placement, comm, start, signals, argv)
+            rank = make_rank(job, out, placement, comm, start, signals)
     except StopNow:
         _stop_at_once(signals, comm)
     try:
+        begin(rank, argv)
         shows = comm.rank == 0 and not quiet
         with Display(job.total_env_steps, total_before) if shows else nullcontext() as display:
             train_to_end(rank, signals, display)

@@ -96,7 +96,7 @@ def set_aside(out: Path) -> Path:
 def _refuse_rows(out: Path) -> None:
     """Raise unless what lies there without a job.h5 is what a start that was cut short leaves: files without rows."""
     for path in out.glob("rank-[0-9]*.h5"):
-        if RankFile(path, 0).updates.num_rows:
+        if path.stat().st_size and RankFile(path, 0).updates.num_rows:
             raise UserError(f"{out}: holds results of a run whose job.h5 is missing; choose another --out")
 
 

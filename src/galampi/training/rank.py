@@ -47,6 +47,8 @@ class Rank:
         simulators: Its simulators.
         learner: Its learner.
         collector: Of rollouts.
+        device: Where its network is.
+        precision: In which it computes.
         mailboxes: Its ends of the edges.
         gossip: Its part in the exchange.
         allreduce: Of gradients; None with another method.
@@ -71,6 +73,8 @@ class Rank:
     simulators: Simulators
     learner: Learner
     collector: RolloutCollector
+    device: str
+    precision: str
     mailboxes: Mailboxes
     gossip: Gossip
     allreduce: AllReduce | None

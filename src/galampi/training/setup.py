@@ -118,9 +118,8 @@ def make_rank(
     comm: MPI.Intracomm,
     start: Start,
     signals: StopSignals,
-    argv: Sequence[str],
 ) -> Rank:
-    """Make a rank, up to the start barrier. Collective over comm.
+    """Make a rank. Collective over comm.
 
     Args:
         job: The settings.
@@ -129,7 +128,6 @@ def make_rank(
         comm: The ranks of the job.
         start: Where to go on, or begin.
         signals: What may stop it.
-        argv: Command line, for the record.
 
     Raises:
         UserError: On every rank: the job does not fit the environment, a node or the folder.
@@ -171,6 +169,8 @@ def make_rank(
         simulators=learning.simulators,
         learner=learning.learner,
         collector=learning.collector,
+        device=learning.device,
+        precision=learning.precision,
         mailboxes=mailboxes,
         gossip=gossip,
         allreduce=allreduce,
@@ -190,26 +190,40 @@ def make_rank(
         with together(comm):
             # A run that has begun has something to resume from, whenever it is killed.
             save_checkpoint(checkpoint_path(out, comm.rank), rank.state(exact=False))
+    return rank
+
+
+def begin(rank: Rank, argv: Sequence[str]) -> None:
+    """Put the job on record, and begin on all ranks at once. Collective over comm.
+
+    Args:
+        rank: This one.
+        argv: Command line, for the record.
+
+    Raises:
+        UserError: On every rank: the record cannot be written.
+    """
+    comm = rank.comm
+    num_parameters = rank.learner.z.size
     with together(comm):
         if comm.rank == 0:
             attributes = {
-                "job_toml": dump_job(job),
+                "job_toml": dump_job(rank.job),
                 "argv": list(argv),
-                "num_restarts": start.num_restarts,
-                "hostnames": hostnames,
+                "num_restarts": rank.start.num_restarts,
+                "hostnames": rank.hostnames,
                 "num_parameters": num_parameters,
-                "precision": learning.precision,
-                "device": learning.device,
-                **{f"environment_{key}": value for key, value in learning.simulators.description.items()},
+                "precision": rank.precision,
+                "device": rank.device,
+                **{f"environment_{key}": value for key, value in rank.simulators.description.items()},
                 **_versions(),
             }
-            JobFile.create(out, attributes, comm.size)
+            JobFile.create(rank.out, attributes, comm.size)
     if comm.rank == 0:
-        log.info("%s, %s; %s parameters", learning.precision, learning.device, f"{num_parameters:,}")
-    _say_placements(comm, placement)
+        log.info("%s, %s; %s parameters", rank.precision, rank.device, f"{num_parameters:,}")
+    _say_placements(comm, rank.placement)
     comm.Barrier()
     rank.begin()
-    return rank
 
 
 def _open_rank_file(
@@ -242,6 +256,7 @@ def _open_rank_file(
                 "out_peers": mailboxes.topology.out_peers(comm.rank),
                 "rank_on_node": placement.rank_on_node,
                 "energy_unread": "\n".join(energy.unread) if energy is not None else "",
+                **({"joined_after_update": start.counters["update"]} if start.position is None else {}),
             },
             resume_at=start.position,
             restart=None

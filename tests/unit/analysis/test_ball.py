@@ -63,7 +63,8 @@ def test_the_bound_holds_whatever_speeds_and_weights(tmp_path, settings, num_ran
     stacked = np.linalg.norm(distance.to_mean[found.moments], axis=1)
     assert (stacked <= found.sharp * (1 + 1e-5)).all()
     assert (found.sharp <= found.values * (1 + 1e-5)).all()
-    if kind == "apart" and num_ranks == 2:
+    # Under Algorithm 1 what was sent before an averaging comes with the opposite sign, so that steps cancel.
+    if kind == "apart" and num_ranks == 2 and "gossip.method" not in settings:
         # Two ranks that always step in opposite directions are as far apart as steps of that norm can take them.
         np.testing.assert_allclose(stacked, found.sharp, rtol=1e-3)
     # It is no bound that anything would keep to.

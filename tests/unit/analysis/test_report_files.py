@@ -31,6 +31,7 @@ SUMMARY_OF_A_RUN = {
     "seed",
     "env_steps",
     "duration_s",
+    "effective_step",
     "env_steps_per_s",
     "num_updates",
     "num_episodes",
@@ -86,6 +87,7 @@ def test_summary_of_a_run(seeds):
     assert set(run) == SUMMARY_OF_A_RUN
     assert run["env_steps"] == 2 * 80 * 200
     assert run["env_steps_per_s"] == pytest.approx(1600)
+    assert run["effective_step"] == pytest.approx(0.9)
     assert run["messages"] == {"sent": 400, "received": 398, "skipped": 0}
     assert run["message_age_s"]["median"] == pytest.approx(0.1)
     # Two ranks 0.1 sqrt(2) apart, each half of that from the mean, of a vector of norm sqrt(500).

@@ -317,7 +317,7 @@ def test_what_is_no_run_s_does_not_matter(slurm) -> None:
 def test_a_run_that_is_there_goes_on_by_its_own_job(slurm, capsys) -> None:
     JobFile.create(Path("run"), {"job_toml": "seed = 3\n"}, 1)
     assert run(["submit", "a.toml", "--out", "run", "--learner.gamma", "0.5"]) == 0
-    assert "goes on by its own job, not by a.toml, which has another name, seed" in capsys.readouterr().out
+    assert f"goes on by its own job, not by {slurm}/a.toml, which has another name, seed" in capsys.readouterr().out
     job = load_job(slurm / "run/submitted.toml")
     assert (job.seed, job.learner.gamma) == (3, 0.5)
     JobFile.set_status(Path("run"), "finished")

@@ -117,7 +117,7 @@ def test_what_was_asked_for_is_asked_for_again(tmp_path, monkeypatch, capsys) ->
 def test_a_batch_file_of_a_sweep_must_be_there(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("job.toml").touch()
-    with pytest.raises(UserError, match=r"--script none\.sbatch: no such file"):
+    with pytest.raises(UserError, match=r"none\.sbatch: no such file"):
         run(["submit", "job.toml", "--out", "s", "--array-seeds", "3", "--script", "none.sbatch"])
     assert not Path("s").exists()
 

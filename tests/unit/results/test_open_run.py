@@ -47,7 +47,7 @@ def test_status_changes_and_all_else_stays(run):
     assert after.ranks[0].updates.num_rows == 5
     with h5py.File(run / "job.h5") as file:
         assert file["ranks/0001/updates/update"].shape == (6,)
-    with pytest.raises(ValueError, match="must be one of running, finished, stopped, failed"):
+    with pytest.raises(ValueError, match="must be one of running, finished, stopped, partial, failed"):
         JobFile.set_status(run, "done")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from galampi.errors import JobError
 from galampi.job import Job, dump_job, fields, load_job, parse_job
 
-JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.toml"))
+JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -17,7 +17,7 @@ def test_shipped_jobs_are_valid_and_named_after_their_file(path: Path) -> None:
 
 
 def test_the_default_job_is_the_quick_start() -> None:
-    assert load_job(Path(__file__).parents[2] / "jobs" / "quick-start.toml") == Job()
+    assert load_job(Path(__file__).parents[3] / "jobs" / "quick-start.toml") == Job()
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)

@@ -1,0 +1,160 @@
+"""How text becomes a Job, and how its faults are told in one line."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args
+
+import annotated_types
+import tomli_w
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from galampi.errors import JobError
+from galampi.job.settings import Job, fields
+
+
+def load_job(path: Path | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
+    """Read a job file and lay overrides over it.
+
+    Args:
+        path: TOML file; None for the built-in default job.
+        overrides: Dotted key to the text of a TOML value, or of a bare string.
+
+    Raises:
+        JobError: The file cannot be read, or holds a key or value that is not allowed.
+    """
+    if path is None:
+        return parse_job("", "default job", overrides)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise JobError(f"{path}: cannot be read: {reason}") from None
+    return parse_job(text, str(path), overrides)
+
+
+def parse_job(text: str, source: str, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
+    """Build a Job from TOML text; `source` names the text in errors.
+
+    Raises:
+        JobError: The text is not TOML, or holds a key or value that is not allowed.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"{source}: not TOML: {error}") from None
+    # Checked on its own first, so that an error says whether the file or the command line is wrong.
+    _validate(tree, source)
+    known = dict(fields())
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise JobError(f"command line: {_unknown(key)}")
+        is_text = key in known and known[key].annotation is str
+        table[last] = value if is_text else _toml_value(value)
+    return _validate(tree, "command line")
+
+
+def dump_job(job: Job) -> str:
+    """Write a Job as TOML that `parse_job` reads back to an equal Job."""
+    return tomli_w.dumps(job.model_dump(mode="json"))
+
+
+def allowed(field: FieldInfo) -> str:
+    """Say in words what values a field takes."""
+    choices = [repr(v) if isinstance(v, str) else str(v).lower() for v in _literals(field.annotation)]
+    if choices:
+        return "one of " + ", ".join(choices)
+    # A field whose type holds its own limits (the items of a tuple) is described by its type.
+    kind = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+        field.annotation,  # type: ignore[arg-type]
+        "a list of whole numbers, each at least 1",
+    )
+    low, high = "", ""
+    for limit in field.metadata:
+        if isinstance(limit, annotated_types.Ge):
+            low = f"at least {limit.ge:g}" if not isinstance(limit.ge, int) else f"at least {limit.ge}"
+        if isinstance(limit, annotated_types.Gt):
+            low = f"above {limit.gt}"
+        if isinstance(limit, annotated_types.Le):
+            high = f"at most {limit.le}"
+        if isinstance(limit, annotated_types.Lt):
+            high = f"below {limit.lt}"
+    return " ".join(part for part in (kind, " and ".join(limit for limit in (low, high) if limit)) if part)
+
+
+def _literals(annotation: Any) -> list[Any]:
+    """Values of a Literal, of a union of them, and of bool inside a union."""
+    members = get_args(annotation)
+    values: list[Any] = []
+    for member in members:
+        if member is bool:
+            values += [True, False]
+        elif isinstance(member, (str, int)) and not isinstance(member, type):
+            values.append(member)
+        else:
+            values += _literals(member) if get_args(member) and member is not Ellipsis else []
+    return values
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _validate(tree: dict[str, Any], source: str) -> Job:
+    try:
+        return Job.model_validate(_tuples(tree))
+    except ValidationError as error:
+        raise JobError(f"{source}: {_first_fault(error)}") from None
+
+
+def _tuples(tree: Any) -> Any:
+    """TOML has lists where the frozen Job has tuples."""
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(tree) if isinstance(tree, list) else tree
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    known = dict(fields())
+    # The location of a union or a list goes deeper than the key.
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location)
+    while location and key not in known and fault["type"] != "extra_forbidden":
+        location.pop()
+        key = ".".join(location)
+    if key not in known:
+        if fault["type"] == "extra_forbidden":
+            return _unknown(".".join(str(part) for part in fault["loc"]))
+        return f"{fault['loc'][0]} is {fault['input']!r}; must be a table"
+    field = known[key]
+    text = f"{key} is {fault['input']!r}; must be {allowed(field)}"
+    if fault["type"] == "value_error":
+        text = f"{key} is {fault['input']!r}; {fault['msg'].removeprefix('Value error, ')}"
+    return text + _did_you_mean(str(fault["input"]), [str(v) for v in _literals(field.annotation)])
+
+
+def _unknown(key: str) -> str:
+    names = [name for name, _ in fields()]
+    hint = _did_you_mean(key, names)
+    if not hint:
+        last = key.rsplit(".", 1)[-1]
+        hint = _did_you_mean(last, [name.rsplit(".", 1)[-1] for name in names], names)
+    return f"{key} is not a key of a job{hint}"
+
+
+def _did_you_mean(word: str, words: list[str], shown: list[str] | None = None) -> str:
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {(shown or words)[words.index(near[0])]!r}?" if near else ""

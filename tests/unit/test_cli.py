@@ -1,0 +1,63 @@
+"""What all commands do with their words before they run."""
+
+from pathlib import Path
+
+import pytest
+
+from galampi import cli
+from galampi.cli import run
+from galampi.errors import UserError
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Note the arguments with which a command is run, instead of running it."""
+    noted = []
+
+    def add(name, add_arguments, summary, example):
+        def adding(parser):
+            add_arguments(parser)
+            parser.set_defaults(run=lambda arguments: noted.append(arguments) or 0)
+
+        return adding, summary, example
+
+    commands = {name: add(name, *command) for name, command in cli._COMMANDS.items()}
+    monkeypatch.setattr(cli, "_COMMANDS", commands)
+    return noted
+
+
+def test_dashes_in_the_name_of_an_option_count_as_underscores(ran) -> None:
+    run(["train", "my-job_1.toml", "--total-env-steps", "7", "--gossip.weight-floor=0.25", "--resume=auto"])
+    run(["--environment.num-envs", "3", "--name=a-b_c"])
+    run(["evaluate", "my_run-2", "--stuck_after", "5"])
+    trained, bare, evaluated = map(vars, ran)
+    assert (trained["total_env_steps"], trained["gossip.weight_floor"], trained["resume"]) == ("7", "0.25", "auto")
+    assert trained["job"].name == "my-job_1.toml"
+    assert (bare["environment.num_envs"], bare["name"]) == ("3", "a-b_c")
+    assert (evaluated["run_path"].name, evaluated["stuck_after"]) == ("my_run-2", 5)
+    with pytest.raises(
+        UserError, match=r"^--gossip.wait-floor is not an option; did you mean --gossip.weight_floor\?$"
+    ):
+        run(["train", "--gossip.wait-floor", "0.25"])
+
+
+@pytest.mark.parametrize(
+    ("words", "paths"),
+    [
+        (["train", "job.toml", "--out", "runs/a"], {"job": "job.toml", "out": "runs/a"}),
+        (["evaluate", "a", "--video", "a.mp4", "--out", "a.h5"], {"run_path": "a", "video": "a.mp4", "out": "a.h5"}),
+        (["export", "a", "b", "--onnx", "a.onnx"], {"run_paths": ["a", "b"], "onnx": "a.onnx"}),
+        (["report", "a", "b", "--out", "."], {"runs": ["a", "b"], "out": "."}),
+        (["submit", "job.toml", "--script", "s"], {"job": "job.toml", "script": "s"}),
+        (["watch", "../a"], {"folder": "../a"}),
+        (["status", "a", "b"], {"folder": ["a", "b"]}),
+        (["doctor"], {"out": "runs"}),
+    ],
+)
+def test_paths_are_absolute_before_a_command_begins(ran, words, paths) -> None:
+    """What a command runs may change the folder, as an environment does that calls os.chdir."""
+    run(words)
+    here = Path.cwd()
+    for name, given in paths.items():
+        expected = [here / each for each in given] if isinstance(given, list) else here / given
+        assert getattr(ran[0], name) == expected
