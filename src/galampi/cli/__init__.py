@@ -39,11 +39,18 @@ def run(argv: Sequence[str]) -> int:
     parser, by_command = parsers()
     if words[0] in by_command:
         words[1:] = as_named(words[1:], by_command[words[0]])
-    arguments, unknown = parser.parse_known_args(words)
+    # What follows -- is for sbatch, not for argparse.
+    own = words.index("--") if words[0] == "submit" and "--" in words else len(words)
+    arguments, unknown = parser.parse_known_args(words[:own])
+    if words[own:]:
+        arguments.sbatch_options = tuple(words[own + 1 :])
     if unknown:
         options = [option for action in by_command[words[0]].actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
-        raise UserError(f"{unknown[0]} is not an option{f'; did you mean {near[0]}?' if near else ''}")
+        hint = f"; did you mean {near[0]}?" if near else ""
+        if words[0] == "submit":
+            hint += "; what is for sbatch follows a --"
+        raise UserError(f"{unknown[0]} is not an option{hint}")
     make_paths_absolute(arguments)
     code: int = arguments.run(arguments)
     return code

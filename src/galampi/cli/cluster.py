@@ -13,7 +13,10 @@ def add_submit(parser: Parser) -> None:
     """Add the arguments of `submit`."""
     from galampi.launch.submit import LAUNCHERS, SIGNALS
 
-    parser.usage = "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...]"
+    parser.usage = (
+        "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
+        "[-- OPTION OF SBATCH ...]"
+    )
     parser.add_argument("job", type=Path, metavar="JOB.toml|SWEEP", help="job file, or a sweep's folder: what it lacks")
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
@@ -38,8 +41,9 @@ def add_submit(parser: Parser) -> None:
     add("--save-signal", choices=SIGNALS, help="signal that makes the ranks save")
     add("--notice-s", type=int, metavar="SECONDS", help="save this long before the time limit")
     add("--max-restarts", type=int, metavar="N", help="most times a run goes back to the queue")
+    add("--chain", type=int, metavar="N", help="N jobs for a run, one after another: where requeue is forbidden")
     add_settings(parser)
-    parser.set_defaults(run=_submit)
+    parser.set_defaults(run=_submit, sbatch_options=None)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -65,8 +69,8 @@ def _submit(arguments: argparse.Namespace) -> int:
 def add_status(parser: Parser) -> None:
     """Add the arguments of `status`."""
     parser.epilog = (
-        "exit codes, the largest of all folders: 0 finished; 1 failed; 2 no run there; 3 stopped, saved; "
-        "4 running, or killed, or part of a sweep not done"
+        "exit codes, the largest of all folders: 0 finished; 1 failed; 2 no run there; "
+        "3 stopped, or ended without some ranks, and saved; 4 running, or killed, or part of a sweep not done"
     )
     parser.add_argument("folder", nargs="+", type=Path, metavar="RUN|SWEEP", help="folder of a run or of a sweep")
     parser.add_argument("--failed", action="store_true", help="first record that the job failed (for batch files)")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from galampi.errors import UserError
-from galampi.job import load_job
+from galampi.job import Job, load_job
 from galampi.launch import status, sweep
+from galampi.launch.folder import job_to_train, lay_down, new_folder
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -18,6 +18,7 @@ from galampi.launch.submit import (
     batch_file,
     how_to_watch,
     log_pattern,
+    refuse_short_stretches,
     sbatch,
     sbatch_arguments,
     slug,
@@ -26,7 +27,7 @@ from galampi.launch.submit import (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of `submit`.
+    """The arguments of `submit`. Paths are absolute: neither the job nor the next submission need be in this folder.
 
     Attributes:
         job: Job file, or the folder of a sweep.
@@ -61,25 +62,26 @@ def submit(request: Request) -> int:
         return _submit_rest_of_sweep(request)
     if request.sweeps or request.num_seeds is not None:
         return _submit_new_sweep(request)
+    script, resources = _script_of(request) or batch_file("requeue.sbatch"), Resources(**request.resources)
+    refuse_short_stretches(script, resources)
     # Read here, so that a mistake shows before the wait.
     job = load_job(request.job, request.overrides)
-    out = request.out or _default_folder(job.name)
+    out = _folder_of(request, job)
+    job = job_to_train(job, request.job, request.overrides, out)
     submission = Submission(
-        script=request.script or batch_file("requeue.sbatch"),
+        script=script,
         name=job.name,
         log=f"{log_pattern(out.parent)}/{slug(out.name)}-%j.log",
-        resources=Resources(**request.resources),
+        resources=resources,
         arguments=[
-            str(request.job),
+            str(lay_down(job, out, dry_run=request.dry_run)),
             str(out),
             *(word for key, value in request.overrides.items() for word in (f"--{key}", value)),
         ],
     )
-    call = sbatch_arguments(submission)
-    print(as_typed(call))
-    if not request.dry_run:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        print(how_to_watch(sbatch(call), out, submission.log))
+    job_ids = list(_submit(submission, dry_run=request.dry_run))
+    if job_ids:
+        print(how_to_watch(job_ids, out, submission.log))
     return 0
 
 
@@ -107,12 +109,28 @@ def show_status(folders: Sequence[Path], *, failed: bool) -> int:
     return code
 
 
+def _submit(submission: Submission, *, dry_run: bool) -> Iterator[str]:
+    """Print and submit a job, or all of a chain; yield the number of each, none of a dry run."""
+    before: str | None = None
+    for stretch in range(1, (submission.resources.chain or 1) + 1):
+        call = sbatch_arguments(replace(submission, stretch=stretch, after=before))
+        print(as_typed(call))
+        if dry_run:
+            before = "PREVIOUS"
+            continue
+        try:
+            before = sbatch(call)
+        except UserError as error:
+            raise UserError(f"{error}{f'; {before} is the last of the chain' if before else ''}") from None
+        yield before
+
+
 def _submit_new_sweep(request: Request) -> int:
     job = load_job(request.job, request.overrides)
     axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
     jobs = sweep.combinations(request.job, request.overrides, axes)
-    folder = request.out or _default_folder(job.name)
     options = _options_of(request, sweep.Options())
+    folder = _folder_of(request, job)
     if not request.dry_run:
         sweep.lay_out(folder, jobs)
     return _submit_arrays(folder, range(len(jobs)), options, job.name, dry_run=request.dry_run)
@@ -136,15 +154,21 @@ def _submit_rest_of_sweep(request: Request) -> int:
 
 def _options_of(request: Request, before: sweep.Options) -> sweep.Options:
     """Return the options of a sweep: those of the request, and where it has none those of before."""
-    if request.script is not None and not request.script.is_file():
-        # sbatch looks at sweep.sbatch, and every run would fail.
-        raise UserError(f"--script {request.script}: no such file")
+    script = _script_of(request)
+    resources = replace(before.resources, **request.resources)
+    refuse_short_stretches(batch_file("sweep.sbatch"), resources)
     return sweep.Options(
-        resources=replace(before.resources, **request.resources),
-        # The next submission may come from another folder.
-        script=request.script.absolute() if request.script is not None else before.script,
+        resources=resources,
+        script=script if script is not None else before.script,
         at_once=request.at_once if request.at_once is not None else before.at_once,
     )
+
+
+def _script_of(request: Request) -> Path | None:
+    # Of a sweep sbatch would not look at it, and every run would fail.
+    if request.script is not None and not request.script.is_file():
+        raise UserError(f"--script {request.script}: no such file")
+    return request.script
 
 
 def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options, name: str, *, dry_run: bool) -> int:
@@ -159,14 +183,19 @@ def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options,
         name=name,
         max_index=sweep.max_array_index(),
     ):
-        call = sbatch_arguments(submission)
-        print(as_typed(call))
-        if not dry_run:
-            job_id = sbatch(call)
+        job_ids = []
+        for job_id in _submit(submission, dry_run=dry_run):
             sweep.record_submission(folder, job_id, offset)
-            print(how_to_watch(job_id, folder, submission.log))
+            job_ids.append(job_id)
+        if job_ids:
+            print(how_to_watch(job_ids, folder, submission.log))
     return 0
 
 
-def _default_folder(name: str) -> Path:
-    return Path("runs") / f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _folder_of(request: Request, job: Job) -> Path:
+    """Return the folder of a new run or sweep."""
+    out = request.out or new_folder(slug(job.name), dry_run=request.dry_run)
+    if "\\" in str(out):
+        # Beside one no pattern of Slurm's log file names means anything.
+        raise UserError(f"{out}: Slurm has no name for a log there, for the backslash; choose another --out")
+    return out

@@ -6,10 +6,11 @@ Its exit codes serve batch files, so it starts at once: no torch, no MPI.
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from pathlib import Path
 
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.results import JobFile, open_run
 
 _PATIENCE_S = 5.0
@@ -42,9 +43,19 @@ def describe(out: Path) -> str:
 
 
 def mark_failed(out: Path) -> None:
-    """Record that the job of a run ended by a failure; one that never began, or that a job trains, is left alone."""
+    """Record that the job of a run ended by a failure; one that never began, or that a job trains, is left alone.
+
+    Raises:
+        UserError: It cannot be recorded, as on a full disk.
+    """
     if run_status(out) in ("running", "stopped") and not _in_use(out):
-        JobFile.set_status(out, "failed")
+        try:
+            JobFile.set_status(out, "failed")
+        except (OSError, RuntimeError) as error:
+            # HDF5 tells it in several lines, and not always as the error of the system that it was.
+            number = error.errno if isinstance(error, OSError) else None
+            reason = os.strerror(number) if number else " ".join(str(error).split())
+            raise UserError(f"{out}: cannot be written: {reason}") from None
 
 
 def _in_use(out: Path) -> bool:

@@ -6,12 +6,13 @@ Batch files are those of `slurm/`; options on the command line of `sbatch` go be
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class Resources:
         notice_s: Seconds before the time limit at which saving starts.
         max_restarts: Most times that a run goes back to the queue.
         nodelist: Nodes to use, as Slurm writes them.
+        chain: Jobs that train one run, each after the one before; None for one that goes back to the queue.
+        sbatch_options: Further options of sbatch, as they are. They count over all others.
     """
 
     nodes: int | None = None
@@ -56,6 +59,8 @@ class Resources:
     notice_s: int | None = None
     max_restarts: int | None = None
     nodelist: str | None = None
+    chain: int | None = None
+    sbatch_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what Slurm would take for something else.
@@ -63,18 +68,20 @@ class Resources:
         Raises:
             UserError: A value is not allowed.
         """
-        for name in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus", "notice_s"):
+        for name in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus", "notice_s", "chain"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{_option(name)} is {value}; must be at least 1")
         if self.max_restarts is not None and self.max_restarts < 0:
             raise UserError(f"--max-restarts is {self.max_restarts}; must be at least 0")
+        if self.chain is not None and self.max_restarts is not None:
+            raise UserError("--chain and --max-restarts are two ways to go on; give one")
         # These go into --export, where a comma would begin another variable.
         if self.mpi is not None and not _WORD.match(self.mpi):
             raise UserError(f"--mpi is {self.mpi!r}; must be a type that `srun --mpi=list` names")
 
     def options(self) -> list[str]:
-        """Return the options of sbatch."""
+        """Return the options of sbatch that have a name here."""
         options = [
             f"{_option(name)}={value}"
             for name in ("nodes", "ntasks_per_node", "cpus_per_task", "time", "partition", "account", "nodelist")
@@ -84,15 +91,19 @@ class Resources:
             options.append(f"--gres=gpu:{self.gpus}")
         if self.notice_s is not None:
             options.append(f"--signal=B:USR1@{self.notice_s}")
-        variables = {
+        if self.chain is not None:
+            options.append("--no-requeue")
+        return options
+
+    def variables(self) -> dict[str, object]:
+        """Return what batch files read from their environment."""
+        named = {
             "GALAMPI_LAUNCHER": self.launcher,
             "GALAMPI_MPI": self.mpi,
             "GALAMPI_SIGNAL": self.save_signal,
             "GALAMPI_MAX_RESTARTS": self.max_restarts,
         }
-        exported = [f"{name}={value}" for name, value in variables.items() if value is not None]
-        # ALL, for some sites export nothing unless told to.
-        return [*options, "--export=" + ",".join(["ALL", *exported])]
+        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +117,8 @@ class Submission:
         resources: What the job asks for.
         arguments: Arguments of the batch file.
         array: Indices of an array, as Slurm writes them; None for a single job.
+        stretch: Number of this job in its chain, from 1.
+        after: Job whose end this one waits for, the one before it in its chain; None for the first.
     """
 
     script: Path
@@ -114,21 +127,58 @@ class Submission:
     resources: Resources = field(default_factory=Resources)
     arguments: Sequence[str] = ()
     array: str | None = None
+    stretch: int = 1
+    after: str | None = None
 
 
 def sbatch_arguments(submission: Submission) -> list[str]:
     """Return the argument list of sbatch, its own name first. Pure."""
+    resources = submission.resources
     array = [f"--array={submission.array}"] if submission.array is not None else []
+    variables = resources.variables()
+    if resources.chain is not None:
+        variables["GALAMPI_CHAIN"] = f"{submission.stretch}/{resources.chain}"
+    # Of an option that is given twice sbatch takes the last: what two say becomes one. ALL, for some sites export
+    # nothing unless told to.
+    export, others = _taken(resources.sbatch_options, "--export")
+    dependency = []
+    if submission.after is not None:
+        given, others = _taken(others, "--dependency", "-d")
+        dependency = ["--dependency=" + ",".join(filter(None, (given, f"afterany:{submission.after}")))]
     return [
         "sbatch",
         "--parsable",
         f"--job-name={submission.name}",
         *array,
-        *submission.resources.options(),
+        *resources.options(),
+        "--export=" + _exported("ALL" if export is None else export, variables),
+        *dependency,
         f"--output={submission.log}",
+        *others,
         str(submission.script),
         *submission.arguments,
     ]
+
+
+def refuse_short_stretches(script: Path, resources: Resources) -> None:
+    """Refuse a time limit that the notice before it uses up: every stretch would end as it begins.
+
+    Args:
+        script: Batch file, whose #SBATCH lines count where the resources say nothing.
+        resources: What the job asks for.
+
+    Raises:
+        UserError: The limit is known, and no longer than the notice.
+    """
+    words = [*_sbatch_lines(script), *resources.options(), *resources.sbatch_options]
+    time, _ = _taken(words, "--time", "-t")
+    signal, _ = _taken(words, "--signal")
+    limit_s, notice = _seconds(time or ""), re.search(r"@(\d+)\Z", signal or "")
+    if limit_s is not None and notice and limit_s <= int(notice[1]):
+        raise UserError(
+            f"--time is {time}, {limit_s} s; must be longer than the notice before it, {notice[1]} s "
+            f"(--notice-s, else --signal in {script})"
+        )
 
 
 def as_typed(arguments: Sequence[str]) -> str:
@@ -157,20 +207,18 @@ def sbatch(arguments: Sequence[str]) -> str:
     Raises:
         UserError: sbatch is missing or refuses.
     """
-    # The job finds the python that submitted it, and a batch file the one that it hands on to.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, "PATH": path}
-    if (folder := _batch_folder()) is not None:
-        environment["GALAMPI_SLURM"] = str(folder)
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=_environment())
     except FileNotFoundError:
         raise UserError("sbatch is not here; submit from a login node of a Slurm cluster, or use --dry-run") from None
+    said = " ".join(done.stderr.split())
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"sbatch ended with exit code {done.returncode}"
-        raise UserError(f"sbatch refused: {said}")
+        raise UserError(f"sbatch refused: {said or f'it ended with exit code {done.returncode}'}")
     # `number` or `number;cluster`, after whatever a site's plugins print.
-    return done.stdout.strip().splitlines()[-1].split(";")[0]
+    number = re.search(r"^(\d+)(;.*)?\s*\Z", done.stdout, re.MULTILINE)
+    if number is None:
+        raise UserError(f"sbatch has submitted nothing: {said or ' '.join(done.stdout.split())}")
+    return number[1]
 
 
 def log_pattern(path: Path) -> str:
@@ -183,16 +231,98 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "job"
 
 
-def how_to_watch(job_id: str, out: Path, log: str) -> str:
-    """Say how to follow a job and how to end it."""
-    log_file = log.replace("%A", job_id).replace("%a", "*").replace("%j", job_id).replace("%%", "%")
-    return (
-        f"submitted job {job_id}; its run will be {out}\n"
-        f"  in the queue   squeue -j {job_id}\n"
-        f"  how far it is  python -m galampi status {shlex.quote(str(out))}\n"
-        f"  its log        tail -f {shlex.quote(log_file)}\n"
-        f"  to end it      scancel {job_id}; it saves and goes back to the queue: scancel it there once more"
+def how_to_watch(job_ids: Sequence[str], out: Path, log: str) -> str:
+    """Say how to follow a job, or those of a chain, and how to end it."""
+    number = job_ids[0] if len(job_ids) == 1 else "\0"
+    # What is not known yet is for the shell to find.
+    parts = re.sub("%[%Aja]", lambda found: {"%%": "%", "%a": "\0"}.get(found[0], number), log).split("\0")
+    log_file = "*".join(shlex.quote(part) if part else "" for part in parts)
+    ids = " ".join(job_ids)
+    end = (
+        f"scancel {ids}; it saves and goes back to the queue: scancel it there once more"
+        if len(job_ids) == 1
+        else f"scancel {ids}; the last first, or each begins when the one before it ends"
     )
+    return (
+        f"submitted job{'s' * (len(job_ids) > 1)} {ids}; its run will be {out}\n"
+        f"  in the queue   squeue -j {','.join(job_ids)}\n"
+        f"  how far it is  python -m galampi status {shlex.quote(str(out))}\n"
+        f"  its log        tail -f {log_file}\n"
+        f"  to end it      {end}"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment to submit from.
+
+    It tells nothing of a job or a rank that this process is part of: sbatch would hand that on, and the new job would
+    take another's number of restarts or task of an array for its own.
+    """
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
+    foreign = ["PMI_", "PMIX_", "OMPI_COMM_WORLD_"]
+    if "SLURM_JOB_ID" in os.environ:
+        foreign += ["SLURM_", "SLURMD_"]
+    environment = {
+        name: value for name, value in os.environ.items() if name in kept or not name.startswith(tuple(foreign))
+    }
+    # The job finds the python that submitted it, and a batch file the one that it hands on to.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    if (folder := _batch_folder()) is not None:
+        environment["GALAMPI_SLURM"] = str(folder)
+    return environment
+
+
+def _exported(asked: str, variables: Mapping[str, object]) -> str:
+    """Return the value of --export that exports what is asked for, and variables too."""
+    named = [f"{name}={value}" for name, value in variables.items()]
+    # Without ALL a list is nothing but itself: so NONE is what else it may be.
+    return ",".join([*([] if named and asked.upper() in ("NONE", "NIL") else [asked]), *named])
+
+
+def _taken(words: Iterable[str], option: str, letter: str | None = None) -> tuple[str | None, list[str]]:
+    """Take an option out of words for sbatch: return its last value, and the other words.
+
+    Args:
+        words: `--option=value`, `--option value`, `-ovalue` or `-o value`, and others.
+        option: Its name; sbatch knows it by its first letters too.
+        letter: Its short name, `-o`.
+    """
+    value: str | None = None
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        name, equals, text = word.partition("=")
+        if option.startswith(name) and len(name) > len("--xx"):
+            value = text if equals else next(left, "")
+        elif letter is not None and word.startswith(letter):
+            value = word[len(letter) :] or next(left, "")
+        else:
+            others.append(word)
+    return value, others
+
+
+def _sbatch_lines(script: Path) -> list[str]:
+    """Return the words of the #SBATCH lines of a batch file."""
+    try:
+        lines = script.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        # sbatch has the word on that.
+        return []
+    words = [line.split()[1:] for line in lines if line.startswith("#SBATCH")]
+    return [word for line in words for word in itertools.takewhile(lambda word: word[0] != "#", line)]
+
+
+def _seconds(time: str) -> int | None:
+    """Return a time limit in seconds, whole minutes as Slurm keeps it; None for one that is none or not understood."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if found is None:
+        return None
+    days, *parts = found.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    # Minutes, minutes:seconds or hours:minutes:seconds; after days hours, hours:minutes or hours:minutes:seconds.
+    units = [3600, 60, 1] if days is not None or len(numbers) == 3 else [60, 1]
+    seconds = int(days or 0) * 86_400 + sum(number * unit for number, unit in zip(numbers, units, strict=False))
+    return -(-seconds // 60) * 60 or None
 
 
 def _batch_folder() -> Path | None:

@@ -28,6 +28,7 @@ from galampi.launch.status import run_status
 from galampi.launch.submit import Resources, Submission, log_pattern, slug
 
 STATES = ("done", "running", "queued", "failed", "lost", "missing")
+_WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,8 @@ def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
     Raises:
         UserError: The folder cannot be written, or holds a sweep already.
     """
+    if (folder / "job.h5").exists():
+        raise UserError(f"{folder}: holds a run; choose another --out")
     if (folder / "jobs").exists():
         raise UserError(f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it")
     part = folder / "jobs.part"
@@ -247,7 +250,10 @@ def last_options(folder: Path) -> Options:
         return Options()
     recorded = json.loads(path.read_text(encoding="utf-8"))
     script = None if recorded["script"] is None else Path(recorded["script"])
-    return Options(resources=Resources(**recorded["resources"]), script=script, at_once=recorded["at_once"])
+    # JSON has no tuples.
+    words = tuple(recorded["resources"].pop("sbatch_options", ()))
+    resources = Resources(**recorded["resources"], sbatch_options=words)
+    return Options(resources=resources, script=script, at_once=recorded["at_once"])
 
 
 def max_array_index() -> int:
@@ -285,7 +291,10 @@ def _in_queue(recorded: Sequence[Mapping[str, object]]) -> dict[int, str]:
     for line in done.stdout.splitlines():
         job_id, task, state = line.split()
         if job_id in offsets and task.isdigit():
-            states[offsets[job_id] + int(task)] = state
+            index = offsets[job_id] + int(task)
+            # Of a chain one runs and others wait.
+            if index not in states or state not in _WAITING:
+                states[index] = state
     return states
 
 
@@ -293,7 +302,7 @@ def _state(status: str, in_queue: str | None, has_log: bool) -> str:
     if status == "finished":
         return "done"
     if in_queue is not None:
-        return "queued" if in_queue in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT") else "running"
+        return "queued" if in_queue in _WAITING else "running"
     if status == "failed":
         return "failed"
     if status == "missing":

@@ -1,15 +1,29 @@
+import json
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from galampi.cli import run
 from galampi.errors import UserError
-from galampi.launch import submit, sweep
-from galampi.launch.submit import Resources, Submission, as_typed, log_pattern, sbatch, sbatch_arguments, slug
+from galampi.job import load_job
+from galampi.launch import folder, submit, sweep
+from galampi.launch.submit import (
+    Resources,
+    Submission,
+    as_typed,
+    how_to_watch,
+    log_pattern,
+    refuse_short_stretches,
+    sbatch,
+    sbatch_arguments,
+    slug,
+)
+from galampi.results import JobFile, RankWriter
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "launch"
@@ -44,6 +58,19 @@ SUBMISSIONS = {
         arguments=["runs/sweep", "1001"],
         array="0-3,7%2",
     ),
+    "chain": Submission(
+        script=Path("slurm/requeue.sbatch"),
+        name="pong",
+        log="/runs/pong-%j.log",
+        resources=Resources(
+            launcher="mpirun",
+            chain=3,
+            sbatch_options=("--qos=long", "--mem", "8G", "--exclusive", "-d", "afterok:9", "--export=NONE"),
+        ),
+        arguments=["/runs/pong/submitted.toml", "/runs/pong"],
+        stretch=2,
+        after="12",
+    ),
     "hostile": Submission(
         script=Path("slurm/requeue.sbatch"),
         name=HOSTILE,
@@ -68,7 +95,10 @@ def test_every_word_survives_a_shell() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("nodes", 0), ("gpus", -1), ("max_restarts", -1), ("mpi", "pmi2,LD_PRELOAD=x"), ("mpi", "a b"), ("notice_s", 0)],
+    [
+        *(("nodes", 0), ("gpus", -1), ("max_restarts", -1), ("notice_s", 0), ("chain", 0)),
+        *(("mpi", "pmi2,LD_PRELOAD=x"), ("mpi", "a b")),
+    ],
 )
 def test_values_that_slurm_would_misread_are_refused(field, value) -> None:
     with pytest.raises(UserError, match=field.replace("_", "-")):
@@ -79,6 +109,237 @@ def test_slugs_are_safe() -> None:
     assert slug(HOSTILE) == "touch-owned-touch-owned-quoted-double---wrap-x-y"
     assert slug("../..") == "job"
     assert "%" not in slug("100%j")
+
+
+@pytest.mark.parametrize(
+    ("asked", "exported"),
+    [
+        ([], "ALL,GALAMPI_MPI=pmi2"),
+        (["--export=ALL,A=1"], "ALL,A=1,GALAMPI_MPI=pmi2"),
+        (["--export", "A"], "A,GALAMPI_MPI=pmi2"),
+        (["--export=NIL"], "GALAMPI_MPI=pmi2"),
+    ],
+)
+def test_what_is_exported_is_exported_once(asked, exported) -> None:
+    resources = Resources(mpi="pmi2", sbatch_options=tuple(asked))
+    made = sbatch_arguments(Submission(script=Path("a"), name="a", log="a", resources=resources))
+    assert [word for word in made if word.startswith("--export")] == [f"--export={exported}"]
+    assert made[-1] == "a"
+
+
+@pytest.mark.parametrize(
+    ("given", "in_file", "refused"),
+    [
+        ({"time": "2"}, "--signal=B:USR1@120", True),
+        ({"time": "00:01:30"}, "--signal=B:USR1@120", True),
+        ({"time": "3"}, "--signal=B:USR1@120", False),
+        ({"time": "0-0:2"}, "--signal=B:USR1@120", True),
+        ({"time": "1-0"}, "--signal=B:USR1@120", False),
+        ({"time": "UNLIMITED"}, "--signal=B:USR1@120", False),
+        ({"time": "0"}, "--signal=B:USR1@120", False),
+        ({"notice_s": 600}, "--time=10:00 # CHANGE", True),
+        ({"notice_s": 599}, "--time=10:00 # CHANGE", False),
+        ({"time": "2", "notice_s": 60}, "--signal=B:USR1@120", False),
+        ({"sbatch_options": ("-t", "1")}, "--signal=USR1@60", True),
+        ({"sbatch_options": ("--time=5", "--signal=B:USR1@300")}, "--time=04:00:00 --signal=B:USR1@120", True),
+        ({}, "--time=04:00:00 --signal=B:USR1@120", False),
+        ({"time": "1"}, "", False),
+    ],
+)
+def test_a_limit_that_its_notice_uses_up_is_refused(tmp_path, given, in_file, refused) -> None:
+    script = tmp_path / "a.sbatch"
+    script.write_text(f"#!/bin/bash\n#SBATCH {in_file}\n#SBATCH --requeue\ntrue\n")
+    with pytest.raises(UserError, match="must be longer than the notice") if refused else nullcontext():
+        refuse_short_stretches(script, Resources(**given))
+
+
+def test_a_chain_does_not_go_back_to_the_queue() -> None:
+    with pytest.raises(UserError, match="--chain and --max-restarts"):
+        Resources(chain=2, max_restarts=3)
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """A current folder, and an sbatch that numbers its jobs from 70 and keeps what it was called with."""
+    fake = tmp_path / "bin/sbatch"
+    fake.parent.mkdir()
+    fake.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"with open({str(tmp_path / 'calls')!r}, 'a+') as file:\n"
+        "    print(json.dumps([sys.argv[1:], dict(os.environ)]), file=file)\n"
+        "    file.seek(0)\n    print(69 + len(file.readlines()))\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(sweep, "max_array_index", lambda: 1000)
+    work = tmp_path / "100%j %u"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    (work / "a.toml").write_text("name = 'a'\nseed = 7\n")
+    return work
+
+
+def called(slurm: Path) -> list[tuple[list[str], dict[str, str]]]:
+    """Return arguments and environment of each call of sbatch."""
+    path = slurm.parent / "calls"
+    return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_what_was_checked_is_what_runs(slurm) -> None:
+    """However the job file changes while the job waits; and a second job with the same folder changes nothing."""
+    submitted = ["submit", "a.toml", "--out", "run", "--learner.gamma", "0.5"]
+    run(submitted)
+    Path("a.toml").write_text("seed = 8\n")
+    run(submitted)
+    Path("a.toml").write_text("name = 'a'\nseed = 7\n")
+    run(submitted)
+    files = [Path(arguments[-4]) for arguments, _ in called(slurm)]
+    assert [str(path.relative_to(slurm)) for path in files] == [
+        *("run/submitted.toml", "run/submitted-2.toml", "run/submitted.toml")
+    ]
+    assert [load_job(path).seed for path in files] == [7, 8, 7]
+    assert load_job(files[0]).learner.gamma == 0.5
+    assert {path.name for path in (slurm / "run").iterdir()} == {"submitted.toml", "submitted-2.toml"}
+
+
+def test_paths_are_whole_and_mean_themselves(slurm) -> None:
+    """To Slurm's patterns, and to a job that runs in another folder."""
+    Path("own.sbatch").touch()
+    run(["submit", "a.toml", "--script", "own.sbatch", "--out", "my run", "--", "--chdir=/"])
+    run(["submit", "a.toml", "--out", "sweep", "--array-seeds", "2"])
+    single, array = (arguments for arguments, _ in called(slurm))
+    whole = str(slurm).replace("%", "%%")
+    assert f"--output={whole}/my-run-%j.log" in single
+    assert single[-4:] == ["--chdir=/", str(slurm / "own.sbatch"), f"{slurm}/my run/submitted.toml", f"{slurm}/my run"]
+    assert f"--output={whole}/sweep/logs/%A_%a.log" in array
+    assert array[-2:] == [str(slurm / "sweep"), "0"]
+
+
+def test_submissions_of_one_second_have_folders_of_their_own(slurm, monkeypatch) -> None:
+    monkeypatch.setattr(folder.time, "strftime", lambda _: "20260101-120000")
+    for more in ([], [], ["--array-seeds", "2"]):
+        run(["submit", "a.toml", *more])
+    first, second, array = (arguments for arguments, _ in called(slurm))
+    assert [first[-1], second[-1], array[-2]] == [
+        str(slurm / f"runs/a-20260101-120000{end}") for end in ("", "-2", "-3")
+    ]
+
+
+def test_a_folder_that_slurm_has_no_pattern_for(slurm) -> None:
+    for more in ([], ["--array-seeds", "2"]):
+        with pytest.raises(UserError, match="backslash"):
+            run(["submit", "a.toml", "--out", "back\\slash/run", *more])
+    assert {path.name for path in slurm.iterdir()} == {"a.toml"}
+
+
+def test_how_to_watch_can_be_typed() -> None:
+    single = how_to_watch(["7"], Path("/a b"), "/a b/50%%j-%j.log")
+    assert "tail -f '/a b/50%j-7.log'\n" in single
+    assert "tail -f /runs/7_*.log\n" in how_to_watch(["7"], Path("/runs"), "/runs/%A_%a.log")
+    chain = how_to_watch(["7", "9"], Path("/a"), "/a b/%j.log")
+    assert "tail -f '/a b/'*.log\n" in chain
+    assert "scancel 7 9;" in chain
+
+
+def test_a_job_is_submitted_as_if_from_nowhere(slurm, monkeypatch) -> None:
+    """From inside another job: sbatch would hand on what that is told of itself."""
+    inherited = {
+        **{"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "7", "SLURM_RESTART_COUNT": "20"},
+        **{"SLURM_EXPORT_ENV": "NONE", "PMI_RANK": "1", "PMIX_RANK": "1", "OMPI_COMM_WORLD_RANK": "1"},
+    }
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "OMPI_MCA_osc": "rdma", "SBATCH_QOS": "long", "GALAMPI_LAUNCHER": "mpirun"}
+    for name, value in {**inherited, **kept}.items():
+        monkeypatch.setenv(name, value)
+    run(["submit", "a.toml"])
+    ((_, environment),) = called(slurm)
+    assert not inherited.keys() & environment.keys()
+    assert kept.items() <= environment.items()
+    # A login shell may set what srun is to do.
+    monkeypatch.delenv("SLURM_JOB_ID")
+    run(["submit", "a.toml", "--out", "other"])
+    assert called(slurm)[-1][1]["SLURM_EXPORT_ENV"] == "NONE"
+
+
+def test_a_chain_is_jobs_that_wait_for_each_other(slurm, capsys) -> None:
+    run(["submit", "a.toml", "--out", "run", "--chain", "3", "--", "--mail-type=FAIL"])
+    calls = [arguments for arguments, _ in called(slurm)]
+    of_each = [[word for word in call if word.startswith(("--dep", "--export", "--no-re", "--mail"))] for call in calls]
+    assert of_each == [
+        ["--no-requeue", "--export=ALL,GALAMPI_CHAIN=1/3", "--mail-type=FAIL"],
+        ["--no-requeue", "--export=ALL,GALAMPI_CHAIN=2/3", "--dependency=afterany:70", "--mail-type=FAIL"],
+        ["--no-requeue", "--export=ALL,GALAMPI_CHAIN=3/3", "--dependency=afterany:71", "--mail-type=FAIL"],
+    ]
+    assert len({tuple(call[-2:]) for call in calls}) == 1
+    assert "submitted jobs 70 71 72; its run will be" in capsys.readouterr().out
+
+
+def test_a_chain_of_a_sweep(slurm, monkeypatch) -> None:
+    """Its arrays wait for each other; a run of it counts as running while one of them trains it."""
+    run(["submit", "a.toml", "--out", "sweep", "--array-seeds", "2", "--chain", "2", "--", "--qos=long"])
+    assert [[word for word in call if word.startswith(("--dep", "--qos"))] for call, _ in called(slurm)] == [
+        *(["--qos=long"], ["--dependency=afterany:70", "--qos=long"])
+    ]
+    options = sweep.last_options(slurm / "sweep")
+    assert options.resources == Resources(chain=2, sbatch_options=("--qos=long",))
+    squeue = "70 0 RUNNING\n71 0 PENDING\n71 1 PENDING\n"
+    monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, squeue, ""))
+    assert [swept.state for swept in sweep.read_sweep(slurm / "sweep")] == ["running", "queued"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda out: out.write_text(""), "Not a directory"),
+        (lambda out: (out.mkdir(), (out / "notes.txt").touch()), "not empty: it holds notes.txt"),
+        (lambda out: (out / "checkpoint").mkdir(parents=True), "not empty: it holds checkpoint"),
+        (lambda out: (out.mkdir(), (out / "job.h5").touch()), "job.h5: no HDF5 file"),
+    ],
+)
+def test_a_folder_that_will_not_do_is_refused_before_the_wait(slurm, make, said) -> None:
+    make(Path("run"))
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match=said) as caught:
+            run(["submit", "a.toml", "--out", "run", *more])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"a\.toml/run: cannot be written: "):
+        run(["submit", "a.toml", "--out", "a.toml/run"])
+    assert not called(slurm)
+
+
+def test_what_is_no_run_s_does_not_matter(slurm) -> None:
+    Path("run").mkdir()
+    for name in (".nfs01", ".a.toml.swp", "a.toml~", "galampi-12.log", "slurm-12.out", "lock", "job.h5.part"):
+        (Path("run") / name).touch()
+    RankWriter(Path("run/rank-0000.h5"), rank=0).close()
+    assert run(["submit", "a.toml", "--out", "run"]) == 0
+
+
+def test_a_run_that_is_there_goes_on_by_its_own_job(slurm, capsys) -> None:
+    JobFile.create(Path("run"), {"job_toml": "seed = 3\n"}, 1)
+    assert run(["submit", "a.toml", "--out", "run", "--learner.gamma", "0.5"]) == 0
+    assert f"goes on by its own job, not by {slurm}/a.toml, which has another name, seed" in capsys.readouterr().out
+    job = load_job(slurm / "run/submitted.toml")
+    assert (job.seed, job.learner.gamma) == (3, 0.5)
+    JobFile.set_status(Path("run"), "finished")
+    with pytest.raises(UserError, match="finished already; raise --total_env_steps"):
+        run(["submit", "a.toml", "--out", "run"])
+    assert run(["submit", "a.toml", "--out", "run", "--total_env_steps", "1000000"]) == 0
+
+
+def test_an_option_of_sbatch_among_those_of_submit(slurm) -> None:
+    with pytest.raises(UserError, match=r"--qos is not an option; .*what is for sbatch follows a --"):
+        run(["submit", "a.toml", "--qos", "long"])
+    assert run(["submit", "a.toml", "--", "--qos", "long", "--reservation=x"]) == 0
+    ((arguments, _),) = called(slurm)
+    assert arguments[-6:-3] == ["--qos", "long", "--reservation=x"]
+
+
+def test_what_sbatch_prints_instead_of_a_number(tmp_path) -> None:
+    fake = tmp_path / "sbatch"
+    fake.write_text("#!/bin/sh\necho 'sbatch: Job 5 to start at noon' >&2\n")
+    fake.chmod(0o755)
+    with pytest.raises(UserError, match="sbatch has submitted nothing: sbatch: Job 5 to start at noon"):
+        sbatch([str(fake)])
 
 
 def test_sbatch_is_missing(monkeypatch, tmp_path) -> None:
@@ -138,10 +399,10 @@ def test_the_documented_reports_are_of_the_runs_of_one_game_each(tmp_path, monke
     axes = sweep.parse_axes(values, int(words[words.index("--array-seeds") + 1]), 1)
     jobs = sweep.combinations(ROOT / words[1], {}, axes)
     monkeypatch.chdir(tmp_path)
-    folder = Path(words[words.index("--out") + 1])
-    sweep.lay_out(folder, jobs)
+    experiment = Path(words[words.index("--out") + 1])
+    sweep.lay_out(experiment, jobs)
     for name in jobs:
-        (folder / name).mkdir()
+        (experiment / name).mkdir()
     reported = []
     for report in documented("report"):
         names = {path.name for path in Path().glob(report[1])}
@@ -156,11 +417,14 @@ def test_the_documented_reports_are_of_the_runs_of_one_game_each(tmp_path, monke
 def test_an_installation_without_batch_files_takes_one_that_is_given(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(submit, "_batch_folder", lambda: None)
     monkeypatch.chdir(tmp_path)
-    Path("a.toml").touch()
+    for name in ("a.toml", "own.sbatch"):
+        Path(name).touch()
     with pytest.raises(UserError, match="give one with --script"):
         run(["submit", "a.toml", "--dry-run"])
     assert run(["submit", "a.toml", "--dry-run", "--out", "a", "--script", "own.sbatch"]) == 0
-    assert shlex.split(capsys.readouterr().out)[-3:] == ["own.sbatch", "a.toml", "a"]
+    assert shlex.split(capsys.readouterr().out)[-3:] == [
+        str(tmp_path / name) for name in ("own.sbatch", "a/submitted.toml", "a")
+    ]
 
 
 def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:

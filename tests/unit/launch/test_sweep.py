@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import shlex
 import subprocess
@@ -107,7 +108,7 @@ def test_what_was_asked_for_is_asked_for_again(tmp_path, monkeypatch, capsys) ->
     assert run(["submit", "s", "--cpus-per-task", "4"]) == 0
     (call,) = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("sbatch ")]
     assert {"--array=0-2%2", "--nodes=2", "--cpus-per-task=4"} <= set(call)
-    assert call[-3:] == ["s", "0", str(tmp_path / "own.sbatch")]
+    assert call[-3:] == [str(tmp_path / "s"), "0", str(tmp_path / "own.sbatch")]
     assert call[-4].endswith("/sweep.sbatch")
     options = sweep.Options(resources=Resources(nodes=2, cpus_per_task=4), script=tmp_path / "own.sbatch", at_once=2)
     assert sweep.last_options(Path("s")) == options
@@ -116,7 +117,7 @@ def test_what_was_asked_for_is_asked_for_again(tmp_path, monkeypatch, capsys) ->
 def test_a_batch_file_of_a_sweep_must_be_there(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("job.toml").touch()
-    with pytest.raises(UserError, match=r"--script none\.sbatch: no such file"):
+    with pytest.raises(UserError, match=r"none\.sbatch: no such file"):
         run(["submit", "job.toml", "--out", "s", "--array-seeds", "3", "--script", "none.sbatch"])
     assert not Path("s").exists()
 
@@ -143,7 +144,7 @@ def test_a_status_that_nobody_has_written_is_no_state_to_go_on_from(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [("finished", 0), ("failed", 1), (None, 2), ("stopped", 3), ("running", 4)]
+    ("status", "code"), [("finished", 0), ("failed", 1), (None, 2), ("stopped", 3), ("partial", 3), ("running", 4)]
 )
 def test_exit_codes_of_status(tmp_path, capsys, status, code) -> None:
     if status is not None:
@@ -168,3 +169,15 @@ def test_a_run_in_use_cannot_be_marked_failed(tmp_path, monkeypatch) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert show_status([tmp_path], failed=True) == 4
     assert show_status([tmp_path], failed=True) == 1
+
+
+def test_a_run_that_cannot_be_written_takes_one_line(tmp_path, monkeypatch) -> None:
+    """HDF5 says it in several."""
+    JobFile.create(tmp_path, {}, 1)
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "Unable to create file (\nerrno = 28,\n write size = 48)")
+
+    monkeypatch.setattr(JobFile, "set_status", refuse)
+    with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written: No space left on device\Z"):
+        show_status([tmp_path], failed=True)
