@@ -44,7 +44,9 @@ class Stage(IntEnum):
     SENT_ALL = 1
     """It sends no more, and all it has sent has arrived."""
     SAVED = 2
-    """Its part of the results is whole on the disk."""
+    """It has received all, and its part of the results is whole on the disk."""
+    SAVED_ALONE = 3
+    """It waits no longer for somebody; its part of the results is whole, but not what is in flight."""
 
 
 class Mailboxes:

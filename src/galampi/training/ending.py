@@ -15,6 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from galampi.gossip import Stage
+from galampi.gossip.mixing import Int64s
 from galampi.results import JobFile
 from galampi.training.rank import Rank
 from galampi.training.signals import SIGNALLED_PATIENCE_S, StopSignals
@@ -67,19 +68,23 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     # Before anybody is waited for.
     rank.save(exact=False)
     patience = _Patience(rank, signals)
-    is_exact = rank.gossip.drain(rank.learner.z, patience.is_over)
+    # Once one has given up, it saves; the others need not wait as long again.
+    is_exact = rank.gossip.drain(
+        rank.learner.z, lambda: patience.is_over() or bool((rank.mailboxes.stages == Stage.SAVED_ALONE).any())
+    )
     rank.learner.refresh()
     rank.save(exact=is_exact)
     if rank.energy is not None:
         rank.writer.write_energy(rank.job_time_s, rank.placement.hostname, rank.energy.counted_j())
     rank.writer.close()
-    rank.mailboxes.announce(Stage.SAVED)
+    rank.mailboxes.announce(Stage.SAVED if is_exact else Stage.SAVED_ALONE)
     while (rank.mailboxes.stages < Stage.SAVED).any():
-        if patience.is_over():
+        if patience.is_over_for(rank.mailboxes.stages):
             _end_without_some(rank, patience)
         time.sleep(_LOOK_PERIOD_S)
     weights = comm.allgather(rank.gossip.mixing.weight)
-    assert abs(sum(weights) - comm.size) < 1e-9 * comm.size, f"push-sum weights sum to {sum(weights)}"
+    if (rank.mailboxes.stages == Stage.SAVED).all():
+        assert abs(sum(weights) - comm.size) < 1e-9 * comm.size, f"push-sum weights sum to {sum(weights)}"
     rank.mailboxes.free()
     outcome = _sum_up(rank, weights, z_while_training, elapsed_s)
     if comm.rank == 0:
@@ -108,8 +113,13 @@ class _Patience:
             since_s = max(self._since_s, self._signals.caught_at_s)
             if time.monotonic() - since_s > SIGNALLED_PATIENCE_S:
                 return True
-        # Others may have given up a little later.
         return self.waited_s > max(self._silent_after_s, SIGNALLED_PATIENCE_S)
+
+    def is_over_for(self, stages: Int64s) -> bool:
+        """Whether to wait no longer for others to save: those that are at their end too are given as much again."""
+        is_at_end = bool((stages == Stage.SENT_ALL).any())
+        most_s = 2 * max(self._silent_after_s, SIGNALLED_PATIENCE_S)
+        return self.waited_s > most_s or (self.is_over() and not is_at_end)
 
 
 def _end_without_some(rank: Rank, patience: _Patience) -> NoReturn:
