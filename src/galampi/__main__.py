@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -17,6 +18,8 @@ def main() -> int:
     """Run the command of this process and return its exit code."""
     # Help and mistakes are printed once and not once for each rank.
     rank = launched_rank()
+    # MPICH's network layer warns of what a rank leaves behind that ends by an error, below the line that says which.
+    os.environ.setdefault("UCX_LOG_LEVEL", "error")
     if rank > 0 and not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:]):
         return 0
     try:
@@ -49,10 +52,9 @@ def _fail(rank: int) -> None:
 def _end_job() -> None:
     """End the ranks that would wait for this one for ever."""
     if "mpi4py.MPI" in sys.modules:
-        from mpi4py import MPI
+        from galampi.ranks.placement import end_job
 
-        if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1:
-            MPI.COMM_WORLD.Abort(1)
+        end_job(1)
 
 
 if __name__ == "__main__":

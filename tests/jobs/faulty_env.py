@@ -1,7 +1,9 @@
-"""Environments that are no good guests: one fails on rank 1 after some steps, one changes the current folder."""
+"""Environments that are no good guests: one fails on rank 1 after some steps, one changes the current folder, and one
+takes half a second for a step."""
 
 import os
 import tempfile
+import time
 
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
@@ -24,3 +26,12 @@ class Wandering(CartPoleEnv):
 
 gym.register("Wandering-v0", entry_point=Wandering, max_episode_steps=500)
 gym.register("Faulty-v0", entry_point=Faulty, max_episode_steps=500)
+
+
+class Slow(CartPoleEnv):
+    def step(self, action):
+        time.sleep(0.5)
+        return super().step(action)
+
+
+gym.register("Slow-v0", entry_point=Slow)

@@ -48,19 +48,7 @@ class Command:
 
     def ranks(self) -> list[psutil.Process]:
         """Return the processes of the ranks, in order of their start."""
-        try:
-            below = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        found = []
-        for process in below:
-            try:
-                if "galampi" in process.cmdline() and "mpirun" not in process.name():
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
-        python = [p for p in found if p.name().startswith("python")]
-        return sorted(python, key=lambda process: (process.create_time(), process.pid))
+        return ranks_below(self.process.pid)
 
     def finish(self) -> tuple[int, str, str]:
         """Wait for the end; return exit code, output and errors."""
@@ -77,6 +65,23 @@ class Command:
                 continue
         psutil.wait_procs(ranks, timeout=DEADLOCK_S)
         self.process.communicate(timeout=DEADLOCK_S)
+
+
+def ranks_below(launcher_pid: int) -> list[psutil.Process]:
+    """Return the processes of the ranks that a launcher has started, in order of their start."""
+    try:
+        below = psutil.Process(launcher_pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    found = []
+    for process in below:
+        try:
+            if "galampi" in process.cmdline() and "mpirun" not in process.name():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    python = [p for p in found if p.name().startswith("python")]
+    return sorted(python, key=lambda process: (process.create_time(), process.pid))
 
 
 def wait_for(condition: Callable[[], object]) -> None:

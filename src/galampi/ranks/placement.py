@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 # within a step of srun. Slurm's SLURM_NTASKS would tell the size of the allocation, to a shell in it too.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _LAUNCHER_PERIOD_S = 1.0
+_SAVING_S = 20.0
+"""What a rank is given to save in when its launcher has died."""
 
 
 def library_name() -> str:
@@ -62,10 +66,25 @@ def end_with_launcher(comm: MPI.Intracomm) -> None:
             time.sleep(_LAUNCHER_PERIOD_S)
         try:
             log.critical("the launcher has died; this rank ends")
+            # A rank that trains saves; any other process ends by it.
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_SAVING_S)
         finally:
             os._exit(1)
 
     threading.Thread(target=watch, name="galampi-launcher", daemon=True).start()
+
+
+def end_job(code: int) -> None:
+    """End every rank at once, those that no longer answer too. Does not return where there are several.
+
+    What the library says of it would stand below the line that the user needs, so this rank says nothing more.
+    """
+    if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1:
+        sys.stderr.flush()
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        MPI.COMM_WORLD.Abort(code)
 
 
 @contextmanager

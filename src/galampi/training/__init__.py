@@ -21,7 +21,7 @@ from mpi4py import MPI
 from galampi.errors import BrokenRunError, UserError
 from galampi.job import Job
 from galampi.learning import keep_freed_memory
-from galampi.ranks.placement import end_with_launcher, place, refuse_singletons, together
+from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
 from galampi.results import JobFile
 from galampi.training.display import Display
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
@@ -76,7 +76,7 @@ def train(
                 return out, None
             rank = make_rank(job, out, placement, comm, start, signals)
     except StopNow:
-        _stop_at_once(signals, comm)
+        _stop_at_once(signals)
     try:
         begin(rank, argv)
         shows = comm.rank == 0 and not quiet
@@ -116,11 +116,10 @@ def _claim(job: Job, out: Path | None, resume: Resume, comm: MPI.Intracomm) -> t
     return folder, lock, is_resumed
 
 
-def _stop_at_once(signals: StopSignals, comm: MPI.Intracomm) -> NoReturn:
+def _stop_at_once(signals: StopSignals) -> NoReturn:
     """End the job during its set-up: nothing has been trained, so nothing is to be saved."""
     name = signals.caught.name if signals.caught is not None else "signal"
     print(f"galampi: {name} before training had begun: nothing to save", file=sys.stderr, flush=True)
-    if comm.size > 1:
-        # The others may wait for this rank, where no signal reaches them.
-        comm.Abort(3)
+    # The others may wait for this rank, where no signal reaches them.
+    end_job(3)
     raise SystemExit(3)

@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 from galampi.gossip import Stage
 from galampi.gossip.mixing import Int64s
+from galampi.ranks.placement import end_job
 from galampi.results import JobFile
 from galampi.training.rank import Rank
 from galampi.training.signals import SIGNALLED_PATIENCE_S, StopSignals
@@ -140,8 +141,8 @@ def _end_without_some(rank: Rank, patience: _Patience) -> NoReturn:
     else:
         # The first one ends all; should it not, this one does.
         time.sleep(max(patience.waited_s, SIGNALLED_PATIENCE_S))
-    rank.comm.Abort(PARTIAL_CODE)
-    raise AssertionError("MPI_Abort has returned")
+    end_job(PARTIAL_CODE)
+    raise AssertionError("a job of one rank has no others to wait for")
 
 
 def _sum_up(rank: Rank, weights: list[float], z_while_training: np.ndarray, elapsed_s: float) -> Outcome:
