@@ -88,7 +88,7 @@ def test_a_signal_is_obeyed_in_the_middle_of_a_rollout(galampi, small_job, tmp_p
     # A rollout of more than an hour.
     slow = ("--environment.id", "faulty_env:Slow-v0", "--learner.rollout_length", 10_000)
     command = galampi("train", small_job, "--out", out, *slow, env=WITH_FAULTY_ENV)
-    wait_for(lambda: (out / "job.h5").exists())
+    wait_for((out / "job.h5").exists)
     for rank in command.ranks():
         rank.send_signal(number)
     code, output, errors = command.finish()

@@ -142,12 +142,12 @@ def make_rank(
             raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
     hostnames = comm.allgather(placement.hostname)
     silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
-    allreduce = None
-    if job.gossip.method == "allreduce":
-        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals))
-        _make_equal(learning.learner, start, comm)
     mailboxes = Mailboxes(comm, topology_of(job.gossip.method, job.gossip.topology, comm.size), num_parameters)
     mailboxes.progress[:] = start.progress
+    allreduce = None
+    if job.gossip.method == "allreduce":
+        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals, mailboxes))
+        _make_equal(learning.learner, start, comm)
     mixing = UniformAverage() if job.gossip.method == "gala" else PushSum(job.gossip.weight_floor, lerp)
     if isinstance(mixing, PushSum):
         mixing.weight = start.weight
@@ -277,9 +277,10 @@ def _open_rank_file(
     return writer, returns
 
 
-def _gives_up(waited_s: float, job: Job, signals: StopSignals) -> bool:
-    """Whether an allreduce waits no longer: for a silent rank, or a few seconds once a signal has come."""
-    return waited_s > (SIGNALLED_PATIENCE_S if signals.caught is not None else job.gossip.silent_after_s)
+def _gives_up(waited_s: float, job: Job, signals: StopSignals, mailboxes: Mailboxes) -> bool:
+    """Whether an allreduce waits no longer: for a silent rank, a few seconds once a signal has come, or with another."""
+    limit_s = SIGNALLED_PATIENCE_S if signals.caught is not None else job.gossip.silent_after_s
+    return waited_s > limit_s or mailboxes.stop_announced
 
 
 def _make_equal(learner: Learner, start: Start, comm: MPI.Intracomm) -> None:
