@@ -116,8 +116,9 @@ def test_a_signal_during_set_up_is_told_in_a_line(galampi, small_job, tmp_path) 
     assert not (out / "job.h5").exists()
 
 
+@pytest.mark.one_mpi
 def test_a_hangup_that_is_ignored_stays_ignored(small_job, tmp_path) -> None:
-    """As under nohup."""
+    """As under nohup; Open MPI's launcher takes a hangup for an end even then."""
     out = tmp_path / "run"
     train = [sys.executable, "-m", "galampi", "train", small_job, "--out", out, "--total_env_steps", str(FOREVER)]
     command = ["mpirun", "-n", "2", *map(str, train)]

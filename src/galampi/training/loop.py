@@ -28,6 +28,8 @@ def train_to_end(rank: Rank, signals: StopSignals, display: Display | None) -> N
             row = _update(rank, collected[0] if collected else None, signalled=signals.caught is not None)
         except LostRankError:
             rank.lost_rank = True
+            # The others that wait need not find out for themselves.
+            rank.mailboxes.announce_stop()
             return
         if row is not None and collected is not None:
             recorder.record(row, collected[1])

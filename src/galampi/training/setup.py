@@ -278,7 +278,7 @@ def _open_rank_file(
 
 
 def _gives_up(waited_s: float, job: Job, signals: StopSignals, mailboxes: Mailboxes) -> bool:
-    """Whether an allreduce waits no longer: for a silent rank, a few seconds once a signal has come, or with another."""
+    """Whether an allreduce waits no longer: for a silent rank, a signal, or with another rank."""
     limit_s = SIGNALLED_PATIENCE_S if signals.caught is not None else job.gossip.silent_after_s
     return waited_s > limit_s or mailboxes.stop_announced
 
