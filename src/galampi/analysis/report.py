@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.analysis import page, published
+from galampi.analysis.distinct import distinct
 from galampi.analysis.shown import shown
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
 from galampi.errors import UserError
+from galampi.results.reader import open_run
 from galampi.results.sole import sole_writer
 
 Floats = NDArray[np.float64]
@@ -39,8 +41,8 @@ def report(paths: Sequence[Path], out: Path | None = None, *, mixed: bool = Fals
     Raises:
         UserError: A run cannot be read, the runs do not compare, or `out` cannot be written or is being written.
     """
-    unique = {path.resolve(): path for path in paths}
-    runs = [RunReport(path) for path in unique.values()]
+    kept, told = distinct([open_run(path) for path in paths])
+    runs = [RunReport(run.path) for run in kept]
     if not mixed:
         _refuse_mixture(runs)
     jobs = _by_job(runs)
@@ -56,7 +58,7 @@ def report(paths: Sequence[Path], out: Path | None = None, *, mixed: bool = Fals
             (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
-    return f"{_terminal_table(summary)}\n\n{out / 'index.html'}"
+    return "\n".join([*told, _terminal_table(summary), "", str(out / "index.html")])
 
 
 def _refuse_mixture(runs: Sequence[RunReport]) -> None:
