@@ -1,5 +1,5 @@
-"""Environments that are no good guests: one fails on rank 1 after some steps, one changes the current folder, and one
-takes half a second for a step."""
+"""Environments that are no good guests: one fails on rank 1 after some steps, one changes the current folder, one never
+ends an episode, and one takes half a second for a step."""
 
 import os
 import tempfile
@@ -24,6 +24,13 @@ class Wandering(CartPoleEnv):
         super().__init__(render_mode)
 
 
+class Endless(CartPoleEnv):
+    def step(self, action):
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, False, truncated, info
+
+
+gym.register("Endless-v0", entry_point=Endless)
 gym.register("Wandering-v0", entry_point=Wandering, max_episode_steps=500)
 gym.register("Faulty-v0", entry_point=Faulty, max_episode_steps=500)
 

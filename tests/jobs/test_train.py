@@ -1,8 +1,12 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from launching import JOBS, Command, assert_sound, rank_of, wait_for
+from limits import DEADLOCK_S
 
 from galampi.job import parse_job
 from galampi.results import load_checkpoint, open_run
@@ -38,6 +42,32 @@ def test_one_rank_repeats_itself_to_the_byte(galampi, small_job, tmp_path) -> No
         assert code == 0, errors
         parameters.append(load_checkpoint(out / "checkpoint/rank-0000.h5")["learner"]["z"].tobytes())
     assert parameters[0] == parameters[1]
+
+
+@pytest.mark.one_mpi
+@pytest.mark.parametrize(
+    ("environment", "bound"),
+    [("faulty_env:Endless-v0", "has no time limit"), ("Pendulum-v1", "ends each after 200 env steps")],
+)
+def test_a_return_that_is_not_there_is_explained(small_job, tmp_path, environment, bound) -> None:
+    # A line of progress at every update.
+    code = (
+        "import sys; from galampi.training import display; display._LINE_PERIOD_S = 0.0\n"
+        "from galampi.__main__ import main; sys.exit(main())"
+    )
+    train = ("train", small_job, "--out", tmp_path / "run", "--environment.id", environment, "--total_env_steps", "400")
+    python_path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *train],
+        env={**os.environ, "PYTHONPATH": python_path},
+        capture_output=True,
+        text=True,
+        timeout=DEADLOCK_S,
+        check=True,
+    )
+    why = f"- (no episode has ended; {environment} {bound})"
+    assert f"  mean return       {why}\n" in done.stdout
+    assert f"  return {why}  left 00:00:0" in done.stdout
 
 
 def test_pixels_of_a_real_game(galampi, tmp_path) -> None:

@@ -61,3 +61,18 @@ def test_paths_are_absolute_before_a_command_begins(ran, words, paths) -> None:
     for name, given in paths.items():
         expected = [here / each for each in given] if isinstance(given, list) else here / given
         assert getattr(ran[0], name) == expected
+
+
+@pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+@pytest.mark.parametrize("words", [["evaluate", "a"], ["report", "a"], ["export", "a"], ["submit", "a.toml"]])
+def test_what_is_done_once_is_refused_to_several_processes(ran, monkeypatch, words, variable) -> None:
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(
+        UserError, match=rf"^{words[0]} takes one process, and {variable} is 2: start it without mpirun"
+    ):
+        run(words)
+    monkeypatch.setenv(variable, "1")
+    assert run(words) == 0
+    # The size of an allocation is not that of a launch.
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert run(words) == 0

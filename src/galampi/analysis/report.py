@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.analysis import page, published
+from galampi.analysis.distinct import distinct
 from galampi.analysis.shown import shown
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
 from galampi.errors import UserError
+from galampi.results.reader import open_run
+from galampi.results.sole import sole_writer
 
 Floats = NDArray[np.float64]
 
@@ -36,10 +39,10 @@ def report(paths: Sequence[Path], out: Path | None = None, *, mixed: bool = Fals
         What to print.
 
     Raises:
-        UserError: A run cannot be read, the runs do not compare, or `out` cannot be written.
+        UserError: A run cannot be read, the runs do not compare, or `out` cannot be written or is being written.
     """
-    unique = {path.resolve(): path for path in paths}
-    runs = [RunReport(path) for path in unique.values()]
+    kept, told = distinct([open_run(path) for path in paths])
+    runs = [RunReport(run.path) for run in kept]
     if not mixed:
         _refuse_mixture(runs)
     jobs = _by_job(runs)
@@ -47,15 +50,15 @@ def report(paths: Sequence[Path], out: Path | None = None, *, mixed: bool = Fals
     if out is None:
         first = runs[0].run.path
         out = first / "report" if len(runs) == 1 else Path("report")
-    pictures = _figures(jobs)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
-        body = _body(jobs, summary, pictures, out)
-        (out / "index.html").write_text(page.page(f"{_title(jobs)} \u2013 galampi report", body), encoding="utf-8")
-        (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with sole_writer(out):
+            body = _body(jobs, summary, _figures(jobs), out)
+            (out / "index.html").write_text(page.page(f"{_title(jobs)} \u2013 galampi report", body), encoding="utf-8")
+            (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
-    return f"{_terminal_table(summary)}\n\n{out / 'index.html'}"
+    return "\n".join([*told, _terminal_table(summary), "", str(out / "index.html")])
 
 
 def _refuse_mixture(runs: Sequence[RunReport]) -> None:

@@ -17,6 +17,7 @@ from galampi.cli.policies import add_evaluate, add_export
 from galampi.cli.settings import Parser, as_named, make_paths_absolute
 from galampi.cli.train import add_train
 from galampi.errors import UserError
+from galampi.ranks.launched import launched_size
 
 _EXIT_CODES = (
     "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved; "
@@ -51,9 +52,18 @@ def run(argv: Sequence[str]) -> int:
         if words[0] == "submit":
             hint += "; what is for sbatch follows a --"
         raise UserError(f"{unknown[0]} is not an option{hint}")
+    if words[0] in _ONE_PROCESS:
+        _refuse_several(words[0])
     make_paths_absolute(arguments)
     code: int = arguments.run(arguments)
     return code
+
+
+def _refuse_several(command: str) -> None:
+    """Raise UserError in each of several processes that would do the same thing at once."""
+    name, size = launched_size()
+    if size > 1:
+        raise UserError(f"{command} takes one process, and {name} is {size}: start it without mpirun or srun")
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
@@ -76,6 +86,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, by_command
 
 
+_ONE_PROCESS = ("submit", "report", "evaluate", "export")
 _COMMANDS = {
     "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
     "submit": (add_submit, "Submit a job to Slurm", "python -m galampi submit jobs/pong.toml --nodes 2"),

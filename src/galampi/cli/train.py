@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _train(arguments: argparse.Namespace) -> int:
     with heavy_imports():
         from mpi4py import MPI
 
-        from galampi.training import train
+        from galampi.training import no_return, train
 
     comm = MPI.COMM_WORLD
     level = logging.ERROR if arguments.quiet else logging.INFO
@@ -76,10 +77,13 @@ def _train(arguments: argparse.Namespace) -> int:
             low, high, total = outcome.weights
             is_atari = job.environment.id.startswith("ALE/")
             frames = f"; one is {job.environment.frame_skip} emulator frames" if is_atari else ""
+            mean_return = f"{outcome.mean_return:.2f} (last 100 episodes, raw score of full games)"
+            if math.isnan(outcome.mean_return):
+                mean_return = f"- ({no_return(job.environment)})"
             print(
                 f"{outcome.status}: {out}\n"
                 f"  env steps         {outcome.env_steps:,} ({outcome.steps_per_s:,.0f} a second{frames})\n"
-                f"  mean return       {outcome.mean_return:.2f} (last 100 episodes, raw score of full games)\n"
+                f"  mean return       {mean_return}\n"
                 f"  gossip messages   {outcome.messages:,}\n"
                 f"  push-sum weights  {low:.3f} to {high:.3f}, sum {total:.9g} of {comm.size}\n"
                 f"  effective step    {outcome.effective_step:.3f} of the learning rate\n"

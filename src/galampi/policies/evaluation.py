@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from galampi.policies.stored import StoredPolicy
 from galampi.policies.video import Video
 from galampi.ranks.launched import own_cpus
 from galampi.results.evaluation import Actions, EvaluatedEpisode, save_evaluation
+from galampi.results.sole import sole_writer
 
 MOST_SIMULATORS = 16
 """Episodes played at once."""
@@ -77,7 +78,7 @@ def evaluate(
 
     Raises:
         UserError: The environment is unknown, does not fit the policy or has no rule that is asked for, or a file
-            cannot be written.
+            cannot be written or is being written.
     """
     for file in (path, video):
         if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
@@ -93,7 +94,10 @@ def evaluate(
     learner: Learner | None = None
     episodes: dict[Actions, list[EvaluatedEpisode]] = {actions: [] for actions in ways}
     firsts: dict[Actions, list[_Filmed]] = {actions: [] for actions in ways}
-    with Video(video, environment, first_seed) if video else nullcontext() as film:
+    with ExitStack() as stack:
+        for file in filter(None, (path, video)):
+            stack.enter_context(sole_writer(file))
+        film = stack.enter_context(Video(video, environment, first_seed)) if video is not None else None
         for actions in ways:
             progress = Progress(tell, environment.id, actions, bounds)
             for num_before in range(0, num_episodes, MOST_SIMULATORS):

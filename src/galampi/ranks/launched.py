@@ -12,11 +12,20 @@ LAUNCHER_PID = os.getppid()
 
 # Set by Hydra (MPICH), by Open MPI's mpirun, by PMIx, and by srun.
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+# Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun. The first that is there counts: a launcher
+# within a step of srun. Slurm's SLURM_NTASKS would tell the size of the allocation, to a shell in it too.
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def launched_rank() -> int:
     """Return the rank the launcher gave this process; 0 without a launcher. Local."""
     return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
+def launched_size() -> tuple[str, int]:
+    """Return how many processes the launcher says it started, and the variable that says so; 1 without one. Local."""
+    name = next((name for name in _SIZES if os.environ.get(name, "").isdigit()), "")
+    return name, int(os.environ[name]) if name else 1
 
 
 def own_cpus() -> frozenset[int]:

@@ -19,13 +19,10 @@ from dataclasses import dataclass
 from mpi4py import MPI
 
 from galampi.errors import UserError
-from galampi.ranks.launched import LAUNCHER_PID, own_cpus
+from galampi.ranks.launched import LAUNCHER_PID, launched_size, own_cpus
 
 log = logging.getLogger(__name__)
 
-# Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun. The first that is there counts: a launcher
-# within a step of srun. Slurm's SLURM_NTASKS would tell the size of the allocation, to a shell in it too.
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _LAUNCHER_PERIOD_S = 1.0
 _SAVING_S = 20.0
 """What a rank is given to save in when its launcher has died."""
@@ -43,9 +40,8 @@ def refuse_singletons(comm: MPI.Intracomm) -> None:
     Raises:
         UserError: The launcher started several processes, and MPI sees one.
     """
-    name = next((name for name in _SIZES if os.environ.get(name, "").isdigit()), None)
-    size = os.environ[name] if name is not None else "1"
-    if comm.size == 1 and int(size) > 1:
+    name, size = launched_size()
+    if comm.size == 1 and size > 1:
         raise UserError(
             f"{name} is {size}, yet MPI sees 1 rank: the launcher does not belong to the MPI library in use "
             f"({library_name()}); use that library's own mpirun, or srun with the --mpi type it speaks"

@@ -23,7 +23,7 @@ from galampi.job import Job
 from galampi.learning import keep_freed_memory
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
 from galampi.results import JobFile
-from galampi.training.display import Display
+from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
 from galampi.training.folder import claim, new_folder, set_aside
 from galampi.training.loop import train_to_end
@@ -31,7 +31,7 @@ from galampi.training.resuming import Start, find_start
 from galampi.training.setup import begin, make_rank
 from galampi.training.signals import StopNow, StopSignals
 
-__all__ = ["PARTIAL_CODE", "Outcome", "Resume", "train"]
+__all__ = ["PARTIAL_CODE", "Outcome", "Resume", "no_return", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def train(
     try:
         begin(rank, argv)
         shows = comm.rank == 0 and not quiet
-        with Display(job.total_env_steps, total_before) if shows else nullcontext() as display:
+        with Display(job.environment, job.total_env_steps, total_before) if shows else nullcontext() as display:
             train_to_end(rank, signals, display)
         return out, end(rank, signals)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -13,23 +14,35 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from galampi.job import Environment
+from galampi.learning import time_limit
+
 _LINE_PERIOD_S = 10.0
 _LIVE_PERIOD_S = 0.5
+
+
+def no_return(environment: Environment) -> str:
+    """Say why there is no mean return."""
+    limit = time_limit(environment)
+    bound = "has no time limit" if limit is None else f"ends each after {limit:,} env steps"
+    return f"no episode has ended; {environment.id} {bound}"
 
 
 class Display:
     """Shows how far a job is."""
 
-    def __init__(self, total_env_steps: int, env_steps: int) -> None:
+    def __init__(self, environment: Environment, total_env_steps: int, env_steps: int) -> None:
         """Show nothing yet.
 
         Args:
+            environment: What the job learns.
             total_env_steps: Budget of the job.
             env_steps: Steps that were taken before this start.
         """
         terminal = _launcher_terminal()
         self._live: Progress | None = None
         self._due_s = 0.0
+        self._no_return = no_return(environment)
         self._total = total_env_steps
         self._before = env_steps
         self._started_s = time.monotonic()
@@ -76,15 +89,15 @@ class Display:
         if first:
             return
         rate = (env_steps - self._before) / (now - self._started_s)
-        shown_return = "-" if mean_return != mean_return else f"{mean_return:.1f}"
+        has_return = not math.isnan(mean_return)
         if self._live is not None:
-            text = f"{rate:,.0f} steps/s  return {shown_return}"
+            text = f"{rate:,.0f} steps/s  " + (f"return {mean_return:.1f}" if has_return else "no episode yet")
             self._live.update(self._task, completed=min(env_steps, self._total), description=text)
             return
         left_s = max(0.0, self._total - env_steps) / max(rate, 1e-9)
         print(
             f"{env_steps:,} / {self._total:,} steps  {env_steps / self._total:.0%}  {rate:,.0f} steps/s  "
-            f"return {shown_return}  left {_duration(left_s)}",
+            f"return {f'{mean_return:.1f}' if has_return else f'- ({self._no_return})'}  left {_duration(left_s)}",
             flush=True,
         )
 

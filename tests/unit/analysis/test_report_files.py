@@ -23,6 +23,7 @@ from galampi.analysis.statistics import Interval
 from galampi.analysis.summary import Energy, RunReport
 from galampi.errors import ResultsError, UserError
 from galampi.results import Position, RankWriter, Restart
+from galampi.results.sole import sole_writer
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
 SUMMARY_OF_A_RUN = {
@@ -331,8 +332,39 @@ def test_no_figures_of_messages_where_there_are_none(no_pictures, tmp_path, meth
 
 def test_a_run_given_twice_counts_once(no_pictures, tmp_path):
     out = make_run(tmp_path / "run", num_updates=30)
-    report([out, out / ".." / "run"], tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"][0]["seeds"] == [1]
+    (tmp_path / "link").symlink_to(out)
+    for again in (out, out / ".." / "run", out / "job.h5", tmp_path / "link"):
+        text = report([out, again], tmp_path / "out")
+        assert json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"][0]["seeds"] == [1]
+        assert ": given more than once, counted once\n" in text
+
+
+def test_a_copy_of_a_run_is_no_second_run(no_pictures, tmp_path):
+    """The one that has come further counts: a copy may have been made on the way."""
+    whole = make_run(tmp_path / "whole", num_updates=30)
+    early = make_run(tmp_path / "early", num_updates=20, settings={"total_env_steps": "100"})
+    shutil.copytree(whole, tmp_path / "copy")
+    for runs in ([whole, early, tmp_path / "copy"], [early, whole, tmp_path / "copy"]):
+        text = report(runs, tmp_path / "out")
+        (job,) = json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"]
+        assert [run["path"] for run in job["runs"]] == [str(whole)]
+        assert job["final_return"]["low"] is None
+        assert f"{early}: a copy of {whole}, not counted" in text
+        assert f"{tmp_path / 'copy'}: a copy of {whole}, not counted" in text
+    # The same seed once more is another run.
+    again = make_run(tmp_path / "again", num_updates=30)
+    with h5py.File(again / "rank-0000.h5", "r+") as file:
+        file["updates/time_s"][3:] += 1e-6
+    report([whole, again], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"][0]["seeds"] == [1, 1]
+
+
+def test_a_report_that_is_being_written_is_left_alone(no_pictures, tmp_path):
+    out = make_run(tmp_path / "run", num_updates=30)
+    (out / "report").mkdir()
+    with sole_writer(out / "report"), pytest.raises(UserError, match="run/report: is being written by another process"):
+        report([out])
+    assert [path.name for path in (out / "report").iterdir()] == ["figures"]
 
 
 def test_published_curve_of_the_game(no_pictures, tmp_path):

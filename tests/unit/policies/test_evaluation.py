@@ -16,6 +16,7 @@ from galampi.policies.evaluation import evaluate
 from galampi.policies.played import Bounds, Played, summary
 from galampi.policies.stored import StoredPolicy, find_policy
 from galampi.results.evaluation import EvaluatedEpisode, load_evaluation
+from galampi.results.sole import sole_writer
 
 NOOP, FIRE = 0, 1
 
@@ -319,6 +320,14 @@ def test_nothing_is_played_for_a_file_that_cannot_be_written(store, tmp_path, mo
     for film in (None, tmp_path):
         with pytest.raises(UserError, match=r"cannot be written: it is a folder"):
             evaluate(stored, tmp_path / "e.h5" if film else tmp_path, video=film)
+
+
+def test_nothing_is_played_for_a_file_that_is_being_written(store, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "make_simulators", None)
+    stored = find_policy(store("CartPole-v1"))
+    for held in (tmp_path / "e.h5", tmp_path / "film.mp4"):
+        with sole_writer(held), pytest.raises(UserError, match=rf"^{held}: is being written by another process"):
+            evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
 
 
 def test_parameters_of_another_network(store, tmp_path) -> None:

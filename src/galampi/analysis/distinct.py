@@ -1,0 +1,54 @@
+"""Runs that are given more than once, as they are or as copies, and count once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from galampi.job import parse_job
+from galampi.results.reader import Run
+
+
+def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Leave out the runs that are the same as another one; of copies the one that has come furthest stays.
+
+    Returns:
+        The runs, in order, and a line to tell of each that is left out.
+    """
+    kept: list[Run] = []
+    told = []
+    for run in runs:
+        same = next((number for number, other in enumerate(kept) if _is_same(run, other)), None)
+        if same is None:
+            kept.append(run)
+            continue
+        other = kept[same]
+        if run.path.resolve() == other.path.resolve():
+            told.append(f"{run.path}: given more than once, counted once")
+            continue
+        less, more = sorted((run, other), key=_num_rows) if _num_rows(run) != _num_rows(other) else (run, other)
+        kept[same] = more
+        told.append(f"{less.path}: a copy of {more.path}, not counted")
+    return kept, told
+
+
+def _is_same(run: Run, other: Run) -> bool:
+    """Whether both are one run: rows say when each update was made, to a fraction of a microsecond."""
+    if run.path.resolve() == other.path.resolve():
+        return True
+    if _settings(run) != _settings(other):
+        return False
+    tables = run.ranks[0].updates, other.ranks[0].updates
+    num_common = min(table.num_rows for table in tables)
+    columns = [table.read("time_s", "grad_norm", stop=num_common) for table in tables]
+    return num_common > 0 and all(
+        np.array_equal(columns[0][name], columns[1][name], equal_nan=True) for name in columns[0]
+    )
+
+
+def _settings(run: Run) -> dict[str, object]:
+    """Return the job's settings but for its length, which may have grown since a copy was made."""
+    return parse_job(run.job_toml, f"{run.path}/job.h5").model_dump(exclude={"total_env_steps"})
+
+
+def _num_rows(run: Run) -> int:
+    return sum(rank.updates.num_rows for rank in run.all_ranks)
