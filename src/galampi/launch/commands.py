@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from galampi.errors import UserError
-from galampi.job import Job, load_job
-from galampi.launch import status, sweep
+from galampi.job import load_job
+from galampi.launch import rehearsal, status, sweep
 from galampi.launch.folder import job_to_train, lay_down, new_folder
 from galampi.launch.submit import (
     Resources,
@@ -17,7 +17,9 @@ from galampi.launch.submit import (
     as_typed,
     batch_file,
     how_to_watch,
+    log_of,
     log_pattern,
+    notice_of,
     refuse_short_stretches,
     sbatch,
     sbatch_arguments,
@@ -39,6 +41,7 @@ class Request:
         num_seeds: Sweep over this many seeds; None for the job's own.
         at_once: Most runs of a sweep at the same time; None for all.
         dry_run: Print, and do nothing.
+        rehearse: Submit short jobs that are interrupted in every way, and say what comes of each.
     """
 
     job: Path
@@ -50,6 +53,7 @@ class Request:
     num_seeds: int | None
     at_once: int | None
     dry_run: bool
+    rehearse: bool
 
 
 def submit(request: Request) -> int:
@@ -58,6 +62,8 @@ def submit(request: Request) -> int:
     Raises:
         UserError: The request or the job is not allowed, or Slurm refuses.
     """
+    if request.rehearse:
+        return _rehearse(request)
     if request.job.is_dir():
         return _submit_rest_of_sweep(request)
     if request.sweeps or request.num_seeds is not None:
@@ -66,7 +72,7 @@ def submit(request: Request) -> int:
     refuse_short_stretches(script, resources)
     # Read here, so that a mistake shows before the wait.
     job = load_job(request.job, request.overrides)
-    out = _folder_of(request, job)
+    out = _folder_of(request, job.name)
     job = job_to_train(job, request.job, request.overrides, out)
     submission = Submission(
         script=script,
@@ -81,7 +87,7 @@ def submit(request: Request) -> int:
     )
     job_ids = list(_submit(submission, dry_run=request.dry_run))
     if job_ids:
-        print(how_to_watch(job_ids, out, submission.log))
+        print(how_to_watch(job_ids, out, log_of(submission)))
     return 0
 
 
@@ -125,12 +131,54 @@ def _submit(submission: Submission, *, dry_run: bool) -> Iterator[str]:
         yield before
 
 
+def _rehearse(request: Request) -> int:
+    """Submit a short job for each way to interrupt it, and return 0 if every run went on."""
+    if request.job.is_dir() or request.sweeps or request.num_seeds is not None:
+        raise UserError("--rehearse is of one run: give a job file, and no --sweep")
+    script, resources = _script_of(request) or batch_file("requeue.sbatch"), Resources(**request.resources)
+    notice = notice_of(script, resources)
+    resources = replace(
+        resources,
+        time=str(rehearsal.LENGTH_MIN + -(-notice.before_s // 60)),
+        chain=2 if resources.chain is not None else None,
+    )
+    job = load_job(request.job, {**request.overrides, **rehearsal.OVERRIDES})
+    out = _folder_of(request, f"{job.name}-rehearsal")
+    jobs: list[rehearsal.Rehearsed] = []
+    try:
+        for event in rehearsal.EVENTS:
+            if event == "requeue" and resources.chain is not None:
+                continue
+            folder = out / event
+            submission = Submission(
+                script=script,
+                name=job.name,
+                log=f"{log_pattern(out)}/{event}-%j.log",
+                resources=resources,
+                arguments=[
+                    str(lay_down(job_to_train(job, request.job, {}, folder), folder, dry_run=request.dry_run)),
+                    str(folder),
+                ],
+            )
+            rehearsed = rehearsal.Rehearsed(event, folder, [])
+            jobs.append(rehearsed)
+            for job_id in _submit(submission, dry_run=request.dry_run):
+                rehearsed.job_ids.append(job_id)
+    except BaseException:
+        rehearsal.cancel([job_id for each in jobs for job_id in each.job_ids])
+        raise
+    if request.dry_run:
+        return 0
+    print(f"each job is interrupted as soon as it trains; runs and logs will be in {out}", flush=True)
+    return 0 if rehearsal.watch(jobs, notice) else 1
+
+
 def _submit_new_sweep(request: Request) -> int:
     job = load_job(request.job, request.overrides)
     axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
     jobs = sweep.combinations(request.job, request.overrides, axes)
     options = _options_of(request, sweep.Options())
-    folder = _folder_of(request, job)
+    folder = _folder_of(request, job.name)
     if not request.dry_run:
         sweep.lay_out(folder, jobs)
     return _submit_arrays(folder, range(len(jobs)), options, job.name, dry_run=request.dry_run)
@@ -188,13 +236,13 @@ def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options,
             sweep.record_submission(folder, job_id, offset)
             job_ids.append(job_id)
         if job_ids:
-            print(how_to_watch(job_ids, folder, submission.log))
+            print(how_to_watch(job_ids, folder, log_of(submission)))
     return 0
 
 
-def _folder_of(request: Request, job: Job) -> Path:
-    """Return the folder of a new run or sweep."""
-    out = request.out or new_folder(slug(job.name), dry_run=request.dry_run)
+def _folder_of(request: Request, name: str) -> Path:
+    """Return the folder of what is submitted: the one that is given, or a new one of this name."""
+    out = request.out or new_folder(slug(name), dry_run=request.dry_run)
     if "\\" in str(out):
         # Beside one no pattern of Slurm's log file names means anything.
         raise UserError(f"{out}: Slurm has no name for a log there, for the backslash; choose another --out")

@@ -160,6 +160,28 @@ def sbatch_arguments(submission: Submission) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class Notice:
+    """What Slurm sends before the time limit of a job.
+
+    Attributes:
+        signal: The signal.
+        before_s: Seconds before the limit.
+        to_batch: Whether the batch file gets it, rather than the steps.
+    """
+
+    signal: str = "TERM"
+    before_s: int = 0
+    to_batch: bool = False
+
+
+def notice_of(script: Path, resources: Resources) -> Notice:
+    """Return what a batch file and what is asked beside it want to be sent."""
+    signal, _ = _taken(_asked(script, resources), "--signal")
+    found = re.fullmatch(r"(?:([RB]+):)?(\w+)(?:@(\d+))?", signal or "")
+    return Notice(found[2], int(found[3] or 60), "B" in (found[1] or "")) if found else Notice()
+
+
 def refuse_short_stretches(script: Path, resources: Resources) -> None:
     """Refuse a time limit that the notice before it uses up: every stretch would end as it begins.
 
@@ -170,15 +192,18 @@ def refuse_short_stretches(script: Path, resources: Resources) -> None:
     Raises:
         UserError: The limit is known, and no longer than the notice.
     """
-    words = [*_sbatch_lines(script), *resources.options(), *resources.sbatch_options]
-    time, _ = _taken(words, "--time", "-t")
-    signal, _ = _taken(words, "--signal")
-    limit_s, notice = _seconds(time or ""), re.search(r"@(\d+)\Z", signal or "")
-    if limit_s is not None and notice and limit_s <= int(notice[1]):
+    time, _ = _taken(_asked(script, resources), "--time", "-t")
+    limit_s, notice = _seconds(time or ""), notice_of(script, resources)
+    if limit_s is not None and limit_s <= notice.before_s:
         raise UserError(
-            f"--time is {time}, {limit_s} s; must be longer than the notice before it, {notice[1]} s "
+            f"--time is {time}, {limit_s} s; must be longer than the notice before it, {notice.before_s} s "
             f"(--notice-s, else --signal in {script})"
         )
+
+
+def log_of(submission: Submission) -> str:
+    """Return the log file of a job, with Slurm's patterns."""
+    return _taken(submission.resources.sbatch_options, "--output", "-o")[0] or submission.log
 
 
 def as_typed(arguments: Sequence[str]) -> str:
@@ -198,6 +223,18 @@ def batch_file(name: str) -> Path:
     return folder / name
 
 
+def clean_environment() -> dict[str, str]:
+    """Return an environment that tells nothing of a job or a rank that this process is part of.
+
+    sbatch would hand that on, and the new job take another's number of restarts or task of an array for its own.
+    """
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
+    foreign = ["PMI_", "PMIX_", "OMPI_COMM_WORLD_"]
+    if "SLURM_JOB_ID" in os.environ:
+        foreign += ["SLURM_", "SLURMD_"]
+    return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(tuple(foreign))}
+
+
 def sbatch(arguments: Sequence[str]) -> str:
     """Submit, and return the job's number.
 
@@ -207,8 +244,13 @@ def sbatch(arguments: Sequence[str]) -> str:
     Raises:
         UserError: sbatch is missing or refuses.
     """
+    environment = clean_environment()
+    # The job finds the python that submitted it, and a batch file the one that it hands on to.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    if (folder := _batch_folder()) is not None:
+        environment["GALAMPI_SLURM"] = str(folder)
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=_environment())
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
     except FileNotFoundError:
         raise UserError("sbatch is not here; submit from a login node of a Slurm cluster, or use --dry-run") from None
     said = " ".join(done.stderr.split())
@@ -252,26 +294,6 @@ def how_to_watch(job_ids: Sequence[str], out: Path, log: str) -> str:
     )
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment to submit from.
-
-    It tells nothing of a job or a rank that this process is part of: sbatch would hand that on, and the new job would
-    take another's number of restarts or task of an array for its own.
-    """
-    kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
-    foreign = ["PMI_", "PMIX_", "OMPI_COMM_WORLD_"]
-    if "SLURM_JOB_ID" in os.environ:
-        foreign += ["SLURM_", "SLURMD_"]
-    environment = {
-        name: value for name, value in os.environ.items() if name in kept or not name.startswith(tuple(foreign))
-    }
-    # The job finds the python that submitted it, and a batch file the one that it hands on to.
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    if (folder := _batch_folder()) is not None:
-        environment["GALAMPI_SLURM"] = str(folder)
-    return environment
-
-
 def _exported(asked: str, variables: Mapping[str, object]) -> str:
     """Return the value of --export that exports what is asked for, and variables too."""
     named = [f"{name}={value}" for name, value in variables.items()]
@@ -301,15 +323,16 @@ def _taken(words: Iterable[str], option: str, letter: str | None = None) -> tupl
     return value, others
 
 
-def _sbatch_lines(script: Path) -> list[str]:
-    """Return the words of the #SBATCH lines of a batch file."""
+def _asked(script: Path, resources: Resources) -> list[str]:
+    """Return the options that sbatch would find: first those of the batch file's #SBATCH lines."""
     try:
         lines = script.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         # sbatch has the word on that.
-        return []
+        lines = []
     words = [line.split()[1:] for line in lines if line.startswith("#SBATCH")]
-    return [word for line in words for word in itertools.takewhile(lambda word: word[0] != "#", line)]
+    in_file = [word for line in words for word in itertools.takewhile(lambda word: word[0] != "#", line)]
+    return [*in_file, *resources.options(), *resources.sbatch_options]
 
 
 def _seconds(time: str) -> int | None:
