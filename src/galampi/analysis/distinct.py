@@ -35,7 +35,7 @@ def _is_same(run: Run, other: Run) -> bool:
     """Whether both are one run: rows say when each update was made, to a fraction of a microsecond."""
     if run.path.resolve() == other.path.resolve():
         return True
-    if _settings(run) != _settings(other):
+    if run.num_ranks != other.num_ranks or _settings(run) != _settings(other):
         return False
     tables = run.ranks[0].updates, other.ranks[0].updates
     num_common = min(table.num_rows for table in tables)

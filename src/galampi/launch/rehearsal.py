@@ -167,12 +167,13 @@ def _states(job_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _has_checkpoints(out: Path) -> bool:
-    """Whether every rank of a run has a checkpoint."""
+    """Whether every rank of a run has saved while it trained."""
     try:
         num_ranks = int(open_run(out).attributes["num_ranks"]) if (out / "job.h5").exists() else 0
     except ResultsError:
         return False
-    return num_ranks > 0 and len(list((out / "checkpoint").glob("rank-*.h5"))) >= num_ranks
+    # The first is saved before training begins; by the second it is the one before the newest.
+    return num_ranks > 0 and len(list((out / "checkpoint" / "previous").glob("rank-*.h5"))) >= num_ranks
 
 
 def _restart(out: Path) -> int | None:

@@ -81,6 +81,8 @@ def end_job(code: int) -> None:
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 2)
         MPI.COMM_WORLD.Abort(code)
+        # Where srun is to end the others, as with pmi2, the call may return.
+        os._exit(code)
 
 
 @contextmanager
