@@ -31,6 +31,7 @@ OVERRIDES = {"total_env_steps": str(10**12), "checkpoint.every_updates": "20"}
 
 _PERIOD_S = 1.0
 _PATIENCE_S = 90.0
+_MOST_CANCELS = 60
 _ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 # A process of python that has the folder of the run among its words is a rank.
 _KILL_A_RANK = """
@@ -95,8 +96,15 @@ def watch(jobs: Sequence[Rehearsed], notice: Notice) -> bool:
 
 def cancel(job_ids: Sequence[str]) -> None:
     """Cancel jobs for good: by KILL, for one that is told only would save and come back."""
-    for signal in (["--full", "--signal=KILL"], []):
-        subprocess.run(["scancel", "--quiet", *signal, *job_ids], check=False, capture_output=True)
+    for _ in range(_MOST_CANCELS):
+        # One that was on its way back to the queue is there again after the first time.
+        left = [job_id for job_id, state in _states(job_ids).items() if state not in _ENDED]
+        if not left:
+            return
+        for signal in (["--full", "--signal=KILL"], []):
+            subprocess.run(["scancel", "--quiet", *signal, *left], check=False, capture_output=True)
+        time.sleep(_PERIOD_S)
+    print(f"still in the queue: {' '.join(left)}; scancel them", flush=True)
 
 
 def _look(job: Rehearsed, states: Sequence[str], notice: Notice) -> None:
