@@ -59,7 +59,8 @@ def interrupt_on(cluster, event: str, nodes: tuple[str, ...], launcher: str, fol
         *("--nodes", len(nodes), "--ntasks-per-node", 2 // len(nodes), "--partition", "low"),
         *("--time", 10, "--notice-s", 170, "--save-signal", "USR2" if event == "limit" else "USR1"),
     )
-    cluster.wait_for(lambda: len(list((out / "checkpoint").glob("rank-*.h5"))) == 2)
+    # Saved once while it trained; before that is the checkpoint that a run begins with.
+    cluster.wait_for(lambda: len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == 2)
     if event == "limit":
         # The notice is due at once, the limit in two or three minutes. Slurm looks every 30 s.
         cluster.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=3")

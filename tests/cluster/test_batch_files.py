@@ -150,7 +150,7 @@ def test_a_task_of_an_array_goes_back_to_the_queue_alone(cluster, launchers, tmp
         *(f"--export=ALL,GALAMPI_LAUNCHER={launchers[0]}", "slurm/array.sbatch", 2, tmp_path / "runs", job),
     ).strip()
     runs = [tmp_path / f"runs/game_seed-{seed}" for seed in (1, 2)]
-    cluster.wait_for(lambda: all((run / "checkpoint/rank-0000.h5").exists() for run in runs))
+    cluster.wait_for(lambda: all((run / "checkpoint/previous/rank-0000.h5").exists() for run in runs))
     # Slurm gives the array's own number to one of its tasks, and takes it for all of them.
     first = next(task for task in (0, 1) if cluster.job(f"{array}_{task}")["JobId"] == array)
     cluster.call("scancel", "--batch", "--signal=USR1", f"{array}_{first}")
@@ -195,16 +195,19 @@ def test_slurm_gets_what_was_asked_for(cluster, job, tmp_path, monkeypatch) -> N
     assert not (tmp_path / "runs").exists()
     printed = cluster.galampi(*asked)
     assert printed.startswith(dry)
-    job_id = re.search(r"^submitted job (\d+); its run will be runs/a$", printed, re.MULTILINE)[1]
+    job_id = re.search(rf"^submitted job (\d+); its run will be {tmp_path}/runs/a$", printed, re.MULTILINE)[1]
     assert cluster.wait_for_end(job_id) == "COMPLETED"
     found = cluster.job(job_id)
     assert (found["NumNodes"], found["NumTasks"], found["CPUs/Task"]) == ("1", "2", "3")
     assert (found["TimeLimit"], found["Partition"], found["Account"]) == ("00:07:00", "low", "lab")
     assert found["TresPerNode"] == "gres:gpu:1"
     lines = log_of(cluster, job_id).splitlines()
-    assert lines[:4] == [str(job), "runs/a", "--seed", "7"]
+    # What was checked is what runs, whatever becomes of the job file meanwhile.
+    submitted = tmp_path / "runs/a/submitted.toml"
+    assert lines[:2] == [str(submitted), str(tmp_path / "runs/a")]
+    assert "seed = 7" in submitted.read_text()
     settings = {"LAUNCHER": "mpirun", "MPI": "pmix", "SIGNAL": "USR2", "MAX_RESTARTS": "4"}
-    assert {f"GALAMPI_{name}={value}" for name, value in settings.items()} <= set(lines[4:])
+    assert {f"GALAMPI_{name}={value}" for name, value in settings.items()} <= set(lines[2:])
 
 
 @pytest.mark.one_mpi
@@ -223,7 +226,15 @@ def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
         "srun": ("srun", "--mpi=pmi2", "--nodes=3", "--ntasks=3", "--nodelist=n1,n7,n8"),
         "mpirun": ("mpirun", "-n", "3"),
     }[launchers[0]]
-    said = cluster.call(*launch, "python", "-m", "galampi", "doctor", job, "--out", tmp_path / "new" / "run", "--json")
+    command = (*launch, "python", "-m", "galampi", "doctor", job, "--out", tmp_path / "new" / "run", "--json")
+    for is_last in (False, False, True):
+        try:
+            said = cluster.call(*command)
+            break
+        except AssertionError as error:
+            # Between nodes the start by pmi2 fails now and then, in Slurm's reading of a request.
+            if is_last or "mpi/pmi2: " not in str(error):
+                raise
     findings = json.loads(next(line for line in said.splitlines() if line.startswith("[{")))
     assert not [finding for finding in findings if finding["state"] == "failed"]
     by_check = {finding["check"]: finding for finding in findings}
