@@ -223,7 +223,7 @@ def test_mps_says_that_it_is_not_available(cluster, job, tmp_path, monkeypatch) 
 
 def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
     launch = {
-        "srun": ("srun", "--mpi=pmi2", "--nodes=3", "--ntasks=3", "--nodelist=n1,n7,n8"),
+        "srun": ("srun", "--mpi=pmi2", "--nodes=3", "--ntasks=3", "--nodelist=n1,n7,n8", "--time=3"),
         "mpirun": ("mpirun", "-n", "3"),
     }[launchers[0]]
     command = (*launch, "python", "-m", "galampi", "doctor", job, "--out", tmp_path / "new" / "run", "--json")
@@ -232,8 +232,8 @@ def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
             said = cluster.call(*command)
             break
         except AssertionError as error:
-            # Between nodes the start by pmi2 fails now and then, in Slurm's reading of a request.
-            if is_last or "mpi/pmi2: " not in str(error):
+            # Between nodes the start by pmi2 fails or hangs now and then, in Slurm's reading of a request.
+            if is_last or ("mpi/pmi2: " not in str(error) and "TIME LIMIT" not in str(error)):
                 raise
     findings = json.loads(next(line for line in said.splitlines() if line.startswith("[{")))
     assert not [finding for finding in findings if finding["state"] == "failed"]
