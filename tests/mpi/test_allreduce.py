@@ -27,7 +27,7 @@ def test_algorithm_1_between_ranks(comm) -> None:
     assert mailboxes.push(0, z, weight=0.0, update=1, time_s=0.0)
     while not (waiting := mailboxes.poll()):
         pass
-    assert UniformAverage().receive(z, waiting, num_in_peers=1) == [0]
+    assert UniformAverage().receive(z, waiting, round_edges=[0]) == [0]
     np.testing.assert_array_equal(z, (comm.rank + (comm.rank - 1) % comm.size) / 2)
     mailboxes.free()
 
