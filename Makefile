@@ -2,6 +2,7 @@
 MPI ?= mpich
 PYTHON ?= python3
 RANKS ?= 2
+run: ARGS ?= --max-time-s 120
 VENV := .venv-$(MPI)
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -17,7 +18,7 @@ export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 .PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
 	test-jobs test-cluster test-lowest-torch bench bench-one check format clean
 
-run: $(READY)  ## Train the built-in job on RANKS ranks
+run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
 
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more

@@ -316,7 +316,7 @@ def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_jo
 def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
