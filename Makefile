@@ -16,7 +16,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-lowest-torch bench bench-one check format clean
+	test-jobs test-cluster test-package test-lowest-torch wheel bench bench-one check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -67,6 +67,13 @@ test-jobs: $(READY)
 
 test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way
 	python -m pytest tests/cluster $(if $(filter openmpi,$(MPI)),-m "not one_mpi") $(ARGS)
+
+test-package: $(READY)  ## Run only the tests of the built package; the wheel itself comes from `make wheel`
+	python -m pytest tests/jobs/test_package.py
+
+wheel: $(READY)  ## Build dist/galampi-VERSION-py3-none-any.whl
+	rm -rf build  # what setuptools finds there from before goes into the wheel
+	python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
 	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning

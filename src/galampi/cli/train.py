@@ -8,18 +8,18 @@ import math
 import sys
 from pathlib import Path
 
-from galampi.cli.settings import Parser, add_settings, settings_given
+from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
 from galampi.errors import UserError
-from galampi.job import load_job, parse_job
+from galampi.job import find_job, load_job, parse_job
 from galampi.ranks.importing import heavy_imports
 
 
 def add_train(parser: Parser) -> None:
     """Add the arguments of `train`."""
     parser.usage = (
-        "python -m galampi [train] [JOB.toml] [--out DIR] [--resume] [--from RUN] [--quiet] [--section.key VALUE ...]"
+        "python -m galampi [train] [JOB] [--out DIR] [--resume] [--from RUN] [--quiet] [--section.key VALUE ...]"
     )
-    parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
+    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
     parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; must be empty or new")
     parser.add_argument(
         "--resume",

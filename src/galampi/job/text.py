@@ -16,13 +16,14 @@ from pydantic.fields import FieldInfo
 
 from galampi.errors import JobError
 from galampi.job.settings import Job, fields
+from galampi.job.shipped import find_job
 
 
-def load_job(path: Path | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
+def load_job(path: Path | str | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
     """Read a job file and lay overrides over it.
 
     Args:
-        path: TOML file; None for the built-in default job.
+        path: TOML file; as text it may be the name of a shipped job; None for the built-in default job.
         overrides: Dotted key to the text of a TOML value, or of a bare string.
 
     Raises:
@@ -30,6 +31,7 @@ def load_job(path: Path | None = None, overrides: Mapping[str, str] = MappingPro
     """
     if path is None:
         return parse_job("", "default job", overrides)
+    path = find_job(path) if isinstance(path, str) else path
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
