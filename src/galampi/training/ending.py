@@ -14,12 +14,11 @@ from typing import NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from galampi.gossip import Stage
-from galampi.gossip.mixing import Int64s
+from galampi.gossip import SIGNALLED_PATIENCE_S, Patience, Stage
 from galampi.ranks.placement import end_job
 from galampi.results import JobFile
 from galampi.training.rank import Rank
-from galampi.training.signals import SIGNALLED_PATIENCE_S, StopSignals
+from galampi.training.signals import StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +67,10 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         log.info("%s: saving", signals.caught.name)
     # Before anybody is waited for.
     rank.save(exact=False)
-    patience = _Patience(rank, signals)
-    # Once one has given up, it saves; the others need not wait as long again.
+    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else rank.job.gossip.silent_after_s)
     is_exact = rank.gossip.drain(
-        rank.learner.z, lambda: patience.is_over() or bool((rank.mailboxes.stages == Stage.SAVED_ALONE).any())
+        rank.learner.z,
+        lambda: patience.is_over_for_messages(rank.mailboxes.stages, time.monotonic(), signals.caught_at_s),
     )
     rank.learner.refresh()
     rank.save(exact=is_exact)
@@ -80,7 +79,7 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     rank.writer.close()
     rank.mailboxes.announce(Stage.SAVED if is_exact else Stage.SAVED_ALONE)
     while (rank.mailboxes.stages < Stage.SAVED).any():
-        if patience.is_over_for(rank.mailboxes.stages):
+        if patience.is_over_for_saving(rank.mailboxes.stages, time.monotonic(), signals.caught_at_s):
             _end_without_some(rank, patience)
         time.sleep(_LOOK_PERIOD_S)
     weights = comm.allgather(rank.gossip.mixing.weight)
@@ -95,35 +94,7 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     return outcome
 
 
-class _Patience:
-    """How long a rank waits at its end for those that do not come."""
-
-    def __init__(self, rank: Rank, signals: StopSignals) -> None:
-        self._signals = signals
-        self._silent_after_s = 0.0 if rank.lost_rank else rank.job.gossip.silent_after_s
-        self._since_s = time.monotonic()
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds since the rank has come to its end."""
-        return time.monotonic() - self._since_s
-
-    def is_over(self) -> bool:
-        """Whether to wait no longer."""
-        if self._signals.caught is not None:
-            since_s = max(self._since_s, self._signals.caught_at_s)
-            if time.monotonic() - since_s > SIGNALLED_PATIENCE_S:
-                return True
-        return self.waited_s > max(self._silent_after_s, SIGNALLED_PATIENCE_S)
-
-    def is_over_for(self, stages: Int64s) -> bool:
-        """Whether to wait no longer for others to save: those that are at their end too are given as much again."""
-        is_at_end = bool((stages == Stage.SENT_ALL).any())
-        most_s = 2 * max(self._silent_after_s, SIGNALLED_PATIENCE_S)
-        return self.waited_s > most_s or (self.is_over() and not is_at_end)
-
-
-def _end_without_some(rank: Rank, patience: _Patience) -> NoReturn:
+def _end_without_some(rank: Rank, patience: Patience) -> NoReturn:
     """End the job from the first rank that is there, and everywhere with it."""
     stages = rank.mailboxes.stages
     missing = np.flatnonzero(stages < Stage.SAVED)
@@ -140,7 +111,7 @@ def _end_without_some(rank: Rank, patience: _Patience) -> NoReturn:
         )
     else:
         # The first one ends all; should it not, this one does.
-        time.sleep(max(patience.waited_s, SIGNALLED_PATIENCE_S))
+        time.sleep(max(time.monotonic() - patience.since_s, SIGNALLED_PATIENCE_S))
     end_job(PARTIAL_CODE)
     raise AssertionError("a job of one rank has no others to wait for")
 
