@@ -113,7 +113,7 @@ class Gossip:
             self._receive(z, time_s)
         # A skipped push advances the rotation too, so one full mailbox cannot starve the other peers.
         self._round += 1
-        return float(np.mean(self._ages_s)) if self._ages_s else float("nan")
+        return sum(self._ages_s) / len(self._ages_s) if self._ages_s else float("nan")
 
     def step(self, z: Floats, update: int = 0, time_s: float = 0.0) -> float:
         """Do both without an optimizer step between: plain averaging; see `after_step`."""

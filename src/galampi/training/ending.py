@@ -14,7 +14,8 @@ from typing import NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from galampi.gossip import SIGNALLED_PATIENCE_S, Patience, Stage
+from galampi.gossip import Patience, Stage
+from galampi.gossip.mixing import Int64s
 from galampi.ranks.placement import end_job
 from galampi.results import JobFile
 from galampi.training.rank import Rank
@@ -78,9 +79,9 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         rank.writer.write_energy(rank.job_time_s, rank.placement.hostname, rank.energy.counted_j())
     rank.writer.close()
     rank.mailboxes.announce(Stage.SAVED if is_exact else Stage.SAVED_ALONE)
-    while (rank.mailboxes.stages < Stage.SAVED).any():
-        if patience.is_over_for_saving(rank.mailboxes.stages, time.monotonic(), signals.caught_at_s):
-            _end_without_some(rank, patience)
+    while ((stages := rank.mailboxes.stages) < Stage.SAVED).any():
+        if patience.ends_job(comm.rank, stages, time.monotonic(), signals.caught_at_s):
+            _end_without_some(rank, stages)
         time.sleep(_LOOK_PERIOD_S)
     weights = comm.allgather(rank.gossip.mixing.weight)
     if (rank.mailboxes.stages == Stage.SAVED).all():
@@ -94,24 +95,18 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     return outcome
 
 
-def _end_without_some(rank: Rank, patience: Patience) -> NoReturn:
-    """End the job from the first rank that is there, and everywhere with it."""
-    stages = rank.mailboxes.stages
+def _end_without_some(rank: Rank, stages: Int64s) -> NoReturn:
+    """End the job everywhere, without the ranks that have not saved."""
     missing = np.flatnonzero(stages < Stage.SAVED)
-    first = int(np.flatnonzero(stages >= Stage.SAVED)[0])
-    if rank.comm.rank == first:
-        JobFile.set_status(rank.out, "partial", missing_ranks=missing.tolist())
-        there, num_ranks = rank.comm.size - len(missing), rank.comm.size
-        silent = ", ".join(rank.silence.describe(int(each)) for each in missing)
-        print(
-            f"galampi: ended with {there} of {num_ranks} ranks: {silent}; what the others have is saved; go on with: "
-            f"mpirun -n {num_ranks} python -m galampi train --out {rank.out} --resume",
-            file=sys.stderr,
-            flush=True,
-        )
-    else:
-        # The first one ends all; should it not, this one does.
-        time.sleep(max(time.monotonic() - patience.since_s, SIGNALLED_PATIENCE_S))
+    JobFile.set_status(rank.out, "partial", missing_ranks=missing.tolist())
+    there, num_ranks = rank.comm.size - len(missing), rank.comm.size
+    silent = ", ".join(rank.silence.describe(int(each)) for each in missing)
+    print(
+        f"galampi: ended with {there} of {num_ranks} ranks: {silent}; what the others have is saved; go on with: "
+        f"mpirun -n {num_ranks} python -m galampi train --out {rank.out} --resume",
+        file=sys.stderr,
+        flush=True,
+    )
     end_job(PARTIAL_CODE)
     raise AssertionError("a job of one rank has no others to wait for")
 
