@@ -128,12 +128,10 @@ class Rank:
         if self.allreduce is not None:
             # Only what all ranks learnt in the same allreduce may end the loop, or the others would wait in the next.
             return self.allreduce.stop or self.done >= 1
-        if self.mailboxes.stop_announced:
-            return True
-        if signalled or (self.is_over and self.job.gossip.method != "none"):
-            self.mailboxes.announce_stop()
-            return True
-        return self.is_over
+        is_over = self.is_over
+        # Ranks that exchange nothing have budgets of their own, and end each by itself.
+        ends_all = is_over and self.job.gossip.method != "none"
+        return self.mailboxes.is_to_stop(has_reason=signalled or ends_all) or is_over
 
     def state(self, *, exact: bool) -> dict[str, Any]:
         """Return what a checkpoint holds; `exact` if it is saved after a drain."""

@@ -22,7 +22,7 @@ import torch
 from mpi4py import MPI
 
 from galampi.errors import UserError
-from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
+from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.gossip.mixing import StepScale
 from galampi.job import Job, dump_job
 from galampi.learning import (
@@ -49,7 +49,7 @@ from galampi.results import (
 )
 from galampi.training.rank import Rank
 from galampi.training.resuming import Start, replace_set
-from galampi.training.signals import SIGNALLED_PATIENCE_S, StopSignals
+from galampi.training.signals import StopSignals
 from galampi.training.silence import Silence
 
 log = logging.getLogger(__name__)
