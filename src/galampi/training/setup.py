@@ -95,8 +95,6 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
     torch.set_num_threads(placement.num_threads)
     _seed_global_generators(job.seed, num_restarts, rank)
     device = resolve_device(job.device, placement.rank_on_node)
-    # By default cuDNN rounds what convolutions multiply to 10 bits; float32 is to mean float32.
-    torch.backends.cudnn.allow_tf32 = False
     simulators = make_simulators(
         job.environment,
         seed=_simulator_seed(job, num_restarts, rank, num_ranks * job.environment.num_envs),
