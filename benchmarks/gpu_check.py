@@ -3,8 +3,8 @@
     python benchmarks/gpu_check.py [--seconds 10] [--out benchmarks/results]
 
 Runs the learner's tests on the GPU; times copies of a parameter vector between it and the host; trains Pong with 1,
-2, 4 and 8 ranks on it, in float32 and bfloat16, with and without NVIDIA MPS, and the same on the processor alone; reads its
-use and power through NVML meanwhile. Each training run is short: its rate is that after the first third.
+2, 4 and 8 ranks on it, in float32 and bfloat16, with and without NVIDIA MPS, and the same on the processor alone;
+reads its use and power through NVML meanwhile. Each training run is short: its rate is that after the first third.
 """
 
 from __future__ import annotations
