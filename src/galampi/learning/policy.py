@@ -1,6 +1,6 @@
 """The actor-critic network: a trunk of layers, a head for the policy and one for the value.
 
-Owns the architecture, its forward and backward pass and the two kinds of action. Knows nothing of rollouts.
+Owns the architecture, its forward and backward pass. Knows nothing of rollouts.
 
 The backward pass of the trunk is written out because an actor-critic computes the activations of its batch
 while it acts: the policy does not change within a rollout, so training starts from the stored activations and
@@ -28,6 +28,7 @@ from torch.nn import functional
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning import kernels
+from galampi.learning.actions import actions_of
 from galampi.learning.parameters import Block, FlatParameters
 
 Tensor = torch.Tensor
@@ -138,55 +139,6 @@ class Dense:
         return by_input, gradient.t().contiguous() @ x.flatten(1), gradient.sum(0)
 
 
-class DiscreteActions:
-    """One of `n` actions, with probabilities softmax(outputs)."""
-
-    def __init__(self, space: gym.spaces.Discrete) -> None:
-        self.num_outputs = int(space.n)
-        self.num_free_parameters = 0
-        self._start = int(space.start)
-
-    def sample(self, outputs: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions [N] int64 for outputs [N, n] as argmax_a (outputs_a - log E_a), E_a ~ Exp(1)."""
-        noise = torch.empty_like(outputs).exponential_(generator=generator).log_()
-        return (outputs - noise).argmax(-1).add_(self._start)
-
-    def mode(self, outputs: Tensor) -> Tensor:
-        """Return the most probable actions [N] int64."""
-        return outputs.argmax(-1).add_(self._start)
-
-    def log_prob_and_entropy(self, outputs: Tensor, free: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log pi(a) [N] and -sum_a pi(a) log pi(a) [N] for outputs [N, n] and actions [N]."""
-        log_probs = outputs.log_softmax(-1)
-        log_prob = log_probs.gather(-1, (actions - self._start).unsqueeze(-1)).squeeze(-1)
-        return log_prob, -(log_probs.exp() * log_probs).sum(-1)
-
-
-class GaussianActions:
-    """Vectors of independent normal numbers: mean from the network, log standard deviation a free parameter.
-
-    Not clipped here: the simulators clip what they are given to their bounds.
-    """
-
-    def __init__(self, space: gym.spaces.Box) -> None:
-        self.num_outputs = self.num_free_parameters = int(np.prod(space.shape))
-
-    def sample(self, outputs: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions [N, k] float32 for means [N, k] and log standard deviations [k]."""
-        return outputs + free.exp() * torch.randn(outputs.shape, generator=generator)
-
-    def mode(self, outputs: Tensor) -> Tensor:
-        """Return the most probable actions [N, k] float32."""
-        return outputs
-
-    def log_prob_and_entropy(self, outputs: Tensor, free: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log density [N] and the differential entropy [N] for means [N, k] and actions [N, k]."""
-        log_two_pi = math.log(2 * math.pi)
-        standard = (actions - outputs) * (-free).exp()
-        log_prob = (-0.5 * (standard.square() + log_two_pi) - free).sum(-1)
-        return log_prob, (0.5 * (1 + log_two_pi) + free).sum().expand(len(outputs))
-
-
 class Policy:
     """Policy and value of one network over a flat parameter vector.
 
@@ -208,7 +160,7 @@ class Policy:
         device: torch.device,
         precision: torch.dtype,
     ) -> None:
-        self.actions = _actions(action_space)
+        self.actions = actions_of(action_space)
         self.device, self.precision = device, precision
         self._image, self._channels_first, self.input_shape = _input_layout(observation_space, network.kind)
         self.scale = 1 / 255 if observation_space.dtype == np.uint8 else 1.0
@@ -322,14 +274,6 @@ def squares(images: np.ndarray, side: int, shape: tuple[int, int]) -> np.ndarray
     # A row of a square is one word: moving words is four times as fast as moving bytes.
     words = images.view(f"u{side}").reshape(*images.shape[:2], height, side, width)
     return np.ascontiguousarray(words.transpose(0, 2, 4, 1, 3)).view(np.uint8).reshape(len(images), height, width, -1)
-
-
-def _actions(space: gym.Space[Any]) -> DiscreteActions | GaussianActions:
-    if isinstance(space, gym.spaces.Discrete):
-        return DiscreteActions(space)
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        return GaussianActions(space)
-    raise UserError(f"environment.id: action space {space} is not supported; must be Discrete or a Box vector")
 
 
 def has_convolutions(network: Network, observation_space: gym.Space[Any]) -> bool:

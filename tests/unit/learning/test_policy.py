@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from galampi.errors import UserError
 from galampi.job import Network
+from galampi.learning.actions import DiscreteActions, GaussianActions
 from galampi.learning.plain import PlainNetwork
-from galampi.learning.policy import DiscreteActions, GaussianActions, Policy, has_convolutions, squares
+from galampi.learning.policy import Policy, has_convolutions, squares
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 UNEVEN = gym.spaces.Box(0, 255, (3, 61, 50), np.uint8)
@@ -187,12 +188,7 @@ def test_bytes_count_as_fractions_in_a_network_without_convolutions(network):
     ("observation_space", "action_space", "network", "message"),
     [
         (gym.spaces.Discrete(16), TWO_ACTIONS, {}, r"observation space Discrete\(16\) is not supported"),
-        (
-            VECTOR,
-            gym.spaces.MultiDiscrete([2, 2]),
-            {},
-            r"action space MultiDiscrete\(\[2 2\]\) is not supported",
-        ),
+        (VECTOR, gym.spaces.Text(5), {}, "the action space is a Text; must be Discrete, MultiDiscrete"),
         (VECTOR, TWO_ACTIONS, {"kind": "cnn"}, "network.kind is 'cnn'"),
         (gym.spaces.Box(0, 255, (20, 20, 3), np.uint8), TWO_ACTIONS, {}, "20 x 20 are too small"),
     ],
