@@ -10,18 +10,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from launching import assert_sound, rank_of, ranks_below, wait_for
+from launching import FOREVER, assert_sound, has_trained, rank_of, ranks_below, wait_for
 from limits import DEADLOCK_S
 
 from galampi.results import load_checkpoint, open_run
 
-FOREVER = 1_000_000_000
 WITH_FAULTY_ENV = {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
-
-
-def has_trained(out, num_ranks=2) -> bool:
-    """Whether the ranks have saved after the checkpoint that they begin with."""
-    return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == num_ranks
 
 
 def rank_process(command, rank):
