@@ -4,7 +4,15 @@
 setting does to a run stands in the rooms that take it.
 """
 
-from galampi.job.settings import Environment, Gossip, Job, Network, fields
+from galampi.job.modules import (
+    changed_sources,
+    find_modules,
+    import_module,
+    import_modules,
+    imported_sources,
+    named_modules,
+)
+from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, fields
 from galampi.job.text import allowed, dump_job, load_job, parse_job
 
 __all__ = [
@@ -12,9 +20,16 @@ __all__ = [
     "Gossip",
     "Job",
     "Network",
+    "Wrapper",
     "allowed",
+    "changed_sources",
     "dump_job",
     "fields",
+    "find_modules",
+    "import_module",
+    "import_modules",
+    "imported_sources",
     "load_job",
+    "named_modules",
     "parse_job",
 ]
