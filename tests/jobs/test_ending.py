@@ -310,3 +310,32 @@ def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_jo
     assert "job.h5: no such file" in the_line(errors)
     wait_for(lambda: not any(process.is_running() for process in ranks))
     assert all(load_checkpoint(path)["exact"] for path in (out / "checkpoint").glob("rank-*.h5"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        out = disk / "run"
+        code, output, errors = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER).finish()
+        assert code == 1, output + errors
+        assert "Traceback" not in errors
+        lines = [line for line in errors.splitlines() if line.startswith("galampi: ")]
+        assert lines
+        assert all("No space left on device" in line and str(out) in line for line in lines)
+        run = open_run(out)
+        assert run.status == "failed"
+        rows = [rank.updates.num_rows for rank in run.ranks]
+        assert min(rows) > 100
+        assert not list(out.rglob("*.part"))
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        budget = sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) + 4000
+        code, _, errors = galampi("train", "--out", out, "--resume", "--total_env_steps", budget).finish()
+        assert code == 0, errors
+        assert_sound(out, num_ranks=2, status="finished")
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

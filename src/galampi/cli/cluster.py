@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from galampi.cli.settings import Parser, add_settings, settings_given
-from galampi.job import load_job
+from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
+from galampi.job import find_job, load_job
 
 
 def add_submit(parser: Parser) -> None:
@@ -14,10 +14,12 @@ def add_submit(parser: Parser) -> None:
     from galampi.launch.submit import LAUNCHERS, SIGNALS
 
     parser.usage = (
-        "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
+        "python -m galampi submit JOB|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
         "[-- OPTION OF SBATCH ...]"
     )
-    parser.add_argument("job", type=Path, metavar="JOB.toml|SWEEP", help="job file, or a sweep's folder: what it lacks")
+    parser.add_argument(
+        "job", type=find_job, metavar="JOB|SWEEP", help="job file or name, or a sweep's folder: what it lacks"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
     parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
@@ -89,9 +91,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def add_doctor(parser: Parser) -> None:
     """Add the arguments of `doctor`."""
-    parser.usage = "mpirun|srun ... python -m galampi doctor [JOB.toml] [--out DIR] [--json] [--section.key VALUE ...]"
+    parser.usage = "mpirun|srun ... python -m galampi doctor [JOB] [--out DIR] [--json] [--section.key VALUE ...]"
     parser.epilog = "exit codes: 0 nothing failed; 1 something did; 2 a mistake in the command"
-    parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
+    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder its runs will be in [runs]")
     parser.add_argument("--json", action="store_true", help="print a JSON list of the findings")
     add_settings(parser)

@@ -18,15 +18,20 @@ This wing knows numpy and MPI and nothing of what the vector means; it is of use
 
 from galampi.gossip.allreduce import AllReduce
 from galampi.gossip.asynchronous import Gossip, refuse_silence
-from galampi.gossip.mailbox import Mailboxes, Stage
+from galampi.gossip.mailbox import Mailboxes
 from galampi.gossip.mixing import Message, PushSum, UniformAverage
+from galampi.gossip.patience import SIGNALLED_PATIENCE_S, Patience
+from galampi.gossip.rules import MailboxRules, Stage
 from galampi.gossip.topology import Topology, complete, edgeless, exponential, ring, topology_of
 
 __all__ = [
+    "SIGNALLED_PATIENCE_S",
     "AllReduce",
     "Gossip",
+    "MailboxRules",
     "Mailboxes",
     "Message",
+    "Patience",
     "PushSum",
     "Stage",
     "Topology",

@@ -113,7 +113,7 @@ class Gossip:
             self._receive(z, time_s)
         # A skipped push advances the rotation too, so one full mailbox cannot starve the other peers.
         self._round += 1
-        return float(np.mean(self._ages_s)) if self._ages_s else float("nan")
+        return sum(self._ages_s) / len(self._ages_s) if self._ages_s else float("nan")
 
     def step(self, z: Floats, update: int = 0, time_s: float = 0.0) -> float:
         """Do both without an optimizer step between: plain averaging; see `after_step`."""
@@ -129,15 +129,18 @@ class Gossip:
         Returns:
             Whether every rank has come to its end, so that nothing is under way.
         """
-        while True:
-            # Asked before the poll: what had arrived by then is polled once more after it.
-            finished = self._mailboxes.finish()
-            waiting = self._mailboxes.poll()
-            self.mixing.settle(z, waiting)
-            self._acknowledge(list(waiting))
-            if finished or gives_up():
-                return finished
+        while not (finished := self.take_in(z)) and not gives_up():
             time.sleep(_LOOK_PERIOD_S)
+        return finished
+
+    def take_in(self, z: Floats) -> bool:
+        """Stop sending, take in what has come, and return whether that was all; a look of `drain`. Waits for nobody."""
+        # Asked before the poll: what had arrived by then is polled once more after it.
+        finished = self._mailboxes.finish()
+        waiting = self._mailboxes.poll()
+        self.mixing.settle(z, waiting)
+        self._acknowledge(list(waiting))
+        return finished
 
     def _receive(self, z: Floats, time_s: float) -> None:
         waiting = self._mailboxes.poll()

@@ -203,6 +203,8 @@ class Job(Section):
     """Seed of parameters, actions and simulators."""
     total_env_steps: int = Field(250_000, ge=1)
     """Env steps of all ranks together; one env step is one agent decision."""
+    max_time_s: float = Field(0.0, ge=0)
+    """Job time after which the job ends with its budget unspent, s; 0 for no limit. Schedules follow the budget."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -17,13 +17,14 @@ from pydantic.fields import FieldInfo
 from galampi.errors import JobError
 from galampi.job.modules import named_modules
 from galampi.job.settings import ATARI_FIELDS, Job, Reference, Wrapper, fields
+from galampi.job.shipped import find_job
 
 
-def load_job(path: Path | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
+def load_job(path: Path | str | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
     """Read a job file and lay overrides over it.
 
     Args:
-        path: TOML file; None for the built-in default job.
+        path: TOML file; as text it may be the name of a shipped job; None for the built-in default job.
         overrides: Dotted key to the text of a TOML value, or of a bare string.
 
     Raises:
@@ -32,6 +33,7 @@ def load_job(path: Path | None = None, overrides: Mapping[str, str] = MappingPro
     if path is None:
         text, source = "", "default job"
     else:
+        path = find_job(path) if isinstance(path, str) else path
         source = str(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -42,7 +44,7 @@ def load_job(path: Path | None = None, overrides: Mapping[str, str] = MappingPro
     if fault := idle_setting(job):
         raise JobError(f"{source if idle_setting(parse_job(text, source)) == fault else 'command line'}: {fault}")
     if path is not None and any(named_modules(job)):
-        # An absolute path is taken as it is.
+        # An absolute folder is taken as it is.
         return job.model_copy(update={"modules_folder": str((path.parent / job.modules_folder).resolve())})
     return job
 

@@ -6,7 +6,6 @@ Its exit codes serve batch files, so it starts at once: no torch, no MPI.
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from pathlib import Path
 
@@ -51,11 +50,8 @@ def mark_failed(out: Path) -> None:
     if run_status(out) in ("running", "stopped") and not _in_use(out):
         try:
             JobFile.set_status(out, "failed")
-        except (OSError, RuntimeError) as error:
-            # HDF5 tells it in several lines, and not always as the error of the system that it was.
-            number = error.errno if isinstance(error, OSError) else None
-            reason = os.strerror(number) if number else " ".join(str(error).split())
-            raise UserError(f"{out}: cannot be written: {reason}") from None
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
 
 
 def _in_use(out: Path) -> bool:

@@ -14,12 +14,12 @@ from typing import NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from galampi.gossip import Stage
+from galampi.gossip import Patience, Stage
 from galampi.gossip.mixing import Int64s
 from galampi.ranks.placement import end_job
 from galampi.results import JobFile
 from galampi.training.rank import Rank
-from galampi.training.signals import SIGNALLED_PATIENCE_S, StopSignals
+from galampi.training.signals import StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         log.info("%s: saving", signals.caught.name)
     # Before anybody is waited for.
     rank.save(exact=False)
-    patience = _Patience(rank, signals)
-    # Once one has given up, it saves; the others need not wait as long again.
+    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else rank.job.gossip.silent_after_s)
     is_exact = rank.gossip.drain(
-        rank.learner.z, lambda: patience.is_over() or bool((rank.mailboxes.stages == Stage.SAVED_ALONE).any())
+        rank.learner.z,
+        lambda: patience.is_over_for_messages(rank.mailboxes.stages, time.monotonic(), signals.caught_at_s),
     )
     rank.learner.refresh()
     rank.save(exact=is_exact)
@@ -79,9 +79,9 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         rank.writer.write_energy(rank.job_time_s, rank.placement.hostname, rank.energy.counted_j())
     rank.writer.close()
     rank.mailboxes.announce(Stage.SAVED if is_exact else Stage.SAVED_ALONE)
-    while (rank.mailboxes.stages < Stage.SAVED).any():
-        if patience.is_over_for(rank.mailboxes.stages):
-            _end_without_some(rank, patience)
+    while ((stages := rank.mailboxes.stages) < Stage.SAVED).any():
+        if patience.ends_job(comm.rank, stages, time.monotonic(), signals.caught_at_s):
+            _end_without_some(rank, stages)
         time.sleep(_LOOK_PERIOD_S)
     weights = comm.allgather(rank.gossip.mixing.weight)
     if (rank.mailboxes.stages == Stage.SAVED).all():
@@ -95,52 +95,18 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     return outcome
 
 
-class _Patience:
-    """How long a rank waits at its end for those that do not come."""
-
-    def __init__(self, rank: Rank, signals: StopSignals) -> None:
-        self._signals = signals
-        self._silent_after_s = 0.0 if rank.lost_rank else rank.job.gossip.silent_after_s
-        self._since_s = time.monotonic()
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds since the rank has come to its end."""
-        return time.monotonic() - self._since_s
-
-    def is_over(self) -> bool:
-        """Whether to wait no longer."""
-        if self._signals.caught is not None:
-            since_s = max(self._since_s, self._signals.caught_at_s)
-            if time.monotonic() - since_s > SIGNALLED_PATIENCE_S:
-                return True
-        return self.waited_s > max(self._silent_after_s, SIGNALLED_PATIENCE_S)
-
-    def is_over_for(self, stages: Int64s) -> bool:
-        """Whether to wait no longer for others to save: those that are at their end too are given as much again."""
-        is_at_end = bool((stages == Stage.SENT_ALL).any())
-        most_s = 2 * max(self._silent_after_s, SIGNALLED_PATIENCE_S)
-        return self.waited_s > most_s or (self.is_over() and not is_at_end)
-
-
-def _end_without_some(rank: Rank, patience: _Patience) -> NoReturn:
-    """End the job from the first rank that is there, and everywhere with it."""
-    stages = rank.mailboxes.stages
+def _end_without_some(rank: Rank, stages: Int64s) -> NoReturn:
+    """End the job everywhere, without the ranks that have not saved."""
     missing = np.flatnonzero(stages < Stage.SAVED)
-    first = int(np.flatnonzero(stages >= Stage.SAVED)[0])
-    if rank.comm.rank == first:
-        JobFile.set_status(rank.out, "partial", missing_ranks=missing.tolist())
-        there, num_ranks = rank.comm.size - len(missing), rank.comm.size
-        silent = ", ".join(rank.silence.describe(int(each)) for each in missing)
-        print(
-            f"galampi: ended with {there} of {num_ranks} ranks: {silent}; what the others have is saved; go on with: "
-            f"mpirun -n {num_ranks} python -m galampi train --out {rank.out} --resume",
-            file=sys.stderr,
-            flush=True,
-        )
-    else:
-        # The first one ends all; should it not, this one does.
-        time.sleep(max(patience.waited_s, SIGNALLED_PATIENCE_S))
+    JobFile.set_status(rank.out, "partial", missing_ranks=missing.tolist())
+    there, num_ranks = rank.comm.size - len(missing), rank.comm.size
+    silent = ", ".join(rank.silence.describe(int(each)) for each in missing)
+    print(
+        f"galampi: ended with {there} of {num_ranks} ranks: {silent}; what the others have is saved; go on with: "
+        f"mpirun -n {num_ranks} python -m galampi train --out {rank.out} --resume",
+        file=sys.stderr,
+        flush=True,
+    )
     end_job(PARTIAL_CODE)
     raise AssertionError("a job of one rank has no others to wait for")
 
@@ -155,9 +121,12 @@ def _sum_up(rank: Rank, weights: list[float], z_while_training: np.ndarray, elap
     mean = z_while_training / comm.size
     comm.Allreduce(MPI.IN_PLACE, mean)
     distance = max(comm.allgather(float(np.linalg.norm(z_while_training - mean))))
+    limit_s = rank.job.max_time_s
+    time_is_over = bool(limit_s and start.time_s + elapsed_s >= limit_s)
+    # A signal may come while the last update meets the budget, and another rank may have caught it.
+    is_finished = env_steps >= rank.job.total_env_steps or comm.allreduce(time_is_over, MPI.LOR)
     return Outcome(
-        # A signal may come while the last update meets the budget, and another rank may have caught it.
-        status="finished" if env_steps >= rank.job.total_env_steps else "stopped",
+        status="finished" if is_finished else "stopped",
         env_steps=env_steps,
         steps_per_s=(env_steps - start.total_env_steps(start.progress)) / elapsed_s,
         mean_return=float(np.mean([value for _, value in recent])) if recent else float("nan"),

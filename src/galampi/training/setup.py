@@ -22,7 +22,7 @@ import torch
 from mpi4py import MPI
 
 from galampi.errors import UserError
-from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
+from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.gossip.mixing import StepScale
 from galampi.job import Job, dump_job, import_modules, imported_sources
 from galampi.learning import (
@@ -37,10 +37,19 @@ from galampi.learning import (
 )
 from galampi.policies.stored import checkpoint_path
 from galampi.ranks.placement import Placement, together
-from galampi.results import EnergyMeter, JobFile, RankFile, RankWriter, Restart, Sketch, save_checkpoint
+from galampi.results import (
+    EnergyMeter,
+    JobFile,
+    RankFile,
+    RankWriter,
+    Restart,
+    Sketch,
+    save_checkpoint,
+    visible_gpus,
+)
 from galampi.training.rank import Rank
 from galampi.training.resuming import Start, replace_set
-from galampi.training.signals import SIGNALLED_PATIENCE_S, StopSignals
+from galampi.training.signals import StopSignals
 from galampi.training.silence import Silence
 
 log = logging.getLogger(__name__)
@@ -88,6 +97,8 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
     # After the imports, so that what a module draws when it is imported changes nothing.
     _seed_global_generators(job.seed, num_restarts, rank)
     device = resolve_device(job.device, placement.rank_on_node)
+    # By default cuDNN rounds what convolutions multiply to 10 bits; float32 is to mean float32.
+    torch.backends.cudnn.allow_tf32 = False
     simulators = make_simulators(
         job.environment,
         seed=_simulator_seed(job, num_restarts, rank, num_ranks * job.environment.num_envs),
@@ -157,9 +168,10 @@ def make_rank(
         mixing.step_scale = StepScale(**start.step_scale)
     with together(comm):
         gossip = Gossip(mailboxes, mixing, all_peers=job.gossip.peers == "all")
+    gpus = _gpus_of_node(learning.device, placement, comm)
     with together(comm):
         sketch = Sketch(job.record.sketch_size, num_parameters)
-        energy = EnergyMeter(gpus=learning.device.startswith("cuda")) if placement.rank_on_node == 0 else None
+        energy = EnergyMeter(gpus=gpus) if placement.rank_on_node == 0 else None
         writer, returns = _open_rank_file(job, out, placement, comm, start, mailboxes, sketch, energy)
     left = job.total_env_steps - start.total_env_steps(start.progress)
     rank = Rank(
@@ -218,6 +230,8 @@ def begin(rank: Rank, argv: Sequence[str]) -> None:
                 "num_parameters": num_parameters,
                 "precision": rank.precision,
                 "device": rank.device,
+                "global_generators": "random, numpy.random and torch seeded on every rank",
+                **rank.start.origin,
                 **{f"environment_{key}": value for key, value in rank.simulators.description.items()},
                 "modules": [f"{name} {source}" for name, source in imported_sources(rank.job).items()],
                 **_versions(),
@@ -279,6 +293,13 @@ def _open_rank_file(
         # So the files tell where counting began again, whatever the counts before and after come to.
         writer.write_energy(start.time_s, placement.hostname, dict.fromkeys(energy.sources, 0.0))
     return writer, returns
+
+
+def _gpus_of_node(device: str, placement: Placement, comm: MPI.Intracomm) -> list[str] | None:
+    """Return the UUIDs of the GPUs that ranks of this node compute on or may; None if none does. Collective."""
+    own = placement.hostname, visible_gpus() if device.startswith("cuda") else None
+    of_node = [uuids for hostname, uuids in comm.allgather(own) if hostname == placement.hostname and uuids is not None]
+    return list(dict.fromkeys(uuid for uuids in of_node for uuid in uuids)) if of_node else None
 
 
 def _gives_up(waited_s: float, job: Job, signals: StopSignals, mailboxes: Mailboxes) -> bool:

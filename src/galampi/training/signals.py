@@ -11,8 +11,6 @@ from types import FrameType, TracebackType
 from typing import Self
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-SIGNALLED_PATIENCE_S = 5.0
-"""How long ranks that were told by a signal to stop wait for one that does not answer."""
 
 
 class StopNow(BaseException):
@@ -30,13 +28,13 @@ class StopSignals:
 
     Attributes:
         caught: The first signal that came; None so far.
-        caught_at_s: Monotonic time at which it came.
+        caught_at_s: Monotonic time at which it came; None so far.
     """
 
     def __init__(self) -> None:
         """Catch them from now on. Local; from the main thread."""
         self.caught: signal.Signals | None = None
-        self.caught_at_s = 0.0
+        self.caught_at_s: float | None = None
         self._cuts_short = False
         for number in _STOP_SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

@@ -1,0 +1,64 @@
+"""How long a rank waits at its end for others that do not come. Knows no clock: moments are given to it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from galampi.gossip.mixing import Int64s
+from galampi.gossip.rules import Stage
+
+SIGNALLED_PATIENCE_S = 5.0
+"""How long ranks that were told by a signal to stop wait for one that does not answer."""
+
+
+class Patience:
+    """How long a rank waits at its end."""
+
+    def __init__(self, since_s: float, silent_after_s: float) -> None:
+        """Begin to wait.
+
+        Args:
+            since_s: When the rank came to its end.
+            silent_after_s: Time after which a rank that is not heard of counts as silent; 0 to wait no longer for one
+                that is known to be lost.
+        """
+        self._since_s = since_s
+        self._silent_after_s = silent_after_s
+        self._over_s: float | None = None
+
+    def is_over(self, now_s: float, signalled_s: float | None) -> bool:
+        """Whether to wait no longer.
+
+        Args:
+            now_s: This moment.
+            signalled_s: When a signal came; None if none has.
+        """
+        if signalled_s is not None and now_s - max(self._since_s, signalled_s) > SIGNALLED_PATIENCE_S:
+            return True
+        return now_s - self._since_s > max(self._silent_after_s, SIGNALLED_PATIENCE_S)
+
+    def is_over_for_messages(self, stages: Int64s, now_s: float, signalled_s: float | None) -> bool:
+        """Whether to wait no longer for messages: once one has given up, the others need not wait as long again."""
+        return self.is_over(now_s, signalled_s) or bool((stages == Stage.SAVED_ALONE).any())
+
+    def ends_job(self, rank: int, stages: Int64s, now_s: float, signalled_s: float | None) -> bool:
+        """Whether a rank ends the job without those that have not saved.
+
+        Those that are at their end too are given as much time again. The first that has saved ends the job; should it
+        not, any other does after as long again, for as long as somebody has not saved.
+
+        Args:
+            rank: This one, which has saved.
+            stages: How far each rank is, [n].
+            now_s: This moment.
+            signalled_s: When a signal came; None if none has.
+        """
+        is_at_end = bool((stages == Stage.SENT_ALL).any())
+        most_s = 2 * max(self._silent_after_s, SIGNALLED_PATIENCE_S)
+        if now_s - self._since_s <= most_s and (is_at_end or not self.is_over(now_s, signalled_s)):
+            self._over_s = None
+            return False
+        if self._over_s is None:
+            self._over_s = now_s
+        is_first = rank == int(np.flatnonzero(stages >= Stage.SAVED)[0])
+        return is_first or now_s - self._over_s > max(self._over_s - self._since_s, SIGNALLED_PATIENCE_S)
