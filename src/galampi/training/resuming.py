@@ -184,20 +184,23 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
     return start
 
 
-def begin_with(start: Start, origin: Path, job: Job, comm: MPI.Intracomm) -> None:
-    """Let a new run begin with the policy of another: the mean of its parameters, and nothing else. Collective.
+def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
+    """Begin a new run, with fresh parameters or the policy of another run. Collective over comm.
 
-    Optimizer, push-sum, counts and random numbers begin anew, so it is a run of its own with another first policy.
+    Of the other run it takes the mean of its parameters and nothing else: optimizer, push-sum, counts and random
+    numbers begin anew, so it is a run of its own with another first policy.
 
     Args:
-        start: That of the new run, changed.
-        origin: Folder of the other run.
         job: What is to be trained.
+        origin: Folder of the other run; None for fresh parameters.
         comm: The ranks of the job.
 
     Raises:
-        UserError: On every rank: it has no such policy, or its network is another.
+        UserError: On every rank: the other run has no such policy, or its network is another.
     """
+    start = Start(progress=np.zeros(comm.size, np.int64))
+    if origin is None:
+        return start
     z = None
     with together(comm):
         if comm.rank == 0:
@@ -217,6 +220,7 @@ def begin_with(start: Start, origin: Path, job: Job, comm: MPI.Intracomm) -> Non
                 "origin_env_steps": policy.env_steps,
             }
     start.learner = {"z": comm.bcast(z)}
+    return start
 
 
 def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
