@@ -2,6 +2,8 @@
 MPI ?= mpich
 PYTHON ?= python3
 RANKS ?= 2
+SEEDS ?= 1000
+FIRST ?= 0
 VENV := .venv-$(MPI)
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -15,7 +17,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-lowest-torch bench bench-one check format clean
+	test-jobs test-cluster test-lowest-torch test-simulation bench bench-one check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -66,6 +68,9 @@ test-jobs: $(READY)
 
 test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way
 	python -m pytest tests/cluster $(if $(filter openmpi,$(MPI)),-m "not one_mpi") $(ARGS)
+
+test-simulation: $(READY)  ## Simulate SEEDS jobs drawn at random from seed FIRST on, and check what must hold of each
+	python -m galampi simulate --check $(SEEDS) --first $(FIRST)
 
 test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
 	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning

@@ -15,6 +15,7 @@ from galampi.cli.bench import add_bench
 from galampi.cli.cluster import add_doctor, add_status, add_submit
 from galampi.cli.policies import add_evaluate, add_export
 from galampi.cli.settings import Parser, as_named, make_paths_absolute
+from galampi.cli.simulation import add_simulate
 from galampi.cli.train import add_train
 from galampi.errors import UserError
 from galampi.ranks.launched import launched_size
@@ -86,7 +87,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, by_command
 
 
-_ONE_PROCESS = ("submit", "report", "evaluate", "export")
+_ONE_PROCESS = ("submit", "report", "evaluate", "export", "simulate")
 _COMMANDS = {
     "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
     "submit": (add_submit, "Submit a job to Slurm", "python -m galampi submit jobs/pong.toml --nodes 2"),
@@ -107,6 +108,11 @@ _COMMANDS = {
         add_export,
         "Write results and policies for other programs",
         "python -m galampi export runs/pong --tensorboard logs --policy pong.safetensors",
+    ),
+    "simulate": (
+        add_simulate,
+        "Simulate the exchange of thousands of ranks",
+        "python -m galampi simulate --ranks 16 256 4096 --stragglers 2",
     ),
     "bench": (add_bench, "Measure speed on this machine", "python -m galampi bench --sb3 .venv-sb3/bin/python"),
 }
