@@ -30,6 +30,7 @@ from galampi.job import Network
 from galampi.learning import kernels
 from galampi.learning.actions import actions_of
 from galampi.learning.parameters import Block, FlatParameters
+from galampi.learning.spaces import Encoding
 
 Tensor = torch.Tensor
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -37,8 +38,6 @@ LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 CNN_CHANNELS = {"cnn": (32, 64, 64), "cnn-small": (32, 64, 32)}
 CNN_KERNELS_AND_STRIDES = ((8, 4), (4, 2), (3, 1))
 CNN_HIDDEN = 512
-MOST_CHANNELS = 16
-"""An image whose first axis is no longer than this, and shorter than its last, has its channels first."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,11 @@ class Policy:
     ) -> None:
         self.actions = actions_of(action_space)
         self.device, self.precision = device, precision
-        self._image, self._channels_first, self.input_shape = _input_layout(observation_space, network.kind)
-        self.scale = 1 / 255 if observation_space.dtype == np.uint8 else 1.0
+        encoding = Encoding(observation_space)
+        self._image, self.input_shape = _input_layout(encoding, network.kind)
+        # A flat network takes an image as the space has it.
+        self._flattens_channels_last = encoding.channels_last and not self._image
+        self.scale = encoding.scale
         self.layers = _layers(network, self.input_shape, self._image)
         first_shape: tuple[int, ...] = self.input_shape
         if self.layers and isinstance(self.layers[0], Convolution):
@@ -197,13 +199,14 @@ class Policy:
         return sum(math.prod(shape) for shape in self._activation_shapes) * self.precision.itemsize
 
     def encode(self, observations: np.ndarray, out: Tensor) -> None:
-        """Write the simulators' observations [N, ...] as network input, images as `squares` of their channels."""
+        """Write encoded observations [N, ...] as network input, images as `squares` of their channels."""
         if self._image:
-            images = observations if self._channels_first else observations.transpose(0, 3, 1, 2)
             first = self.layers[0]
             assert isinstance(first, Convolution)
-            observations = squares(images, first.square, first.input_shape[:2])
-        out.copy_(torch.from_numpy(observations).view(out.shape), non_blocking=True)
+            observations = squares(observations, first.square, first.input_shape[:2])
+        elif self._flattens_channels_last:
+            observations = observations.transpose(0, 2, 3, 1)
+        out.copy_(torch.from_numpy(observations).reshape(out.shape), non_blocking=True)
 
     @torch.no_grad()
     def forward(self, activations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -244,7 +247,7 @@ class Policy:
         self.parameters.set_gradient([*gradients, *head_gradients])
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> np.ndarray:
-        """Draw actions, [N] int64 or [N, k] float32, for outputs [N, outputs] on the host."""
+        """Draw actions, [N] or [N, k] int64, or [N, k] float32, for outputs [N, outputs] on the host."""
         return self.actions.sample(outputs, self._free.cpu(), generator).numpy()
 
     @property
@@ -282,21 +285,17 @@ def has_convolutions(network: Network, observation_space: gym.Space[Any]) -> boo
     Raises:
         UserError: The space is not supported, or does not fit the network.
     """
-    return _input_layout(observation_space, network.kind)[0]
+    return _input_layout(Encoding(observation_space), network.kind)[0]
 
 
-def _input_layout(space: gym.Space[Any], kind: str) -> tuple[bool, bool, tuple[int, ...]]:
-    """Tell whether the input is an image, whether its channels come first, and the network's input shape."""
-    if not isinstance(space, gym.spaces.Box) or not space.shape:
-        raise UserError(f"environment.id: observation space {space} is not supported; must be a Box")
-    looks_like_image = space.dtype == np.uint8 and len(space.shape) == 3
-    if kind == "mlp" or (kind == "auto" and not looks_like_image):
-        return False, False, (math.prod(space.shape),)
-    if not looks_like_image:
-        raise UserError(f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' for these")
-    channels_first = space.shape[0] <= MOST_CHANNELS and space.shape[0] < space.shape[2]
-    shape = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
-    return True, channels_first, shape
+def _input_layout(encoding: Encoding, kind: str) -> tuple[bool, tuple[int, ...]]:
+    """Tell whether the input is an image, and the network's input shape."""
+    if kind == "mlp" or (kind == "auto" and not encoding.is_image):
+        return False, (math.prod(encoding.shape),)
+    if not encoding.is_image:
+        raise UserError(f"network.kind is {kind!r}, but observations are no images; must be 'mlp' for these")
+    channels, *sides = encoding.shape
+    return True, (*sides, channels)
 
 
 def _layers(network: Network, input_shape: tuple[int, ...], image: bool) -> tuple[Convolution | Dense, ...]:

@@ -28,6 +28,7 @@ import torch
 from galampi.errors import UserError
 from galampi.job import dump_job
 from galampi.learning import Learner, Simulators
+from galampi.learning.actions import masked
 from galampi.learning.envs import MOST_SEED
 from galampi.policies.play import MOST_SIMULATORS, Choose, Filmed, play, simulators_of
 from galampi.policies.played import Played, Progress, bounds_of
@@ -171,6 +172,8 @@ def _acting(simulators: Simulators, learner: Learner, *, greedy: bool) -> Choose
     def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
         policy.encode(observations, activations[0])
         outputs, _ = policy.forward(activations)
+        if simulators.masks is not None:
+            outputs = masked(outputs, torch.from_numpy(simulators.masks))
         actions = policy.actions.mode(outputs).numpy() if greedy else policy.sample(outputs, learner.generator)
         return actions if fire is None else np.where(life_lost, fire, actions)
 

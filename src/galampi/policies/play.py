@@ -87,7 +87,7 @@ def play(
     observations = simulators.reset()
     while playing.any():
         actions = choose(observations, life_lost)
-        observations, rewards, terminated, truncated, life_lost = simulators.step(actions)
+        observations, rewards, terminated, truncated, life_lost = simulators.step(actions)[:5]
         if filmed is not None and playing[0]:
             filmed.append(Filmed(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0])))
         taken.append(actions)

@@ -5,14 +5,14 @@ Knows no network: whose actions they were is not asked.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 
 from galampi.errors import ResultsError
@@ -98,6 +98,10 @@ def _replay(
         within = Bounds(bounds.time_limit, bounds.stuck_after, min(bounds.max_episode_steps or longest, longest))
         with closing(simulators_of(environment, first_seed=int(seeds[first]), num_envs=len(block))) as simulators:
             progress = Progress(tell, environment.id, actions, bounds)
+            try:
+                simulators.actuation.check(np.concatenate(block))
+            except ValueError:
+                raise ResultsError(f"{path}: damaged: {actions} actions that {environment.id} does not have") from None
             for simulator, how in play(simulators, _again(block, simulators), within, progress):
                 ended[first + simulator] = how
     returns = [ended[i].episodic_return for i in range(num_episodes)]
@@ -106,17 +110,18 @@ def _replay(
 
 
 def _again(block: Sequence[np.ndarray], simulators: Simulators) -> Choose:
-    """Return what takes these actions again, and any action where there are no more."""
-    space = simulators.single_action_space
-    filler = np.full(space.shape or (), space.start if isinstance(space, gym.spaces.Discrete) else 0.0)
-    kind = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
+    """Return what takes these actions again, and where there are no more any that is allowed."""
+    steps = itertools.count()
 
-    def steps() -> Iterator[np.ndarray]:
-        for t in range(max(map(len, block)) + 1):
-            yield np.array([taken[t] if t < len(taken) else filler for taken in block], kind)
+    def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
+        t, masks = next(steps), simulators.masks
+        actions = [
+            taken[t] if t < len(taken) else simulators.actuation.example(None if masks is None else masks[i])
+            for i, taken in enumerate(block)
+        ]
+        return np.array(actions, simulators.actuation.dtype)
 
-    left = steps()
-    return lambda observations, life_lost: next(left)
+    return choose
 
 
 def _mismatch(claimed: dict[str, np.ndarray], i: int, ended: Ended) -> str:

@@ -111,7 +111,7 @@ def _write_taken(group: h5py.Group, actions: Actions, episodes: Sequence[Evaluat
         # The numbers of buttons fit into a byte.
         taken = taken.astype(np.result_type(np.min_scalar_type(taken.min()), np.min_scalar_type(taken.max())))
     dataset = group.create_dataset(actions, data=taken, compression="gzip", shuffle=True)
-    description = "actions of all episodes, one after the other, as the simulators were told; their lengths say whose"
+    description = "actions of all episodes, one after the other, as the policy has them; their lengths say whose"
     dataset.attrs.update({"units": "1", "description": description})
 
 

@@ -117,6 +117,10 @@ def test_files_that_cannot_be_replayed(played, tmp_path) -> None:
     with pytest.raises(ResultsError, match=r"/evaluation\.h5: no such evaluation"):
         run(["verify", str(tmp_path)])
     with h5py.File(played, "r+") as file:
+        file["taken/sample"][3] = 7
+    with pytest.raises(ResultsError, match=r"e\.h5: damaged: sample actions that CartPole-v1 does not have$"):
+        verify(played)
+    with h5py.File(played, "r+") as file:
         file["episodes/length"][0] += 1
     with pytest.raises(ResultsError, match=r"e\.h5: damaged: its sample episodes do not fit"):
         verify(played)
