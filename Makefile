@@ -92,7 +92,6 @@ bench-one: $(READY) .venv-sb3/.ready
 
 gpu-check: $(READY)  ## On a machine with a GPU: test the learner on it and measure 1 to 8 ranks; ten minutes
 	python benchmarks/gpu_check.py
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 docs: $(READY)  ## Build the site of the documentation in build/site; a dead link fails
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
@@ -104,6 +103,7 @@ check: $(READY)  ## Lint, types, architecture, spelling, shell, links of the doc
 	lint-imports
 	codespell
 	shellcheck .ci/run slurm/*.sbatch tests/cluster/*.sh
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 format: $(READY)
 	ruff check --fix .
