@@ -71,7 +71,8 @@ class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         """Return the screen with every pixel the mean of the area that it covers."""
         side = self._settings.image_size
         rows = _averaged(screen.astype(np.float64), side)
-        return np.rint(_averaged(rows.swapaxes(0, 1), side).swapaxes(0, 1)).astype(np.uint8)
+        shrunk: np.ndarray = np.rint(_averaged(rows.swapaxes(0, 1), side).swapaxes(0, 1)).astype(np.uint8)
+        return shrunk
 
 
 def _averaged(values: np.ndarray, new_size: int) -> np.ndarray:
