@@ -1,4 +1,4 @@
-"""What the site of the documentation has beside the pages of this folder: pages that come from the code, and others' files.
+"""What the site of the documentation has beside the pages of this folder: pages from the code, and other files.
 
 mkdocs calls the functions whose names begin with `on_`.
 """
