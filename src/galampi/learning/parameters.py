@@ -25,6 +25,7 @@ class Block:
         low_precision: Whether the working copy may be of lower precision than float32.
         axes: Order of the axes in the working copy; none: as in the vector.
         scale: The working copy holds the parameters times this.
+        start: Initial value, where it is neither.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +33,7 @@ class Block:
     low_precision: bool
     axes: tuple[int, ...] = ()
     scale: float = 1.0
+    start: torch.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -119,6 +121,8 @@ def lerp(z: np.ndarray, other: np.ndarray, share: float) -> None:
 
 
 def _initial_value(block: Block, generator: torch.Generator) -> torch.Tensor:
+    if block.start is not None:
+        return block.start
     if block.gain == 0:
         return torch.zeros(block.shape)
     weight = torch.empty(block.shape)
