@@ -134,6 +134,7 @@ class Actuation:
         most: Greatest number [*shape].
         low, high: Bounds [k] of a Box.
         middle, half_range: Of a Box, what 0 becomes, and how much more 1 does.
+        num_choices: Outputs of which one, or one of each number, is chosen; 0 for a Box.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -157,12 +158,14 @@ class Actuation:
             self.least, self.most = np.zeros(self.shape, np.int64), np.ones(self.shape, np.int64)
         elif isinstance(space, gym.spaces.Box) and space.low.size:
             self.shape, self.dtype = (space.low.size,), np.dtype(np.float32)
+            self.least = self.most = np.zeros(self.shape, np.float32)
             self.low, self.high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
             is_bounded = (np.abs(self.low) < _NO_BOUND) & (np.abs(self.high) < _NO_BOUND)
             low, high = (np.where(is_bounded, bound, end) for bound, end in ((self.low, -1), (self.high, 1)))
             self.middle, self.half_range = (high + low) / 2, (high - low) / 2
         else:
             raise unsupported_actions(space)
+        self.num_choices = 0 if self.dtype.kind == "f" else int((self.most - self.least + 1).sum())
 
     def check(self, actions: np.ndarray) -> None:
         """Refuse actions of B simulators that are none.
@@ -177,6 +180,14 @@ class Actuation:
                 raise ValueError(f"actions hold numbers that are not finite: {actions}")
         elif actions.dtype.kind not in "iu" or (actions < self.least).any() or (actions > self.most).any():
             raise ValueError(f"actions are {actions}; must be whole numbers from {self.least} to {self.most}")
+
+    def example(self, mask: np.ndarray | None) -> np.ndarray:
+        """Return an action [*shape] of the policy, the first that is allowed; of a Box the middle."""
+        if mask is None:
+            return np.zeros(self.shape, self.dtype) + self.least
+        sizes = np.atleast_1d(self.most - self.least + 1)
+        firsts = [int(part.argmax()) for part in np.split(mask, np.cumsum(sizes)[:-1])]
+        return np.array(firsts, np.int64).reshape(self.shape) + self.least
 
     def __call__(self, action: np.ndarray) -> Any:
         """Return what a simulator takes for one action [*shape] of the policy."""

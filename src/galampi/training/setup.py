@@ -24,7 +24,7 @@ from mpi4py import MPI
 from galampi.errors import UserError
 from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.gossip.mixing import StepScale
-from galampi.job import Job, dump_job
+from galampi.job import Job, dump_job, import_modules, imported_sources
 from galampi.learning import (
     Learner,
     RolloutCollector,
@@ -93,6 +93,8 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
     # Ranks that exchange nothing are learners of their own.
     num_together = 1 if job.gossip.method == "none" else num_ranks
     torch.set_num_threads(placement.num_threads)
+    import_modules(job)
+    # After the imports, so that what a module draws when it is imported changes nothing.
     _seed_global_generators(job.seed, num_restarts, rank)
     device = resolve_device(job.device, placement.rank_on_node)
     # By default cuDNN rounds what convolutions multiply to 10 bits; float32 is to mean float32.
@@ -102,6 +104,7 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
         seed=_simulator_seed(job, num_restarts, rank, num_ranks * job.environment.num_envs),
         num_threads=placement.num_threads,
         life_ends_return=job.learner.end_return_on_life_loss,
+        first_number=rank * job.environment.num_envs,
         num_ranks_on_node=placement.num_ranks_on_node,
     )
     convolutions = has_convolutions(job.network, simulators.single_observation_space)
@@ -230,6 +233,7 @@ def begin(rank: Rank, argv: Sequence[str]) -> None:
                 "global_generators": "random, numpy.random and torch seeded on every rank",
                 **rank.start.origin,
                 **{f"environment_{key}": value for key, value in rank.simulators.description.items()},
+                "modules": [f"{name} {source}" for name, source in imported_sources(rank.job).items()],
                 **_versions(),
             }
             JobFile.create(rank.out, attributes, comm.size)
