@@ -145,8 +145,11 @@ class Learner(Section):
 class Network(Section):
     """The network of policy and value."""
 
-    kind: Literal["auto", "cnn", "cnn-small", "mlp"] = "auto"
-    """cnn: 32-64-64-512; cnn-small: 32-64-32-512; mlp: hidden_sizes; auto: cnn for images, mlp for vectors."""
+    kind: Literal["auto", "cnn", "cnn-small", "cnn-tiny", "mlp"] | Reference = "auto"
+    """cnn: 32-64-64-512; cnn-small: 32-64-32-512; cnn-tiny: 16-128, for images smaller than 36 x 36; mlp: hidden_sizes;
+    auto: by size a cnn for each image, an mlp for all else, joined; 'module:Name': a torch module of your own."""
+    kwargs: dict[str, Any] = {}
+    """Arguments for a module of your own."""
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(max_length=16)] = (64, 64)
     """Units of the hidden layers of mlp."""
 

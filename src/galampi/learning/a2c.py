@@ -228,10 +228,10 @@ def resolve_precision(name: str, device: str, *, convolutions: bool) -> str:
     """Name the precision to compute in.
 
     Args:
-        name: auto, float32 or bfloat16; auto takes bfloat16 where it pays: for convolutions, on a device that
+        name: auto, float32 or bfloat16; auto takes bfloat16 where it pays: for large convolutions, on a device that
             multiplies it fast.
         device: As `resolve_device` returns it.
-        convolutions: Whether the network has any, as `has_convolutions` tells.
+        convolutions: Whether the network has any, as `has_large_convolutions` tells.
     """
     if name != "auto":
         return name

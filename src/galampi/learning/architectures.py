@@ -66,9 +66,10 @@ def image_layers(network: Network, shape: tuple[int, ...]) -> tuple[Layer, ...]:
     channels, height, width = shape
     if min(height, width) < LEAST_SIDE[kind]:
         least = LEAST_SIDE[kind]
+        others = "'mlp'" if kind == "cnn-tiny" else "'cnn-tiny' or 'mlp'"
         raise UserError(
             f"environment.id: images of {height} x {width} are too small; must be {least} x {least} at least, or set "
-            f"network.kind to 'mlp'{'' if kind == 'cnn-tiny' else " or 'cnn-tiny'"}"
+            f"network.kind to {others}"
         )
     layers: list[Layer] = []
     for out, (kernel, stride) in zip(CNN_CHANNELS[kind], CNN_KERNELS_AND_STRIDES[kind], strict=True):

@@ -1,4 +1,4 @@
-"""The trunk for observations of several parts, as a module of torch: images through a cnn each, the rest through an mlp.
+"""The trunk for observations of several parts, as a module of torch: a cnn for each image, an mlp for the rest.
 
 Knows how a row is divided; nothing of parameters in a flat vector.
 """
@@ -61,7 +61,7 @@ class Joined(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return features [N, width] of rows [N, length]."""
         features = [
-            seeing(rows[:, part.columns].unflatten(1, part.shape))
+            seeing(rows[:, part.columns].reshape(-1, *part.shape))
             for part, seeing in zip(self._images, self.images, strict=True)
         ]
         if self.vectors is not None:

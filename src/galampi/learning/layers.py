@@ -7,8 +7,8 @@ training starts from the stored activations and needs no forward pass of its own
 channels]` throughout, the layout the processor's convolutions are fastest in; the flat vector holds a convolution's
 weight as `[out, height, width, in]` to match.
 
-A convolution that moves by 4 pixels sees every square of 4 x 4 pixels as one pixel of 16 times the channels, by which it
-moves by 1: the same sums, whose gradient takes half as long in bfloat16.
+A convolution that moves by 4 pixels sees every square of 4 x 4 pixels as one pixel of 16 times the channels, by which
+it moves by 1: the same sums, whose gradient takes half as long in bfloat16.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ class FlatParameters:
         self._gradient_views: list[torch.Tensor] = []
         # Blocks whose working copy is more than a cast: its tensor, their part of z with its axes, and their scale.
         self._arranged: list[tuple[torch.Tensor, torch.Tensor, float]] = []
+        self._shapes = [block.shape for block in blocks]
         self._scales = [block.scale for block in blocks]
         start = 0
         for block in blocks:
@@ -93,6 +94,11 @@ class FlatParameters:
                 self._arranged.append((self.working[-1], z, block.scale))
             start = end
         self.refresh()
+
+    def blocks(self) -> list[torch.Tensor]:
+        """Return copies of the blocks of the vector, each in its shape there."""
+        flat = torch.split(self._z.clone(), [math.prod(shape) for shape in self._shapes])
+        return [values.view(shape) for values, shape in zip(flat, self._shapes, strict=True)]
 
     def refresh(self) -> None:
         """Make the working copy that of `z`, rounded."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from galampi.job import Network
-from galampi.learning.architectures import image_layers, num_outputs, sees_images, vector_layers
+from galampi.learning.architectures import describe, image_layers, sees_images, vector_layers
 from galampi.learning.joined import Joined
 from galampi.learning.layers import Convolution, Layer, squares
 from galampi.learning.parameters import Block
@@ -36,7 +37,10 @@ class Trunk(ABC):
         features_scale: Factor that the features still lack; the first to multiply them has it in its weights.
         input_shape: Of one observation as `encode` takes it.
         input_scale: Factor on an observation that is counted in.
+        description: How to build it without this package, as JSON has it.
     """
+
+    description: Any
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class WrittenTrunk(Trunk):
         self, layers: Sequence[Layer], encoding: Encoding, device: torch.device, precision: torch.dtype
     ) -> None:
         self.layers = tuple(layers)
+        self.description = describe(layers)
         blocks: list[Block] = []
         scale = encoding.scale
         for layer in layers:
@@ -111,6 +116,8 @@ class WrittenTrunk(Trunk):
         self._precision = precision
         # A flat network takes an image as the space has it.
         self._flattens_channels_last = encoding.channels_last and self._first is None
+        if self._first is None:
+            self.input_shape = (math.prod(encoding.shape),)
 
     def encode(self, observations: np.ndarray, out: Tensor) -> None:
         """Write encoded observations [N, ...] as network input, images as `squares` of their channels."""
@@ -151,13 +158,20 @@ class ModuleTrunk(Trunk):
     """
 
     def __init__(
-        self, module: nn.Module, width: int, encoding: Encoding, device: torch.device, precision: torch.dtype
+        self,
+        module: nn.Module,
+        width: int,
+        encoding: Encoding,
+        device: torch.device,
+        precision: torch.dtype,
+        description: Any,
     ) -> None:
         blocks = [Block(tuple(p.shape), 0, True, start=p.detach().clone()) for p in module.parameters()]
         # Bytes are kept as such.
         dtype = torch.uint8 if encoding.dtype == np.uint8 else torch.float32
         super().__init__(encoding, blocks, [(encoding.shape, dtype), ((width,), precision)], device)
         self.module = module.to(device, precision).eval()
+        self.description = description
         self._precision = precision
 
     def bind(self, weights: Sequence[Tensor]) -> None:
@@ -216,12 +230,14 @@ def make_trunk(
         torch.manual_seed(seed)
         if ":" in network.kind:
             module, width = users_module(network, encoding)
-            return ModuleTrunk(module, width, encoding, device, precision)
+            return ModuleTrunk(
+                module, width, encoding, device, precision, network.model_dump(include={"kind", "kwargs"})
+            )
         if not sees_images(network, encoding):
             layers = vector_layers(network, math.prod(encoding.shape))
         elif encoding.is_image:
             layers = image_layers(network, encoding.shape)
         else:
             joined = Joined(encoding, network)
-            return ModuleTrunk(joined, joined.width, encoding, device, precision)
+            return ModuleTrunk(joined, joined.width, encoding, device, precision, joined.description)
     return WrittenTrunk(layers, encoding, device, precision)

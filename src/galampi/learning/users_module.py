@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from galampi.errors import UserError
-from galampi.job import Network, import_module, one_line
+from galampi.job import Network, import_module
+from galampi.job.modules import one_line
 from galampi.learning.spaces import Encoding
 
 
@@ -27,7 +28,7 @@ def users_module(network: Network, encoding: Encoding) -> tuple[nn.Module, int]:
     """
     subject = f"network.kind is {network.kind!r}"
     name, _, attribute = network.kind.partition(":")
-    import_module(name, f"network.kind names the module {name!r}")
+    import_module(name, f"network.kind: module {name!r}")
     make: Any = getattr(sys.modules[name], attribute, None)
     if not callable(make):
         raise UserError(f"{subject}; {name!r} has no such class or function")
@@ -56,16 +57,14 @@ def _refuse_unknown_state(module: nn.Module, subject: str) -> None:
 
 def _width(module: nn.Module, encoding: Encoding, subject: str) -> int:
     """Try the module on two observations of zeros."""
+    observations = torch.zeros(2, *encoding.shape)
+    subject = f"{subject}, which for observations {list(observations.shape)}"
     try:
         with torch.no_grad():
-            features = module.eval()(torch.zeros(2, *encoding.shape))
+            features = module.eval()(observations)
     except Exception as error:
-        raise UserError(f"{subject}, which for observations [2, {_sizes(encoding)}] raises {one_line(error)}") from error
+        raise UserError(f"{subject} raises {one_line(error)}") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != 2 or not features.numel():
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise UserError(f"{subject}, which for observations [2, {_sizes(encoding)}] returns {shape}; must be [2, width]")
+        raise UserError(f"{subject} returns {shape}; must be [2, width]")
     return int(features.shape[1])
-
-
-def _sizes(encoding: Encoding) -> str:
-    return ", ".join(map(str, encoding.shape))

@@ -202,7 +202,7 @@ def _play(
     fire = _fire(simulators)
     policy = learner.policy
     num_envs = simulators.num_envs
-    activations = policy.new_activations(num_envs)
+    activations = policy.trunk.new_activations(num_envs)
     # Scores are sums of up to 100,000 rewards: float32 would lose single points.
     returns = np.zeros(num_envs)
     idle = np.zeros(num_envs, np.int64)
@@ -211,7 +211,7 @@ def _play(
     length = 0
     observations = simulators.reset()
     while playing.any():
-        policy.encode(observations, activations[0])
+        policy.trunk.encode(observations, activations[0])
         outputs, _ = policy.forward(activations)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))

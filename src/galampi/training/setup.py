@@ -29,7 +29,7 @@ from galampi.learning import (
     Learner,
     RolloutCollector,
     Simulators,
-    has_convolutions,
+    has_large_convolutions,
     lerp,
     make_simulators,
     resolve_device,
@@ -107,7 +107,7 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
         first_number=rank * job.environment.num_envs,
         num_ranks_on_node=placement.num_ranks_on_node,
     )
-    convolutions = has_convolutions(job.network, simulators.single_observation_space)
+    convolutions = has_large_convolutions(job.network, simulators.encoding)
     precision = resolve_precision(job.precision, device, convolutions=convolutions)
     learner = Learner(
         job,

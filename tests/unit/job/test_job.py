@@ -101,7 +101,9 @@ def test_the_dump_holds_every_setting() -> None:
         }
 
     # An empty table has no leaves.
-    assert keys(tomllib.loads(dump_job(Job()))) | {"environment.kwargs"} == {key for key, _ in fields()}
+    assert keys(tomllib.loads(dump_job(Job()))) | {"environment.kwargs", "network.kwargs"} == {
+        key for key, _ in fields()
+    }
 
 
 ITS_OWN = """

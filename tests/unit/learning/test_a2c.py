@@ -53,11 +53,11 @@ def make_learner(
 def make_rollout(learner, seed, num_steps=5, num_envs=4, action_space=FOUR_ACTIONS, pixels=False):
     """Random content, with ends of both kinds and the rows that follow them."""
     rng = np.random.default_rng(seed)
-    activations = learner.policy.new_activations(num_steps + 1, num_envs)
+    activations = learner.policy.trunk.new_activations(num_steps + 1, num_envs)
     for row in activations[0]:
         shape = (num_envs, 4, 84, 84) if pixels else (num_envs, 3)
         observations = rng.integers(0, 256, shape, np.uint8) if pixels else rng.normal(size=shape)
-        learner.policy.encode(observations, row)
+        learner.policy.trunk.encode(observations, row)
     shape = (num_steps, num_envs)
     terminated, truncated, valid = np.zeros(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
     terminated[1, 0] = truncated[2, 1] = terminated[4, 2] = truncated[4, 3] = True

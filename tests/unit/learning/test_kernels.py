@@ -109,8 +109,8 @@ def test_network(plain, kind):
             device=torch.device("cpu"),
             precision=torch.float32,
         )
-        activations = policy.new_activations(5)
-        policy.encode(observations, activations[0])
+        activations = policy.trunk.new_activations(5)
+        policy.trunk.encode(observations, activations[0])
         policy.forward(activations)
         policy.backward(activations, lambda outputs, values, free: outputs.square().sum() + values.sum())
         return policy.parameters.gradient
