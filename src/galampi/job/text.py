@@ -105,6 +105,9 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
             yield "environment", ("vectorization",), "games of Atari have threads of their own"
         if environment.action_mask:
             yield "environment", ("action_mask",), "games of Atari have no masks"
+    of_others = "rmsprop_" if job.learner.optimizer == "adam" else "adam_"
+    names = [name for name in type(job.learner).model_fields if name.startswith(of_others)]
+    yield "learner", names, f"learner.optimizer is {job.learner.optimizer!r}"
     kind = job.network.kind
     if ":" in kind:
         yield "network", ("hidden_sizes",), f"network.kind is {kind!r}, which takes network.kwargs"
