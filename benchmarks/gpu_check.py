@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_check.py [--seconds 10] [--out benchmarks/results]
 
-Runs the learner's tests on the GPU; times copies of a parameter vector between it and the host; trains Pong with 1, 2, 4
-and 8 ranks on it, in float32 and bfloat16, with and without NVIDIA MPS, and the same on the processor alone; reads its
-use and power through NVML meanwhile. Each training run is short: its rate is that after the first third.
+Runs the learner's tests on the GPU; times copies of a parameter vector between it and the host; trains Pong with 1,
+2, 4 and 8 ranks on it, in float32 and bfloat16, with and without NVIDIA MPS, and the same on the processor alone;
+reads its use and power through NVML meanwhile. Each training run is short: its rate is that after the first third.
 """
 
 from __future__ import annotations
@@ -162,17 +162,9 @@ def _train(device: str, num_ranks: int, precision: str, seconds: float) -> dict[
     row: dict[str, Any] = {"device": device, "ranks": num_ranks, "precision": precision}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        settings = ["--device", device, "--precision", precision, "--max-time-s", str(seconds)]
-        command = [
-            "mpirun",
-            "-n",
-            str(num_ranks),
-            sys.executable,
-            "-m",
-            "galampi",
-            "train",
-            str(ROOT / "jobs/pong.toml"),
-        ]
+        command = ["mpirun", "-n", str(num_ranks), sys.executable, "-m", "galampi", "train"]
+        command += [str(ROOT / "jobs/pong.toml"), "--out", str(out), "--quiet"]
+        command += ["--device", device, "--precision", precision, "--max-time-s", str(seconds)]
         meter = Meter()
         meter.start()
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

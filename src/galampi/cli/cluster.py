@@ -1,11 +1,11 @@
-"""The commands around a job on a cluster: `submit`, `status` and `doctor`."""
+"""The commands around jobs and sweeps, on a cluster or here: `submit`, `sweep`, `status` and `doctor`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
+from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
 from galampi.job import find_job, load_job
 
 
@@ -21,8 +21,7 @@ def add_submit(parser: Parser) -> None:
         "job", type=find_job, metavar="JOB|SWEEP", help="job file or name, or a sweep's folder: what it lacks"
     )
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
-    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
-    parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
+    _add_axes(parser)
     parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
     parser.add_argument(
@@ -70,6 +69,46 @@ def _submit(arguments: argparse.Namespace) -> int:
             rehearse=arguments.rehearse,
         )
     )
+
+
+def add_sweep(parser: Parser) -> None:
+    """Add the arguments of `sweep`."""
+    parser.usage = (
+        "python -m galampi sweep SWEEP [JOB] [--sweep KEY=A,B ...] [--at-once N] [--ranks N] [--section.key VALUE ...]"
+    )
+    parser.epilog = (
+        "exit codes: 0 all runs are done; 1 one has failed; 2 a mistake in the command; 3 stopped by a signal, saved; "
+        "4 some are not done"
+    )
+    parser.add_argument("folder", type=Path, metavar="SWEEP", help="folder of the sweep; one that is there goes on")
+    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
+    _add_axes(parser)
+    parser.add_argument("--at-once", type=positive, default=1, metavar="N", help="most runs at the same time [1]")
+    parser.add_argument("--ranks", type=positive, metavar="N", help="ranks of each run [as before, else 2]")
+    add_settings(parser)
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from galampi.launch.here import Asked, sweep_here
+
+    return sweep_here(
+        Asked(
+            folder=arguments.folder,
+            job=arguments.job,
+            overrides=settings_given(arguments),
+            sweeps=arguments.sweep,
+            num_seeds=arguments.array_seeds,
+            at_once=arguments.at_once,
+            num_ranks=arguments.ranks,
+        )
+    )
+
+
+def _add_axes(parser: Parser) -> None:
+    """Add the options that say what is swept."""
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
+    parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
 
 
 def add_status(parser: Parser) -> None:

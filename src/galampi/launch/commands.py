@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from galampi.errors import UserError
-from galampi.job import load_job
+from galampi.job import find_modules, load_job
 from galampi.launch import rehearsal, status, sweep
 from galampi.launch.folder import job_to_train, lay_down, new_folder
 from galampi.launch.submit import (
@@ -74,6 +74,7 @@ def submit(request: Request) -> int:
     job = load_job(request.job, request.overrides)
     out = _folder_of(request, job.name)
     job = job_to_train(job, request.job, request.overrides, out)
+    find_modules(job)
     submission = Submission(
         script=script,
         name=job.name,
@@ -192,7 +193,7 @@ def _submit_rest_of_sweep(request: Request) -> int:
         raise UserError(f"{folder}: a sweep that is laid out keeps its settings; name a job file to begin another")
     runs = sweep.read_sweep(folder)
     print(sweep.table(runs))
-    indices = [run.index for run in runs if run.state in ("failed", "lost", "missing")]
+    indices = [run.index for run in runs if run.state in sweep.LACKING]
     if not indices:
         print("nothing to submit")
         return 0

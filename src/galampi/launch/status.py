@@ -54,20 +54,23 @@ def mark_failed(out: Path) -> None:
             raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
 
 
+def held(path: Path) -> bool:
+    """Whether a process holds the lock of a file; not if it is missing, or its file system has no locks."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def _in_use(out: Path) -> bool:
     """Whether a job holds the lock of a run's folder, for longer than one that is ending would."""
     deadline_s = time.monotonic() + _PATIENCE_S
-    try:
-        with (out / "lock").open("rb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if time.monotonic() >= deadline_s:
-                        return True
-                    time.sleep(0.1)
-                else:
-                    return False
-    except OSError:
-        # There is no lock, or the file system has none.
-        return False
+    while held(out / "lock"):
+        if time.monotonic() >= deadline_s:
+            return True
+        time.sleep(0.1)
+    return False

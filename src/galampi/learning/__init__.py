@@ -7,9 +7,11 @@ from galampi.learning.envs import Simulators, is_atari_game, make_simulators, ti
 from galampi.learning.memory import keep_freed_memory
 from galampi.learning.parameters import lerp
 from galampi.learning.rollout import Episode, Rollout
+from galampi.learning.simulator import Failure
 
 __all__ = [
     "Episode",
+    "Failure",
     "Learner",
     "Losses",
     "Rollout",

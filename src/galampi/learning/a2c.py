@@ -81,6 +81,8 @@ class Learner:
             UserError: A space is not supported, or does not fit the network.
         """
         self._settings = settings = job.learner
+        # By default cuDNN rounds what convolutions multiply to 10 bits; float32 is to mean float32.
+        torch.backends.cudnn.allow_tf32 = False
         self.policy = Policy(
             job.network,
             observation_space,

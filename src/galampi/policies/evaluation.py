@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from galampi.errors import UserError
+from galampi.job import import_again
 from galampi.learning import Learner, Simulators, make_simulators
 from galampi.learning.actions import masked
 from galampi.learning.envs import MOST_SEED
@@ -86,6 +87,7 @@ def evaluate(
             raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
         if file is not None and file.is_dir():
             raise UserError(f"{file}: cannot be written: it is a folder")
+    import_again(stored.job, stored.modules, tell)
     bounds = bounds_of(stored.job.environment, stuck_after, max_episode_steps)
     torch.set_num_threads(1)
     sequence = np.random.SeedSequence([stored.job.seed if seed is None else seed, _SEEDS])

@@ -15,19 +15,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import numpy as np
 from mpi4py import MPI
 
 from galampi.errors import BrokenRunError, UserError, os_error_line
-from galampi.job import Job
+from galampi.job import Job, import_again
 from galampi.learning import keep_freed_memory
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
-from galampi.results import JobFile
+from galampi.results import JobFile, open_run
 from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
 from galampi.training.folder import claim, new_folder, set_aside
 from galampi.training.loop import train_to_end
-from galampi.training.resuming import Start, begin_with, find_start
+from galampi.training.resuming import find_start, new_start
 from galampi.training.setup import begin, make_rank
 from galampi.training.signals import StopNow, StopSignals
 
@@ -75,18 +74,16 @@ def train(
             placement = place(comm)
             keep_freed_memory()
             out, lock, is_resumed = _claim(job, out, resume, comm)
-            if is_resumed:
-                start = find_start(job, out, comm)
-            else:
-                start = Start(progress=np.zeros(comm.size, np.int64))
-                if origin is not None:
-                    begin_with(start, origin, job, comm)
+            start = find_start(job, out, comm) if is_resumed else new_start(job, origin, comm)
             total_before = start.total_env_steps(start.progress)
             if total_before >= job.total_env_steps or 0 < job.max_time_s <= start.time_s:
                 if comm.rank == 0:
                     # A kill between the last save and the change of the status leaves it at `running`.
                     JobFile.set_status(out, "finished")
                 return out, None
+            with together(comm):
+                if is_resumed and comm.rank == 0:
+                    import_again(job, open_run(out).attributes.get("modules", ()), log.info)
             rank = make_rank(job, out, placement, comm, start, signals)
     except StopNow:
         _stop_at_once(signals)
@@ -100,9 +97,11 @@ def train(
         # Objects of HDF5 that a full disk keeps from closing would each say so, above the line that tells it.
         sys.unraisablehook = lambda unraisable: None
         rank.say_failed()
-        if isinstance(error, (UserError, OSError)):
-            # This rank alone has met it; the others are told by the end of the job.
-            raise BrokenRunError(os_error_line(error) if isinstance(error, OSError) else str(error)) from error
+        # What this rank alone has met comes from outside; the others are told by the end of the job.
+        if isinstance(error, OSError):
+            raise BrokenRunError(os_error_line(error)) from error
+        if isinstance(error, UserError):
+            raise BrokenRunError(str(error)) from error
         raise
     finally:
         if lock is not None:

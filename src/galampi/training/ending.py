@@ -33,7 +33,7 @@ class Outcome:
     """What a run came to; the same on every rank.
 
     Attributes:
-        status: `finished` or `stopped`.
+        status: `finished`, `stopped` or `failed`.
         env_steps: Env steps of all ranks, resumed ones included.
         steps_per_s: Env steps a second of all ranks in this start of the run.
         mean_return: Mean return of the last 100 episodes of all ranks; NaN if none has ended.
@@ -42,6 +42,7 @@ class Outcome:
         effective_step: How far the ensemble has moved in this start, over what the steps of its ranks ask for.
         distance: Greatest distance of a rank's parameters to the mean of all when the loop ended, before the drain.
         relative_distance: The same, over the norm of the mean.
+        failure: Why it failed, if simulators raised too often.
     """
 
     status: str
@@ -53,6 +54,7 @@ class Outcome:
     effective_step: float
     distance: float
     relative_distance: float
+    failure: str
 
 
 def end(rank: Rank, signals: StopSignals) -> Outcome:
@@ -125,8 +127,16 @@ def _sum_up(rank: Rank, weights: list[float], z_while_training: np.ndarray, elap
     time_is_over = bool(limit_s and start.time_s + elapsed_s >= limit_s)
     # A signal may come while the last update meets the budget, and another rank may have caught it.
     is_finished = env_steps >= rank.job.total_env_steps or comm.allreduce(time_is_over, MPI.LOR)
+    told = ""
+    if rank.fails_too_often:
+        told = (
+            f"simulators of rank {comm.rank} have raised {rank.num_failures} times, and environment.max_failures is "
+            f"{rank.job.environment.max_failures}; the last time: {rank.last_failure}"
+        )
+    failure = next(filter(None, comm.allgather(told)), "")
     return Outcome(
-        status="finished" if is_finished else "stopped",
+        status="failed" if failure else "finished" if is_finished else "stopped",
+        failure=failure,
         env_steps=env_steps,
         steps_per_s=(env_steps - start.total_env_steps(start.progress)) / elapsed_s,
         mean_return=float(np.mean([value for _, value in recent])) if recent else float("nan"),

@@ -40,7 +40,10 @@ _MAY_CHANGE = (
     "max_time_s",
     "device",
     "precision",
+    "modules_folder",
     "environment.num_envs",
+    "environment.vectorization",
+    "environment.max_failures",
     "learner.rollout_length",
     "learner.learning_rate",
     "learner.learning_rate_scaling",
@@ -184,20 +187,23 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
     return start
 
 
-def begin_with(start: Start, origin: Path, job: Job, comm: MPI.Intracomm) -> None:
-    """Let a new run begin with the policy of another: the mean of its parameters, and nothing else. Collective.
+def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
+    """Begin a new run, with fresh parameters or the policy of another run. Collective over comm.
 
-    Optimizer, push-sum, counts and random numbers begin anew, so it is a run of its own with another first policy.
+    Of the other run it takes the mean of its parameters and nothing else: optimizer, push-sum, counts and random
+    numbers begin anew, so it is a run of its own with another first policy.
 
     Args:
-        start: That of the new run, changed.
-        origin: Folder of the other run.
         job: What is to be trained.
+        origin: Folder of the other run; None for fresh parameters.
         comm: The ranks of the job.
 
     Raises:
-        UserError: On every rank: it has no such policy, or its network is another.
+        UserError: On every rank: the other run has no such policy, or its network is another.
     """
+    start = Start(progress=np.zeros(comm.size, np.int64))
+    if origin is None:
+        return start
     z = None
     with together(comm):
         if comm.rank == 0:
@@ -217,6 +223,7 @@ def begin_with(start: Start, origin: Path, job: Job, comm: MPI.Intracomm) -> Non
                 "origin_env_steps": policy.env_steps,
             }
     start.learner = {"z": comm.bcast(z)}
+    return start
 
 
 def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
@@ -284,14 +291,14 @@ def _changes(before: Job, now: Job, out: Path) -> str:
         UserError: One that decides what the run's numbers mean.
     """
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    changed = [key for key in new if old.get(key) != new[key]]
+    changed = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     for key in changed:
         if not key.startswith(_MAY_CHANGE):
             raise UserError(
-                f"{out}: {key} was {old.get(key)!r} and would be {new[key]!r}: half of the run would be another "
+                f"{out}: {key} was {old.get(key)!r} and would be {new.get(key)!r}: half of the run would be another "
                 "job's; start a new run with another --out"
             )
-    return "; ".join(f"{key} {old.get(key)!r} -> {new[key]!r}" for key in changed)
+    return "; ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

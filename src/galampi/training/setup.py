@@ -97,8 +97,6 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
     # After the imports, so that what a module draws when it is imported changes nothing.
     _seed_global_generators(job.seed, num_restarts, rank)
     device = resolve_device(job.device, placement.rank_on_node)
-    # By default cuDNN rounds what convolutions multiply to 10 bits; float32 is to mean float32.
-    torch.backends.cudnn.allow_tf32 = False
     simulators = make_simulators(
         job.environment,
         seed=_simulator_seed(job, num_restarts, rank, num_ranks * job.environment.num_envs),
@@ -156,18 +154,7 @@ def make_rank(
             raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
     hostnames = comm.allgather(placement.hostname)
     silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
-    mailboxes = Mailboxes(comm, topology_of(job.gossip.method, job.gossip.topology, comm.size), num_parameters)
-    mailboxes.progress[:] = start.progress
-    allreduce = None
-    if job.gossip.method == "allreduce":
-        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals, mailboxes))
-        _make_equal(learning.learner, start, comm)
-    mixing = UniformAverage() if job.gossip.method == "gala" else PushSum(job.gossip.weight_floor, lerp)
-    if isinstance(mixing, PushSum):
-        mixing.weight = start.weight
-        mixing.step_scale = StepScale(**start.step_scale)
-    with together(comm):
-        gossip = Gossip(mailboxes, mixing, all_peers=job.gossip.peers == "all")
+    mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)
     gpus = _gpus_of_node(learning.device, placement, comm)
     with together(comm):
         sketch = Sketch(job.record.sketch_size, num_parameters)
@@ -206,6 +193,30 @@ def make_rank(
             # A run that has begun has something to resume from, whenever it is killed.
             save_checkpoint(checkpoint_path(out, comm.rank), rank.state(exact=False))
     return rank
+
+
+def _make_exchange(
+    job: Job, learner: Learner, comm: MPI.Intracomm, start: Start, signals: StopSignals
+) -> tuple[Mailboxes, Gossip, AllReduce | None]:
+    """Make a rank's mailboxes, its gossip and, if that is the method, its allreduce. Collective.
+
+    Raises:
+        UserError: On every rank: there is no room for the mailboxes, or no rank could ever send.
+    """
+    settings = job.gossip
+    mailboxes = Mailboxes(comm, topology_of(settings.method, settings.topology, comm.size), learner.z.size)
+    mailboxes.progress[:] = start.progress
+    allreduce = None
+    if settings.method == "allreduce":
+        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals, mailboxes))
+        _make_equal(learner, start, comm)
+    mixing = UniformAverage() if settings.method == "gala" else PushSum(settings.weight_floor, lerp)
+    if isinstance(mixing, PushSum):
+        mixing.weight = start.weight
+        mixing.step_scale = StepScale(**start.step_scale)
+    with together(comm):
+        gossip = Gossip(mailboxes, mixing, all_peers=settings.peers == "all")
+    return mailboxes, gossip, allreduce
 
 
 def begin(rank: Rank, argv: Sequence[str]) -> None:

@@ -437,12 +437,12 @@ def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:
         run(["submit", str(job), "--dry-run"])
 
 
-@pytest.mark.parametrize("command", [["submit", "--help"], ["status", "--help"]])
+@pytest.mark.parametrize("command", [[name, "--help"] for name in ("submit", "status", "sweep", "jobs")])
 def test_login_node_commands_know_neither_torch_nor_mpi(command) -> None:
     code = (
         "import sys; from galampi.cli import run\n"
         f"try: run({command!r})\nexcept SystemExit: pass\n"
-        "import galampi.launch.commands\n"
+        "import galampi.launch.commands, galampi.launch.here\n"
         "assert not {'torch', 'mpi4py', 'gymnasium'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
