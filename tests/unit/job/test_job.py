@@ -164,7 +164,7 @@ CARTPOLE = '[environment]\nid = "CartPole-v1"\n'
         (CARTPOLE + "frame_skip = 4", {}, "FILE: environment.frame_skip does nothing: environment.id is 'CartPole-v1'"),
         (CARTPOLE, {"environment.preset": "machado"}, "command line: environment.preset does nothing"),
         ("[environment]\nframe_skip = 2", {"environment.id": "CartPole-v1"}, "command line: environment.frame_skip"),
-        (CARTPOLE + "[learner]\nend_return_on_life_loss = true", {}, "FILE: learner.end_return_on_life_loss does noth"),
+        (CARTPOLE + "[learner]\nend_return_on_life_loss = true", {}, "FILE: learner.end_return_on_life_loss does"),
         ('[environment]\nvectorization = "async"', {}, "FILE: environment.vectorization does nothing: games of Atari"),
         ('[network]\nkind = "cnn"\nhidden_sizes = [8]', {}, "FILE: network.hidden_sizes does nothing: network.kind is"),
     ],
