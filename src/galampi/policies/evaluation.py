@@ -169,10 +169,10 @@ def _acting(simulators: Simulators, learner: Learner, *, greedy: bool) -> Choose
     """Return what plays as a learner's policy does; FIRE in its place after a lost life."""
     fire = _fire(simulators)
     policy = learner.policy
-    activations = policy.new_activations(simulators.num_envs)
+    activations = policy.trunk.new_activations(simulators.num_envs)
 
     def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
-        policy.encode(observations, activations[0])
+        policy.trunk.encode(observations, activations[0])
         outputs, _ = policy.forward(activations)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))
