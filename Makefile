@@ -4,6 +4,7 @@ PYTHON ?= python3
 RANKS ?= 2
 SEEDS ?= 1000
 FIRST ?= 0
+run: ARGS ?= --max-time-s 120
 VENV := .venv-$(MPI)
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -17,9 +18,9 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-lowest-torch test-simulation bench bench-one check format clean
+	test-jobs test-cluster test-package test-simulation test-lowest-torch wheel bench bench-one gpu-check check format clean
 
-run: $(READY)  ## Train the built-in job on RANKS ranks
+run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
 
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
@@ -72,6 +73,13 @@ test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-eve
 test-simulation: $(READY)  ## Simulate SEEDS jobs drawn at random from seed FIRST on, and check what must hold of each
 	python -m galampi simulate --check $(SEEDS) --first $(FIRST)
 
+test-package: $(READY)  ## Run only the tests of the built package; the wheel itself comes from `make wheel`
+	python -m pytest tests/jobs/test_package.py
+
+wheel: $(READY)  ## Build dist/galampi-VERSION-py3-none-any.whl
+	rm -rf build  # what setuptools finds there from before goes into the wheel
+	python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
 	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning
 
@@ -81,6 +89,9 @@ bench:  ## Measure speed, beside Stable-Baselines3; half an hour on an otherwise
 
 bench-one: $(READY) .venv-sb3/.ready
 	python -m galampi bench --sb3 .venv-sb3/bin/python --out benchmarks/results $(ARGS)
+
+gpu-check: $(READY)  ## On a machine with a GPU: test the learner on it and measure 1 to 8 ranks; ten minutes
+	python benchmarks/gpu_check.py
 
 check: $(READY)  ## Lint, types, architecture, spelling, shell
 	ruff check .

@@ -35,6 +35,10 @@ def main() -> int:
         print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
         _end_job()
         return 1
+    except BrokenPipeError:
+        # Who reads the output, as `head` does, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except SystemExit:
         raise
     except BaseException:

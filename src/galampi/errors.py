@@ -36,3 +36,9 @@ class LostRankError(GalampiError):
 
 class BrokenRunError(GalampiError):
     """A rank cannot go on, for a reason outside this package: its text is the one line that is shown."""
+
+
+def os_error_line(error: OSError) -> str:
+    """Say in a line what the system answered, and of which file."""
+    reason = error.strerror or " ".join(str(error).split())
+    return f"{error.filename}: {reason}" if error.filename else reason

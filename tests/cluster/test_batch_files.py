@@ -259,3 +259,17 @@ def test_doctor_names_a_wrong_mpi(cluster, job, launchers) -> None:
         assert said.count("failed   launch") == 1, said
         assert " is 2, yet MPI sees 1 rank: the launcher does not belong to the MPI library in use" in said
         assert f"srun used --mpi={wrong}; under srun use --mpi={speaks}" in said
+
+
+@pytest.mark.one_mpi
+def test_a_rehearsal_says_what_comes_of_every_event(cluster, job, launchers, tmp_path, request) -> None:
+    if not request.config.getoption("--every-event"):
+        pytest.skip("takes minutes: with --every-event")
+    said = cluster.galampi(
+        *("submit", job, "--rehearse", "--ntasks-per-node", 1, "--nodes", 1, "--launcher", launchers[0]),
+        *("--out", tmp_path / "rehearsal"),
+    )
+    lines = [line for line in said.splitlines() if line.startswith("  ")]
+    assert len(lines) == 5, said
+    assert all(" ok " in line for line in lines), said
+    assert not cluster.call("squeue", "--noheader").strip()

@@ -16,6 +16,8 @@ from limits import DEADLOCK_S
 from galampi.results import load_checkpoint, open_run
 
 JOBS = Path(__file__).parents[2] / "jobs"
+FOREVER = 1_000_000_000
+"""Env steps of a job that does not end by itself."""
 # A job that starts at once and whose updates take a millisecond.
 SMALL_JOB = """
 name = "small"
@@ -91,6 +93,11 @@ def wait_for(condition: Callable[[], object]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {DEADLOCK_S} s")
         time.sleep(0.02)
+
+
+def has_trained(out: Path, num_ranks: int = 2) -> bool:
+    """Whether the ranks have saved after the checkpoint that they begin with."""
+    return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == num_ranks
 
 
 def rank_of(process: psutil.Process) -> int:

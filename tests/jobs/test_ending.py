@@ -10,18 +10,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from launching import assert_sound, rank_of, ranks_below, wait_for
+from launching import FOREVER, assert_sound, has_trained, rank_of, ranks_below, wait_for
 from limits import DEADLOCK_S
 
+from galampi.bench.contestants import off_shared_memory
 from galampi.results import load_checkpoint, open_run
 
-FOREVER = 1_000_000_000
 WITH_FAULTY_ENV = {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
-
-
-def has_trained(out, num_ranks=2) -> bool:
-    """Whether the ranks have saved after the checkpoint that they begin with."""
-    return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == num_ranks
 
 
 def rank_process(command, rank):
@@ -63,6 +58,29 @@ def test_a_stuck_rank_holds_nobody_up(galampi, small_job, tmp_path, method, sign
     ).finish()
     assert code == 0, output + errors
     assert_sound(out, num_ranks=3, status="finished")
+
+
+def test_a_stuck_rank_holds_no_other_edge_up_on_a_network(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    (tmp_path / "network").mkdir()
+    train = ("train", small_job, "--out", out, "--gossip.silent_after_s", 3, "--gossip.topology", "complete")
+    off_memory = off_shared_memory(tmp_path / "network")
+    command = galampi(*train, "--gossip.peers", "all", "--total_env_steps", FOREVER, ranks=3, env=off_memory)
+    wait_for(lambda: has_trained(out, 3))
+    rank_process(command, 1).send_signal(signal.SIGSTOP)
+
+    def received_from(rank, sender):
+        edges = open_run(out).ranks[rank].edges
+        of_sender = edges["hop"] == (rank - sender) % 3
+        return int(edges["received"][of_sender].max())
+
+    # The two that are left go on to hear of each other.
+    before = received_from(0, 2), received_from(2, 0)
+    wait_for(lambda: received_from(0, 2) > before[0] + 100 and received_from(2, 0) > before[1] + 100)
+    rank_process(command, 0).send_signal(signal.SIGTERM)
+    code, output, errors = command.finish()
+    assert code == 4, output + errors
+    assert "ended with 2 of 3 ranks: rank 1 on " in the_line(errors)
 
 
 def test_a_rank_that_was_stopped_for_a_while_rejoins(galampi, small_job, tmp_path) -> None:
@@ -310,3 +328,32 @@ def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_jo
     assert "job.h5: no such file" in the_line(errors)
     wait_for(lambda: not any(process.is_running() for process in ranks))
     assert all(load_checkpoint(path)["exact"] for path in (out / "checkpoint").glob("rank-*.h5"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        out = disk / "run"
+        code, output, errors = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER).finish()
+        assert code == 1, output + errors
+        assert "Traceback" not in errors
+        lines = [line for line in errors.splitlines() if line.startswith("galampi: ")]
+        assert lines
+        assert all("No space left on device" in line and str(out) in line for line in lines)
+        run = open_run(out)
+        assert run.status == "failed"
+        rows = [rank.updates.num_rows for rank in run.ranks]
+        assert min(rows) > 100
+        assert not list(out.rglob("*.part"))
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        budget = sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) + 4000
+        code, _, errors = galampi("train", "--out", out, "--resume", "--total_env_steps", budget).finish()
+        assert code == 0, errors
+        assert_sound(out, num_ranks=2, status="finished")
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

@@ -9,6 +9,7 @@ import pytest
 from launching import assert_sound, rank_of, wait_for
 from limits import DEADLOCK_S
 
+from galampi.policies.stored import find_policy
 from galampi.results import JobFile, load_checkpoint, open_run
 
 
@@ -148,6 +149,67 @@ def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
     assert rank.energy["energy_j"].tolist() == [0, 7, 0, 9]
     assert set(rank.energy["host"]) == {rank.attributes["hostname"]}
     assert rank.energy["time_s"][2] == rank.restarts["time_s"][0]
+
+
+def test_the_mean_return_goes_on_after_a_resume(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    train = ("train", small_job, "--out", out, "--total_env_steps")
+    assert galampi(*train, 6000).finish()[0] == 0
+    # So few steps that hardly an episode ends after the resume.
+    code, output, errors = galampi(*train, 6040, "--resume").finish()
+    assert code == 0, errors
+    run = open_run(out)
+    ended = sorted(
+        pair
+        for rank in run.ranks
+        for pair in zip(rank.episodes["time_s"].tolist(), rank.episodes["return"].tolist(), strict=True)
+    )
+    assert len(ended) > 100
+    mean = np.mean([value for _, value in ended[-100:]])
+    (line,) = [line for line in output.splitlines() if "mean return" in line]
+    assert f" {mean:.2f} (last 100 episodes" in line
+
+
+def test_the_time_of_a_job_is_a_budget_too(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    train = ("train", small_job, "--out", out, "--total_env_steps", 1_000_000_000)
+    for method, seconds in (("push-sum", 1), ("allreduce", 1), ("none", 1)):
+        out = tmp_path / method
+        train = ("train", small_job, "--out", out, "--total_env_steps", 1_000_000_000, "--gossip.method", method)
+        code, output, errors = galampi(*train, "--max-time-s", seconds).finish()
+        assert code == 0, errors
+        assert output.startswith("finished: ")
+        assert_sound(out, num_ranks=2, status="finished")
+        assert all(rank.updates["time_s"][-3] < seconds for rank in open_run(out).ranks)
+    code, output, _ = galampi("train", "--out", out, "--resume").finish()
+    assert code == 0
+    assert "finished already" in output
+    code, _, errors = galampi("train", "--out", out, "--resume", "--max-time-s", 2).finish()
+    assert code == 0, errors
+    assert all(rank.restarts["changes"].tolist() == ["max_time_s 1.0 -> 2.0"] for rank in open_run(out).ranks)
+
+
+def test_a_new_run_begins_with_the_policy_of_another(galampi, small_job, tmp_path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert galampi("train", small_job, "--out", old, "--total_env_steps", 2000).finish()[0] == 0
+    mean = find_policy(old).z
+    arguments = ("--total_env_steps", 8, "--learner.rollout_length", 1, "--seed", 5, "--learner.learning_rate", 1e-9)
+    code, _, errors = galampi("train", small_job, "--out", new, "--from", old, *arguments).finish()
+    assert code == 0, errors
+    np.testing.assert_allclose(find_policy(new).z, mean, atol=1e-6)
+    run = open_run(new)
+    assert run.attributes["origin"] == str(old)
+    assert run.attributes["origin_env_steps"] >= 2000
+    assert run.ranks[0].updates["update"][0] == 1
+    for more, words in (
+        (("--resume",), "--from begins a new run, --resume goes on with one"),
+        (("--network.hidden_sizes", "[32]"), "its network.hidden_sizes is (64, 64); this job's is (32,)"),
+    ):
+        out = new if more == ("--resume",) else tmp_path / "third"
+        code, _, errors = galampi("train", small_job, "--out", out, "--from", old, *more).finish()
+        assert code == 2
+        assert words in errors
+        assert len(errors.splitlines()) == 1
 
 
 def test_a_run_that_is_done_says_so(galampi, small_job, tmp_path) -> None:

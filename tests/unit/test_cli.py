@@ -64,7 +64,9 @@ def test_paths_are_absolute_before_a_command_begins(ran, words, paths) -> None:
 
 
 @pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-@pytest.mark.parametrize("words", [["evaluate", "a"], ["report", "a"], ["export", "a"], ["submit", "a.toml"]])
+@pytest.mark.parametrize(
+    "words", [["evaluate", "a"], ["report", "a"], ["export", "a"], ["submit", "a.toml"], ["sweep", "a"]]
+)
 def test_what_is_done_once_is_refused_to_several_processes(ran, monkeypatch, words, variable) -> None:
     monkeypatch.setenv(variable, "2")
     with pytest.raises(

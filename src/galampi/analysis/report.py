@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from galampi.analysis import page, published
 from galampi.analysis.distinct import distinct
 from galampi.analysis.shown import shown
+from galampi.analysis.statistics import settings_changed
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
 from galampi.errors import UserError
 from galampi.results.reader import open_run
@@ -83,6 +84,8 @@ def _by_job(runs: Sequence[RunReport]) -> list[JobReport]:
     settings: dict[str, dict[str, Any]] = {}
     for run in runs:
         flat = _flat({**run.job.model_dump(mode="json"), "ranks": run.run.num_ranks})
+        # A run that was half another job's is one of its own kind.
+        flat["on the way"] = "; ".join(text for _, text in settings_changed(run.run))
         del flat["seed"]
         key = json.dumps(flat, sort_keys=True)
         groups.setdefault(key, []).append(run)
@@ -93,7 +96,7 @@ def _by_job(runs: Sequence[RunReport]) -> list[JobReport]:
     for key, group in groups.items():
         name = group[0].job.name
         if names.count(name) > 1:
-            name = f"{name}: {', '.join(_setting(each, settings[key][each]) for each in differing)}"
+            name = f"{name}: {', '.join(filter(None, (_setting(each, settings[key][each]) for each in differing)))}"
         jobs.append(JobReport(shown(name), sorted(group, key=lambda run: run.job.seed)))
     return jobs
 
@@ -102,6 +105,8 @@ def _setting(key: str, value: object) -> str:
     """Say in few words what sets a job apart."""
     if key == "ranks":
         return f"{value} ranks"
+    if key == "on the way":
+        return f"later {value}" if value else ""
     if key == "total_env_steps":
         return f"{value:,} steps"
     return str(value) if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
@@ -231,8 +236,9 @@ def _body(
         page.table(_COLUMNS, [[*_cells(job)] for job in summary["jobs"]]),
         page.paragraph(
             "Return: mean of the last 100 episodes of all ranks, raw score of full games; over several runs the "
-            "interquartile mean with its 95 % bootstrap interval. Distance: greatest distance of a rank to the mean of "
-            "all, in percent of the parameters' norm. Energy: of what could be read; see below.",
+            "interquartile mean with its 95 % bootstrap interval. Step: the effective step, how far the ensemble moved "
+            "over what its ranks' optimizer steps asked for; mean over runs. Distance: greatest distance of a rank to "
+            "the mean of all, in percent of the parameters' norm. Energy: of what could be read; see below.",
             faint=True,
         ),
     ]
@@ -281,13 +287,16 @@ def _about(job: JobReport) -> str:
     distance = "" if not isinstance(first.distance, str) else f" No distances between ranks: {first.distance}."
     num_left = len(first.run.all_ranks) - job.num_ranks
     left = f" Until it was resumed on fewer there were {num_left} more, who count in all sums." if num_left else ""
+    changes = "".join(
+        f" From update {update:,} of rank 0 on: {shown(text)}." for update, text in settings_changed(first.run)
+    )
     return (
-        f"{job.num_ranks} ranks of {first.job.environment.num_envs} simulators, {exchange}; {first.run.status}.{left} "
-        f"{which} Energy: {used}{why}{distance}"
+        f"{job.num_ranks} ranks of {first.job.environment.num_envs} simulators, {exchange}; {first.run.status}.{left}"
+        f"{changes} {which} Energy: {used}{why}{distance}"
     )
 
 
-_COLUMNS = ("job", "ranks", "runs", "env steps", "steps/s", "return", "distance", "kWh / M steps")
+_COLUMNS = ("job", "ranks", "runs", "env steps", "steps/s", "return", "step", "distance", "kWh / M steps")
 
 
 def _cells(job: dict[str, Any]) -> tuple[str, ...]:
@@ -299,6 +308,7 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
     relative = [run["distance"].get("relative_max") for run in job["runs"]]
     known = [value for value in relative if value is not None]
     per_million = job["kwh_per_million_env_steps"]
+    steps = [run["effective_step"] for run in job["runs"]]
     return (
         job["label"],
         str(job["num_ranks"]),
@@ -306,6 +316,7 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
         f"{np.mean([run['env_steps'] for run in job['runs']]):,.0f}",
         f"{job['env_steps_per_s']:,.0f}",
         returned,
+        "-" if None in steps else f"{np.mean(steps):.3f}",
         f"{max(known):.2%}" if known else "-",
         "-" if per_million is None else f"{per_million:.3g}",
     )

@@ -30,6 +30,16 @@ PHASES = (
 )
 """Columns of `/updates` that tell where the time went, and what they are called."""
 _NUM_RESAMPLES = 5000
+_NOT_OF_LEARNING = (
+    "name ",
+    "total_env_steps ",
+    "max_time_s ",
+    "device ",
+    "gossip.silent_after_s ",
+    "checkpoint.",
+    "record.",
+)
+"""Settings that say how long a run goes on and what is kept of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,3 +247,14 @@ def effective_step(run: Run) -> float | None:
                 moved += float(rows["moved"][of_start][-1])
                 num_updates += float(rows["update"][of_start][-1] - first)
     return moved / num_updates if num_updates else None
+
+
+def settings_changed(run: Run) -> list[tuple[int, str]]:
+    """Return what restarts have changed of how a run learns: rank 0's update after which it holds, and what it is."""
+    restarts = run.ranks[0].restarts
+    changed = []
+    for update, text in zip(restarts["update"], restarts["changes"], strict=True):
+        told = [each for each in str(text).split("; ") if each and not each.startswith(_NOT_OF_LEARNING)]
+        if told:
+            changed.append((int(update), "; ".join(told)))
+    return changed

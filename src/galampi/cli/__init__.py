@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from galampi.cli.analysis import add_report, add_watch
 from galampi.cli.bench import add_bench
-from galampi.cli.cluster import add_doctor, add_status, add_submit
+from galampi.cli.cluster import add_doctor, add_status, add_submit, add_sweep
+from galampi.cli.jobs import add_jobs
 from galampi.cli.policies import add_evaluate, add_export
 from galampi.cli.settings import Parser, as_named, make_paths_absolute
 from galampi.cli.simulation import add_simulate
@@ -87,10 +88,16 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, by_command
 
 
-_ONE_PROCESS = ("submit", "report", "evaluate", "export", "simulate")
+_ONE_PROCESS = ("submit", "sweep", "report", "evaluate", "export", "simulate")
 _COMMANDS = {
-    "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train jobs/pong.toml --seed 3"),
-    "submit": (add_submit, "Submit a job to Slurm", "python -m galampi submit jobs/pong.toml --nodes 2"),
+    "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train pong --seed 3"),
+    "jobs": (add_jobs, "List the jobs that come with galampi", "python -m galampi jobs"),
+    "submit": (add_submit, "Submit a job to Slurm", "python -m galampi submit pong --nodes 2"),
+    "sweep": (
+        add_sweep,
+        "Train the runs of a sweep on this machine",
+        "python -m galampi sweep runs/seeds cartpole --array-seeds 5",
+    ),
     "doctor": (add_doctor, "Check what a job needs where it will run", "mpirun -n 4 python -m galampi doctor"),
     "status": (add_status, "Say what became of runs", "python -m galampi status runs/pong"),
     "watch": (add_watch, "Watch a running job", "python -m galampi watch runs/pong"),

@@ -1,12 +1,12 @@
-"""The commands around a job on a cluster: `submit`, `status` and `doctor`."""
+"""The commands around jobs and sweeps, on a cluster or here: `submit`, `sweep`, `status` and `doctor`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from galampi.cli.settings import Parser, add_settings, settings_given
-from galampi.job import load_job
+from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
+from galampi.job import find_job, load_job
 
 
 def add_submit(parser: Parser) -> None:
@@ -14,13 +14,14 @@ def add_submit(parser: Parser) -> None:
     from galampi.launch.submit import LAUNCHERS, SIGNALS
 
     parser.usage = (
-        "python -m galampi submit JOB.toml|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
+        "python -m galampi submit JOB|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
         "[-- OPTION OF SBATCH ...]"
     )
-    parser.add_argument("job", type=Path, metavar="JOB.toml|SWEEP", help="job file, or a sweep's folder: what it lacks")
+    parser.add_argument(
+        "job", type=find_job, metavar="JOB|SWEEP", help="job file or name, or a sweep's folder: what it lacks"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
-    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
-    parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
+    _add_axes(parser)
     parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
     parser.add_argument(
@@ -70,6 +71,46 @@ def _submit(arguments: argparse.Namespace) -> int:
     )
 
 
+def add_sweep(parser: Parser) -> None:
+    """Add the arguments of `sweep`."""
+    parser.usage = (
+        "python -m galampi sweep SWEEP [JOB] [--sweep KEY=A,B ...] [--at-once N] [--ranks N] [--section.key VALUE ...]"
+    )
+    parser.epilog = (
+        "exit codes: 0 all runs are done; 1 one has failed; 2 a mistake in the command; 3 stopped by a signal, saved; "
+        "4 some are not done"
+    )
+    parser.add_argument("folder", type=Path, metavar="SWEEP", help="folder of the sweep; one that is there goes on")
+    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
+    _add_axes(parser)
+    parser.add_argument("--at-once", type=positive, default=1, metavar="N", help="most runs at the same time [1]")
+    parser.add_argument("--ranks", type=positive, metavar="N", help="ranks of each run [as before, else 2]")
+    add_settings(parser)
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from galampi.launch.here import Asked, sweep_here
+
+    return sweep_here(
+        Asked(
+            folder=arguments.folder,
+            job=arguments.job,
+            overrides=settings_given(arguments),
+            sweeps=arguments.sweep,
+            num_seeds=arguments.array_seeds,
+            at_once=arguments.at_once,
+            num_ranks=arguments.ranks,
+        )
+    )
+
+
+def _add_axes(parser: Parser) -> None:
+    """Add the options that say what is swept."""
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="one run for each; repeatable")
+    parser.add_argument("--array-seeds", type=int, metavar="K", help="one run for each of K seeds from the job's own")
+
+
 def add_status(parser: Parser) -> None:
     """Add the arguments of `status`."""
     parser.epilog = (
@@ -89,9 +130,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def add_doctor(parser: Parser) -> None:
     """Add the arguments of `doctor`."""
-    parser.usage = "mpirun|srun ... python -m galampi doctor [JOB.toml] [--out DIR] [--json] [--section.key VALUE ...]"
+    parser.usage = "mpirun|srun ... python -m galampi doctor [JOB] [--out DIR] [--json] [--section.key VALUE ...]"
     parser.epilog = "exit codes: 0 nothing failed; 1 something did; 2 a mistake in the command"
-    parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
+    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder its runs will be in [runs]")
     parser.add_argument("--json", action="store_true", help="print a JSON list of the findings")
     add_settings(parser)

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from galampi.errors import UserError
 from galampi.job import Job, allowed, fields
 
+JOB_HELP = "job file, or the name of one that `jobs` lists; the built-in job without it"
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are ours to report: once, not once for each rank.

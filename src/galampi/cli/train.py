@@ -8,16 +8,18 @@ import math
 import sys
 from pathlib import Path
 
-from galampi.cli.settings import Parser, add_settings, settings_given
+from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
 from galampi.errors import UserError
-from galampi.job import load_job, parse_job
+from galampi.job import find_job, load_job, parse_job
 from galampi.ranks.importing import heavy_imports
 
 
 def add_train(parser: Parser) -> None:
     """Add the arguments of `train`."""
-    parser.usage = "python -m galampi [train] [JOB.toml] [--out DIR] [--resume] [--quiet] [--section.key VALUE ...]"
-    parser.add_argument("job", nargs="?", type=Path, metavar="JOB.toml", help="job file; the built-in job without it")
+    parser.usage = (
+        "python -m galampi [train] [JOB] [--out DIR] [--resume] [--from RUN] [--quiet] [--section.key VALUE ...]"
+    )
+    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
     parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; must be empty or new")
     parser.add_argument(
         "--resume",
@@ -40,6 +42,13 @@ def add_train(parser: Parser) -> None:
         dest="resume",
         help="begin the run in --out anew; its old files are kept in a folder beside the new ones",
     )
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        type=Path,
+        metavar="RUN",
+        help="begin a new run with the policy of RUN: the mean of its parameters, and nothing else of it",
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
     add_settings(parser)
     parser.set_defaults(run=_train)
@@ -50,6 +59,8 @@ def _train(arguments: argparse.Namespace) -> int:
     out = arguments.out
     if arguments.resume != "no" and out is None:
         raise UserError("--resume needs --out, the folder of the run to go on with")
+    if arguments.origin is not None and arguments.resume == "yes":
+        raise UserError("--from begins a new run, --resume goes on with one: choose")
     has_run = out is not None and (out / "job.h5").exists()
     if arguments.job is None and (arguments.resume == "yes" or (arguments.resume != "no" and has_run)):
         from galampi.results import open_run
@@ -69,10 +80,18 @@ def _train(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=level, format=f"[rank {comm.rank} of {comm.size}] %(message)s", stream=sys.stderr, force=True
     )
-    out, outcome = train(job, out, resume=arguments.resume, argv=sys.argv, comm=comm, quiet=arguments.quiet)
+    out, outcome = train(
+        job,
+        out,
+        resume=arguments.resume,
+        argv=sys.argv,
+        comm=comm,
+        origin=arguments.origin,
+        quiet=arguments.quiet,
+    )
     if comm.rank == 0 and not arguments.quiet:
         if outcome is None:
-            print(f"{out}: finished already; raise --total_env_steps to train further")
+            print(f"{out}: finished already; raise total_env_steps (or max_time_s) to train further")
         else:
             low, high, total = outcome.weights
             is_atari = job.environment.id.startswith("ALE/")

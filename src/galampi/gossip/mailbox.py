@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from mpi4py import MPI
@@ -66,16 +66,7 @@ class Mailboxes(MailboxRules):
         super().__init__(topology, comm.rank, num_parameters, dtype)
         self._comm = comm.Dup()
         num_edges = len(topology.hops)
-        header = np.dtype(
-            [
-                ("weight", np.float64),
-                ("sequence", np.int64),
-                ("update", np.int64),
-                ("time_s", np.float64),
-                ("moved", np.float64),
-                ("progress", np.int64, (comm.size,)),
-            ]
-        )
+        header = _header(comm.size)
         # A slot is header and payload, so that one address and one size place them all.
         self._payload_at = _round_up(header.itemsize)
         payload_bytes = self._dtype.itemsize * num_parameters
@@ -93,15 +84,7 @@ class Mailboxes(MailboxRules):
         node.Free()
 
         self._window = MPI.Win.Allocate(num_bytes, 1, comm=self._comm)
-        memory = np.asarray(self._window.tomemory()).view(np.uint8)
-        memory[:] = 0
-        self._stop = memory[:8].view(np.int64)
-        self._stages = memory[self._stages_at : self._stages_at + 8 * comm.size].view(np.int64)
-        self._acks = memory[self._acks_at : self._flags_at].view(np.int64)[:: _LINE // 8]
-        self._flags = memory[self._flags_at : self._slots_at].view(np.int64)[:: _LINE // 8]
-        slots = [memory[self._slot(edge) : self._slot(edge) + slot_bytes] for edge in range(num_edges)]
-        self._headers = [slot[: header.itemsize].view(header) for slot in slots]
-        self._payloads = [slot[self._payload_at : self._payload_at + payload_bytes].view(self._dtype) for slot in slots]
+        self._map(np.asarray(self._window.tomemory()).view(np.uint8), header, payload_bytes)
         # Sources of puts and accumulates must hold still until they complete, so each edge has its own.
         self._header_out = np.zeros(num_edges, dtype=header)
         self._flag_out = np.zeros(num_edges, dtype=np.int64)
@@ -126,14 +109,30 @@ class Mailboxes(MailboxRules):
         self._window.Lock_all(MPI.MODE_NOCHECK)
         self._window.Sync()
         self._comm.Barrier()
-        crosses_network = bool(self._staged) or not on_node.issuperset(self._in_peers)
-        if crosses_network and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
-            # A thread of its own for each edge: one whose peer does not answer holds up no other.
-            for edge in (None, *self._staged):
-                name = "galampi-network" if edge is None else f"galampi-edge-{edge}"
-                thread = threading.Thread(target=self._drive_network, args=(edge,), name=name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        if self._staged or not on_node.issuperset(self._in_peers):
+            self._start_network()
+
+    def _map(self, memory: np.ndarray, header: np.dtype[Any], payload_bytes: int) -> None:
+        """Clear the window's memory, [num_bytes] uint8, and name its parts."""
+        memory[:] = 0
+        num_edges = len(self.topology.hops)
+        self._stop = memory[:8].view(np.int64)
+        self._stages = memory[self._stages_at : self._stages_at + 8 * self._comm.size].view(np.int64)
+        self._acks = memory[self._acks_at : self._flags_at].view(np.int64)[:: _LINE // 8]
+        self._flags = memory[self._flags_at : self._slots_at].view(np.int64)[:: _LINE // 8]
+        slots = [memory[self._slot(edge) : self._slot(edge) + self._slot_bytes] for edge in range(num_edges)]
+        self._headers = [slot[: header.itemsize].view(header) for slot in slots]
+        self._payloads = [slot[self._payload_at : self._payload_at + payload_bytes].view(self._dtype) for slot in slots]
+
+    def _start_network(self) -> None:
+        """Start what drives the network: a thread for each edge, so that one whose peer is silent holds up no other."""
+        if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
+            return
+        for edge in (None, *self._staged):
+            name = "galampi-network" if edge is None else f"galampi-edge-{edge}"
+            thread = threading.Thread(target=self._drive_network, args=(edge,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def free(self) -> None:
         """Give the window back. Collective over comm; a second call does nothing."""
@@ -261,6 +260,19 @@ def _pieces(z: Floats) -> list[tuple[int, Floats]]:
     """Cut a vector into puts of a countable size: pairs of byte offset and part."""
     step = _MOST_BYTES_A_PUT // z.itemsize
     return [(z.itemsize * start, z[start : start + step]) for start in range(0, z.size, step)]
+
+
+def _header(num_ranks: int) -> np.dtype[Any]:
+    return np.dtype(
+        [
+            ("weight", np.float64),
+            ("sequence", np.int64),
+            ("update", np.int64),
+            ("time_s", np.float64),
+            ("moved", np.float64),
+            ("progress", np.int64, (num_ranks,)),
+        ]
+    )
 
 
 def _round_up(num_bytes: int) -> int:

@@ -1,10 +1,20 @@
 """The Job: everything that defines a run. Knows neither MPI nor torch, so that a login node reads it at once.
 
-`settings` is the tree of what a user can set, `text` how a job file becomes it and how its faults are told. What a
-setting does to a run stands in the rooms that take it.
+`settings` is the tree of what a user can set, `text` how a job file becomes it and how its faults are told, `modules`
+what a job names of the user's own code, `shipped` the jobs that come with this package. What a setting does to a run
+stands in the rooms that take it.
 """
 
-from galampi.job.settings import Environment, Gossip, Job, Network, fields
+from galampi.job.modules import (
+    changed_sources,
+    find_modules,
+    import_module,
+    import_modules,
+    imported_sources,
+    named_modules,
+)
+from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, fields
+from galampi.job.shipped import find_job, shipped_jobs
 from galampi.job.text import allowed, dump_job, load_job, parse_job
 
 __all__ = [
@@ -12,9 +22,18 @@ __all__ = [
     "Gossip",
     "Job",
     "Network",
+    "Wrapper",
     "allowed",
+    "changed_sources",
     "dump_job",
     "fields",
+    "find_job",
+    "find_modules",
+    "import_module",
+    "import_modules",
+    "imported_sources",
     "load_job",
+    "named_modules",
     "parse_job",
+    "shipped_jobs",
 ]

@@ -6,9 +6,9 @@ The docstring below each field is its text in ``--help``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
@@ -20,13 +20,59 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+def _names_something(reference: str) -> str:
+    module, _, name = reference.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError("must be 'module:Name'")
+    return reference
+
+
+Reference = Annotated[str, AfterValidator(_names_something)]
+"""What a module defines, as `package.module:Name`."""
+
+
+class Wrapper(Section):
+    """A wrapper of simulators and its arguments, as an entry of `environment.wrappers`."""
+
+    wrapper: Reference
+    kwargs: dict[str, Any] = {}
+
+
+ATARI_PRESETS: dict[str, dict[str, Any]] = {
+    "mnih": {},
+    "machado": {
+        "frame_skip": 5,
+        "repeat_action_probability": 0.25,
+        "max_noops": 0,
+        "max_episode_frames": 18_000,
+        "full_action_space": True,
+    },
+}
+"""What the settings of Atari are where they are not given: those of Mnih et al. (2015, 2016), which are the
+defaults, and those of Machado et al. (2018, arXiv 1709.06009), whose learner is not told of a lost life either."""
+
+
 class Environment(Section):
     """The simulators of one rank."""
 
     id: str = "ALE/KungFuMaster-v5"
-    """Any gymnasium environment id."""
+    """Any gymnasium environment id; 'module:id' imports the module first, 'module:Class' takes a class of it."""
     num_envs: int = Field(16, ge=1, le=65_536)
     """Simulators of each rank."""
+    kwargs: dict[str, Any] = {}
+    """Arguments for the environment; '{simulator}' becomes the simulator's number, which no other has on any rank."""
+    wrappers: tuple[Reference | Wrapper, ...] = ()
+    """Wrappers around each simulator, the innermost first."""
+    action_mask: str = ""
+    """Key of the observations that is the mask of allowed actions; without it, info['action_mask'] where there is."""
+    max_episode_steps: int = Field(0, ge=0)
+    """Env steps after which an episode is truncated; 0: what the environment says."""
+    vectorization: Literal["auto", "sync", "async"] = "auto"
+    """Simulators in the rank's own process, or in as many as it has cores; auto: in several if a step takes 1 ms."""
+    max_failures: int = Field(10, ge=0)
+    """Failures of a rank's simulators that a job outlives; each starts its simulator anew."""
+    preset: Literal["mnih", "machado"] = "mnih"
+    """What the other settings of Atari are where they are not given: as Mnih et al. 2016, or Machado et al. 2018."""
     frame_skip: int = Field(4, ge=1, le=60)
     """Emulator frames that one action lasts (Atari)."""
     repeat_action_probability: float = Field(0.0, ge=0, le=1)
@@ -37,6 +83,28 @@ class Environment(Section):
     """Emulator frames after which an episode is truncated (Atari)."""
     full_action_space: bool = False
     """Offer all 18 joystick actions rather than the game's own (Atari)."""
+    image_size: int = Field(84, ge=8, le=1024)
+    """Height and width of an image, pixels (Atari)."""
+    grayscale: bool = True
+    """Show shades of grey rather than colours (Atari)."""
+    frame_stack: int = Field(4, ge=1, le=64)
+    """Images that an observation holds, the newest last (Atari)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {**ATARI_PRESETS.get(str(given.get("preset", "mnih")), {}), **given}
+        return given
+
+    @property
+    def is_atari(self) -> bool:
+        """Whether the id is that of a game of Atari."""
+        return self.id.rpartition(":")[2].startswith("ALE/")
+
+
+ATARI_FIELDS = tuple(Environment.model_fields)[tuple(Environment.model_fields).index("preset") :]
+"""Settings that only Atari has."""
 
 
 class Learner(Section):
@@ -69,7 +137,7 @@ class Learner(Section):
     clip_rewards: bool | Auto = "auto"
     """Learn from the sign-preserving clip of rewards to [-1, 1]; auto: for Atari."""
     end_return_on_life_loss: bool | Auto = "auto"
-    """Let a lost life end the learner's return, though never the game; auto: for Atari."""
+    """Let a lost life end the learner's return, though never the game; auto: for Atari but in its preset machado."""
     reward_scale: float = Field(1.0, gt=0, le=1e6)
     """Factor on the rewards the learner sees, before any clip."""
 
@@ -135,10 +203,14 @@ class Job(Section):
     """Seed of parameters, actions and simulators."""
     total_env_steps: int = Field(250_000, ge=1)
     """Env steps of all ranks together; one env step is one agent decision."""
+    max_time_s: float = Field(0.0, ge=0)
+    """Job time after which the job ends with its budget unspent, s; 0 for no limit. Schedules follow the budget."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto: bfloat16 for convolutions where they are fast in it. Parameters stay float32."""
+    modules_folder: str = ""
+    """Folder in which modules that the job names are looked for first [that of the job file]."""
     environment: Environment = Environment()
     learner: Learner = Learner()
     network: Network = Network()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -15,27 +15,38 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from galampi.errors import JobError
-from galampi.job.settings import Job, fields
+from galampi.job.modules import named_modules
+from galampi.job.settings import ATARI_FIELDS, Job, Reference, Wrapper, fields
+from galampi.job.shipped import find_job
 
 
-def load_job(path: Path | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
+def load_job(path: Path | str | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
     """Read a job file and lay overrides over it.
 
     Args:
-        path: TOML file; None for the built-in default job.
+        path: TOML file; as text it may be the name of a shipped job; None for the built-in default job.
         overrides: Dotted key to the text of a TOML value, or of a bare string.
 
     Raises:
-        JobError: The file cannot be read, or holds a key or value that is not allowed.
+        JobError: The file cannot be read, or holds a key or value that is not allowed, or one that would do nothing.
     """
     if path is None:
-        return parse_job("", "default job", overrides)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise JobError(f"{path}: cannot be read: {reason}") from None
-    return parse_job(text, str(path), overrides)
+        text, source = "", "default job"
+    else:
+        path = find_job(path) if isinstance(path, str) else path
+        source = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise JobError(f"{path}: cannot be read: {reason}") from None
+    job = parse_job(text, source, overrides)
+    if fault := idle_setting(job):
+        raise JobError(f"{source if idle_setting(parse_job(text, source)) == fault else 'command line'}: {fault}")
+    if path is not None and any(named_modules(job)):
+        # An absolute folder is taken as it is.
+        return job.model_copy(update={"modules_folder": str((path.parent / job.modules_folder).resolve())})
+    return job
 
 
 def parse_job(text: str, source: str, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
@@ -64,8 +75,36 @@ def parse_job(text: str, source: str, overrides: Mapping[str, str] = MappingProx
 
 
 def dump_job(job: Job) -> str:
-    """Write a Job as TOML that `parse_job` reads back to an equal Job."""
-    return tomli_w.dumps(job.model_dump(mode="json"))
+    """Write a Job as TOML that `parse_job` reads back to an equal Job; settings that would do nothing are left out."""
+    idle = {section: set(names) for section, names, _ in _idle(job)}
+    return tomli_w.dumps(job.model_dump(mode="json", exclude=idle))
+
+
+def idle_setting(job: Job) -> str:
+    """Name the first setting that was given and does nothing in this job, and say why; '' if there is none."""
+    for section, names, reason in _idle(job):
+        given = getattr(job, section)
+        for name in names:
+            if name in given.model_fields_set:
+                return f"{section}.{name} does nothing: {reason}"
+    return ""
+
+
+def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
+    """Yield sections, the settings of each that do nothing in this job, and why."""
+    environment = job.environment
+    if not environment.is_atari:
+        yield "environment", ATARI_FIELDS, f"environment.id is {environment.id!r}, which is no game of Atari"
+    if not environment.is_atari and job.learner.end_return_on_life_loss != "auto":
+        reason = f"environment.id is {environment.id!r}, and only games of Atari have lives"
+        yield "learner", ("end_return_on_life_loss",), reason
+    if environment.is_atari and not (environment.kwargs or environment.wrappers):
+        if environment.vectorization != "auto":
+            yield "environment", ("vectorization",), "games of Atari have threads of their own"
+        if environment.action_mask:
+            yield "environment", ("action_mask",), "games of Atari have no masks"
+    if job.network.kind in ("cnn", "cnn-small"):
+        yield "network", ("hidden_sizes",), f"network.kind is {job.network.kind!r}, whose sizes are fixed"
 
 
 def allowed(field: FieldInfo) -> str:
@@ -74,10 +113,14 @@ def allowed(field: FieldInfo) -> str:
     if choices:
         return "one of " + ", ".join(choices)
     # A field whose type holds its own limits (the items of a tuple) is described by its type.
-    kind = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
-        field.annotation,  # type: ignore[arg-type]
-        "a list of whole numbers, each at least 1",
-    )
+    annotation: Any = field.annotation
+    kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict[str, Any]: "a table"}
+    if annotation in kinds:
+        kind = kinds[annotation]
+    elif get_args(annotation)[0] == Reference | Wrapper:
+        kind = "a list of 'module:Wrapper' and of { wrapper = 'module:Wrapper', kwargs = {...} }"
+    else:
+        kind = "a list of whole numbers, each at least 1"
     low, high = "", ""
     for limit in field.metadata:
         if isinstance(limit, annotated_types.Ge):

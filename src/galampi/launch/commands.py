@@ -192,7 +192,7 @@ def _submit_rest_of_sweep(request: Request) -> int:
         raise UserError(f"{folder}: a sweep that is laid out keeps its settings; name a job file to begin another")
     runs = sweep.read_sweep(folder)
     print(sweep.table(runs))
-    indices = [run.index for run in runs if run.state in ("failed", "lost", "missing")]
+    indices = [run.index for run in runs if run.state in sweep.LACKING]
     if not indices:
         print("nothing to submit")
         return 0

@@ -6,7 +6,6 @@ Its exit codes serve batch files, so it starts at once: no torch, no MPI.
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from pathlib import Path
 
@@ -51,27 +50,27 @@ def mark_failed(out: Path) -> None:
     if run_status(out) in ("running", "stopped") and not _in_use(out):
         try:
             JobFile.set_status(out, "failed")
-        except (OSError, RuntimeError) as error:
-            # HDF5 tells it in several lines, and not always as the error of the system that it was.
-            number = error.errno if isinstance(error, OSError) else None
-            reason = os.strerror(number) if number else " ".join(str(error).split())
-            raise UserError(f"{out}: cannot be written: {reason}") from None
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the lock of a file; not if it is missing, or its file system has no locks."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _in_use(out: Path) -> bool:
     """Whether a job holds the lock of a run's folder, for longer than one that is ending would."""
     deadline_s = time.monotonic() + _PATIENCE_S
-    try:
-        with (out / "lock").open("rb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if time.monotonic() >= deadline_s:
-                        return True
-                    time.sleep(0.1)
-                else:
-                    return False
-    except OSError:
-        # There is no lock, or the file system has none.
-        return False
+    while held(out / "lock"):
+        if time.monotonic() >= deadline_s:
+            return True
+        time.sleep(0.1)
+    return False

@@ -1,7 +1,8 @@
 """Submit a job to Slurm.
 
 Builds the argument list of `sbatch`: a pure function, without a shell anywhere, so that no name can execute anything.
-Batch files are those of `slurm/`; options on the command line of `sbatch` go before their `#SBATCH` lines.
+Batch files are those that come with this package, or those of the folder that GALAMPI_SLURM names; options on the
+command line of `sbatch` go before their `#SBATCH` lines.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from galampi.errors import UserError
+from galampi.job.shipped import BATCH_FILES
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*\Z")
 # Not TERM or INT: srun takes both for itself, and ends.
@@ -212,15 +214,15 @@ def as_typed(arguments: Sequence[str]) -> str:
 
 
 def batch_file(name: str) -> Path:
-    """Return a batch file of the checkout, or of the installation.
+    """Return a batch file: that of the folder that GALAMPI_SLURM names, or the one of this package.
 
     Raises:
         UserError: It is not there.
     """
-    folder = _batch_folder()
-    if folder is None:
-        raise UserError("the batch files of slurm/ are missing from this installation; give one with --script FILE")
-    return folder / name
+    path = _batch_folder() / name
+    if not path.is_file():
+        raise UserError(f"GALAMPI_SLURM is {path.parent}; must be a folder of batch files, and holds no {name}")
+    return path
 
 
 def clean_environment() -> dict[str, str]:
@@ -247,8 +249,7 @@ def sbatch(arguments: Sequence[str]) -> str:
     environment = clean_environment()
     # The job finds the python that submitted it, and a batch file the one that it hands on to.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    if (folder := _batch_folder()) is not None:
-        environment["GALAMPI_SLURM"] = str(folder)
+    environment["GALAMPI_SLURM"] = str(_batch_folder())
     try:
         done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
     except FileNotFoundError:
@@ -348,11 +349,9 @@ def _seconds(time: str) -> int | None:
     return -(-seconds // 60) * 60 or None
 
 
-def _batch_folder() -> Path | None:
-    for folder in (Path(__file__).parents[3] / "slurm", Path(sys.prefix) / "share" / "galampi" / "slurm"):
-        if (folder / "requeue.sbatch").exists():
-            return folder
-    return None
+def _batch_folder() -> Path:
+    named = os.environ.get("GALAMPI_SLURM")
+    return Path(named).absolute() if named else BATCH_FILES
 
 
 def _option(name: str) -> str:

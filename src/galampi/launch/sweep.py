@@ -1,8 +1,9 @@
-"""Sweeps: every combination of some settings as one job array, a folder for each run.
+"""Sweeps: every combination of some settings, a folder for each run; trained as one job array, or on this machine.
 
     SWEEP/jobs/0-Pong-v5_seed-1.toml     the resolved job of run 0; the array's task 0 trains it
     SWEEP/Pong-v5_seed-1/                run 0
     SWEEP/logs/123_0.log                 what it printed as task 0 of Slurm's job 123
+    SWEEP/logs/0.log                     what it printed on this machine; locked while its launcher lives
     SWEEP/options.json                   what the last submission asked of Slurm; the next asks the same
     SWEEP/submissions.jsonl              the arrays submitted so far
 
@@ -24,10 +25,12 @@ from pathlib import Path
 
 from galampi.errors import UserError
 from galampi.job import Job, dump_job, fields, load_job
-from galampi.launch.status import run_status
+from galampi.launch.status import held, run_status
 from galampi.launch.submit import Resources, Submission, log_pattern, slug
 
 STATES = ("done", "running", "queued", "failed", "lost", "missing")
+LACKING = ("failed", "lost", "missing")
+"""States in which a run is trained again when the rest of a sweep is asked for."""
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -55,9 +58,10 @@ class SweptRun:
         name: Name of its folder.
         job_file: Its resolved job.
         out: Its folder.
-        state: `done`; `running` or `queued` by Slurm; `failed` by itself; `lost`: begun, and neither in the queue nor
-            done; `missing`: never begun.
+        state: `done`; `running` here or by Slurm, or `queued`; `failed` by itself; `lost`: begun, and not on its way;
+            `missing`: never begun.
         log: Where its last job has printed; None if it never began.
+        local_log: Where it prints on this machine.
     """
 
     index: int
@@ -66,6 +70,7 @@ class SweptRun:
     out: Path
     state: str
     log: Path | None
+    local_log: Path
 
 
 def parse_axes(sweeps: Sequence[str], num_seeds: int | None, first_seed: int) -> dict[str, list[str]]:
@@ -128,7 +133,9 @@ def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
     if (folder / "job.h5").exists():
         raise UserError(f"{folder}: holds a run; choose another --out")
     if (folder / "jobs").exists():
-        raise UserError(f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it")
+        raise UserError(
+            f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it, `sweep {folder}` trains it here"
+        )
     part = folder / "jobs.part"
     try:
         # Of a layout that was cut short.
@@ -161,10 +168,14 @@ def read_sweep(folder: Path) -> list[SweptRun]:
         if not number.isdigit():
             continue
         index, out = int(number), folder / name
+        local_log = folder / "logs" / f"{index}.log"
         logs = [folder / "logs" / f"{line['job_id']}_{index - int(str(line['offset']))}.log" for line in recorded]
-        log = next((path for path in reversed(logs) if path.exists()), None)
-        state = _state(run_status(out), in_queue.get(index), log is not None)
-        runs.append(SweptRun(index, name, job_file, out, state, log))
+        log = max(
+            (path for path in (*logs, local_log) if path.exists()), key=lambda path: path.stat().st_mtime, default=None
+        )
+        on_its_way = in_queue.get(index, "RUNNING" if held(local_log) else None)
+        state = _state(run_status(out), on_its_way, log is not None)
+        runs.append(SweptRun(index, name, job_file, out, state, log, local_log))
     return sorted(runs, key=lambda run: run.index)
 
 
@@ -298,11 +309,11 @@ def _in_queue(recorded: Sequence[Mapping[str, object]]) -> dict[int, str]:
     return states
 
 
-def _state(status: str, in_queue: str | None, has_log: bool) -> str:
+def _state(status: str, on_its_way: str | None, has_log: bool) -> str:
     if status == "finished":
         return "done"
-    if in_queue is not None:
-        return "queued" if in_queue in _WAITING else "running"
+    if on_its_way is not None:
+        return "queued" if on_its_way in _WAITING else "running"
     if status == "failed":
         return "failed"
     if status == "missing":

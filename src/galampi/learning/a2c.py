@@ -18,6 +18,7 @@ import torch
 from galampi.errors import UserError
 from galampi.job import Job
 from galampi.learning import kernels
+from galampi.learning.actions import masked
 from galampi.learning.optimizer import RMSprop
 from galampi.learning.policy import Policy
 from galampi.learning.returns import gae
@@ -80,6 +81,8 @@ class Learner:
             UserError: A space is not supported, or does not fit the network.
         """
         self._settings = settings = job.learner
+        # By default cuDNN rounds what convolutions multiply to 10 bits; float32 is to mean float32.
+        torch.backends.cudnn.allow_tf32 = False
         self.policy = Policy(
             job.network,
             observation_space,
@@ -138,9 +141,11 @@ class Learner:
         advantage = torch.from_numpy(advantages).view(num_rows).to(device)
         target = torch.from_numpy(advantages + values[:-1]).view(num_rows).to(device)
         actions = torch.from_numpy(rollout.actions).flatten(0, 1).to(device)
+        masks = torch.from_numpy(rollout.masks).flatten(0, 1).to(device) if rollout.masks is not None else None
         terms: list[torch.Tensor] = []
 
         def loss(outputs: torch.Tensor, value: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+            outputs = outputs if masks is None else masked(outputs, masks)
             log_prob, entropy = policy.actions.log_prob_and_entropy(outputs, free, actions)
             policy_loss = -(weight * advantage * log_prob).sum()
             value_loss = (weight * (target - value).square()).sum()

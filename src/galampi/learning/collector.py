@@ -9,12 +9,15 @@ import math
 import time
 
 import numpy as np
+import torch
 
 from galampi.job import Job
 from galampi.learning.a2c import Learner
+from galampi.learning.actions import masked
 from galampi.learning.envs import Simulators
 from galampi.learning.memory import require_memory
 from galampi.learning.rollout import Episode, Rollout
+from galampi.learning.simulator import Failure
 
 
 class RolloutCollector:
@@ -23,6 +26,7 @@ class RolloutCollector:
     Attributes:
         env_s: Seconds the last `collect` spent in the simulators.
         act_s: Seconds it spent in the network, drawing actions included.
+        failures: What simulators raised in it; the episodes that ended so are none.
     """
 
     def __init__(self, job: Job, simulators: Simulators, learner: Learner, *, num_ranks_on_node: int = 1) -> None:
@@ -40,8 +44,8 @@ class RolloutCollector:
             f"learner.rollout_length is {shape[0]} and environment.num_envs is {shape[1]}",
         )
         self._activations = learner.policy.new_activations(*values_shape)
-        action_shape = simulators.single_action_space.shape or ()
-        self._actions = np.zeros((*shape, *action_shape), np.float32 if action_shape else np.int64)
+        actuation = simulators.actuation
+        self._actions = np.zeros((*shape, *actuation.shape), actuation.dtype)
         self._rewards = np.zeros(shape, np.float32)
         self._values = np.zeros(values_shape, np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros(shape, np.bool_) for _ in range(3))
@@ -50,7 +54,10 @@ class RolloutCollector:
         self._lengths = np.zeros(shape[1], np.int64)
         self._resets_next = np.zeros(shape[1], np.bool_)
         self.env_s = self.act_s = 0.0
+        self.failures: list[Failure] = []
         learner.policy.encode(simulators.reset(), self._activations[0][-1])
+        num_masked = actuation.num_choices if simulators.masks is not None else 0
+        self._masks = np.ones((*shape, num_masked), np.bool_) if num_masked else None
 
     def collect(self) -> tuple[Rollout, list[Episode]]:
         """Take T steps in every simulator.
@@ -63,20 +70,30 @@ class RolloutCollector:
         episodes: list[Episode] = []
         start_s = time.perf_counter()
         self.env_s = 0.0
+        self.failures = []
         inputs[0].copy_(inputs[-1])
         for t in range(len(self._rewards)):
             outputs, values = policy.forward([layer[t] for layer in self._activations])
+            if self._masks is not None and self._simulators.masks is not None:
+                self._masks[t] = self._simulators.masks
+                outputs = masked(outputs, torch.from_numpy(self._masks[t]))
             self._actions[t] = policy.sample(outputs, self._learner.generator)
             self._values[t] = values.numpy()
             before_s = time.perf_counter()
-            observations, rewards, terminated, truncated, life_lost = self._simulators.step(self._actions[t])
+            step = self._simulators.step(self._actions[t])
+            observations, rewards, terminated, truncated, life_lost = step[:5]
             self.env_s += time.perf_counter() - before_s
             self._valid[t] = ~self._resets_next
             self._returns += rewards
             self._lengths += self._valid[t]
             self._resets_next = terminated | truncated
-            for simulator in np.flatnonzero(self._resets_next):
-                episodes.append(Episode(float(self._returns[simulator]), int(self._lengths[simulator]), int(simulator)))
+            self.failures += step.failures
+            failed = {failure.simulator for failure in step.failures}
+            for simulator in np.flatnonzero(self._resets_next).tolist():
+                if simulator not in failed:
+                    numbers = step.numbers.get(simulator, {})
+                    length = int(self._lengths[simulator])
+                    episodes.append(Episode(float(self._returns[simulator]), length, simulator, numbers))
                 self._returns[simulator] = self._lengths[simulator] = 0
             rewards = rewards * self._reward_scale
             self._rewards[t] = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
@@ -95,5 +112,6 @@ class RolloutCollector:
             self._truncated,
             self._valid,
             policy.parameters.version,
+            self._masks,
         )
         return rollout, episodes

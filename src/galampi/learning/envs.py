@@ -1,4 +1,4 @@
-"""The simulators: any gymnasium environment as one vector with the same rules.
+"""The simulators of a rank: any gymnasium environment as one vector with the same rules.
 
 Owns their creation, seeds, the check of actions and the record of what was chosen. Knows nothing of learning
 beyond the fact that a lost life may end a return.
@@ -9,39 +9,45 @@ resets (gymnasium's NEXT_STEP autoreset). Rewards are the game's own.
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+import random
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any, Literal, NamedTuple, Protocol
 
-import ale_py
-import gymnasium as gym
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.envs.registration import EnvSpec
 
 from galampi.errors import UserError
 from galampi.job import Environment
 from galampi.learning.memory import require_memory
-
-gym.register_envs(ale_py)
+from galampi.learning.rows import Answers, Processes, Row
+from galampi.learning.simulator import Failure, Simulator, spec_of
+from galampi.learning.spaces import Actuation, Encoding
 
 ATARI_BYTES = 2 << 20
 """What one emulator takes, its frames included."""
 MOST_SEED = 2**31 - 1
 """The emulator's seeds are 32-bit integers."""
+_SLOW_S = 1e-3
+"""A step of one simulator from which on processes of their own pay: a question and its answer take a tenth of it."""
+_NUM_TIMED = 3
+
+Description = dict[str, str | int | float]
 
 
 class Step(NamedTuple):
     """What B simulators answer to their actions.
 
     Attributes:
-        observations: [B, ...] of the single observation space's dtype; the array is not used again by the
-            simulators.
+        observations: [B, ...] as the encoding has them; the array is not used again by the simulators.
         rewards: [B] float32, the game's own.
         terminated: [B] bool, the episode ended.
         truncated: [B] bool, the episode was cut.
         life_lost: [B] bool, a life was lost and the return shall end there; the game goes on.
+        numbers: Of the last infos of episodes that ended, by simulator.
+        failures: What simulators raised; their episodes are truncated and count for nothing.
     """
 
     observations: np.ndarray
@@ -49,6 +55,23 @@ class Step(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     life_lost: np.ndarray
+    numbers: Mapping[int, Mapping[str, float]] = {}
+    failures: Sequence[Failure] = ()
+
+
+class _Vector(Protocol):
+    """Simulators side by side; `spaces` are those of one's observations and actions."""
+
+    spaces: tuple[Any, Any]
+
+    def reset(self) -> Answers:
+        """Start every simulator with its seed."""
+
+    def step(self, actions: np.ndarray) -> Answers:
+        """Take an action in every simulator, or start it anew."""
+
+    def close(self) -> None:
+        """End the simulators."""
 
 
 class Simulators:
@@ -56,34 +79,34 @@ class Simulators:
 
     Attributes:
         num_envs: B.
-        single_observation_space: Of one simulator.
+        single_observation_space: What is learnt from, of one simulator.
         single_action_space: Of one simulator.
+        encoding: How observations become arrays.
+        actuation: How a policy's actions become those of a simulator.
         is_atari: Whether these are Atari games.
+        masks: [B, n] bool, which choices are allowed next; None where all always are.
         description: What was chosen, for the record.
     """
 
     def __init__(
         self,
-        vector: VectorEnv,
+        vector: _Vector,
+        num_envs: int,
         *,
-        seed: int,
         is_atari: bool,
         life_ends_return: bool,
         settings: Mapping[str, str | int | float],
     ) -> None:
         self._vector = vector
-        self._seed = seed
-        self.num_envs = vector.num_envs
-        self.single_observation_space = vector.single_observation_space
-        self.single_action_space = vector.single_action_space
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = vector.spaces
+        self.encoding = Encoding(self.single_observation_space)
+        self.actuation = Actuation(self.single_action_space)
         self.is_atari = is_atari
+        self.masks: np.ndarray | None = None
         self._life_ends_return = life_ends_return
         self._lives = np.zeros(self.num_envs, np.int64)
-        self.description: dict[str, str | int | float] = {
-            **settings,
-            "first_seed": seed,
-            "life_loss_ends_return": int(life_ends_return),
-        }
+        self.description: Description = {**settings, "life_loss_ends_return": int(life_ends_return)}
 
     def reset(self) -> np.ndarray:
         """Start every simulator anew; simulator i with seed + i.
@@ -91,52 +114,72 @@ class Simulators:
         Returns:
             Observations [B, ...].
         """
-        observations: np.ndarray
-        observations, info = self._vector.reset(seed=self._seed)
-        self._lives = self._lives_of(info)
-        return observations
+        answers = self._vector.reset()
+        self._lives, self.masks = answers.lives, answers.masks
+        return answers.observations
 
     def step(self, actions: np.ndarray) -> Step:
         """Advance every simulator by one action.
 
         Args:
-            actions: [B] int64, or [B, k] float32, which is clipped to the bounds of the action space.
+            actions: [B, *shape] as the policy has them, see `Actuation`.
 
         Raises:
             ValueError: An action lies outside the action space.
+            UserError: A simulator does not keep to what gymnasium wants.
         """
-        observations, rewards, terminated, truncated, info = self._vector.step(self._checked(actions))
-        lives = self._lives_of(info)
+        if len(actions) != self.num_envs:
+            raise ValueError(f"actions are {len(actions)}; must be {self.num_envs}")
+        # An action the emulator does not know would make it wait for ever.
+        self.actuation.check(actions)
+        answers = self._vector.step(actions)
+        self.masks = answers.masks
         # A life lost in the step that ends the episode is no second end; the row that resets only ever gains
         # lives.
-        life_lost = (lives < self._lives) & ~terminated & ~truncated & self._life_ends_return
-        self._lives = lives
-        return Step(observations, rewards.astype(np.float32), terminated, truncated, life_lost)
+        life_lost = (answers.lives < self._lives) & ~answers.terminated & ~answers.truncated & self._life_ends_return
+        self._lives = answers.lives
+        return Step(
+            answers.observations,
+            answers.rewards.astype(np.float32),
+            answers.terminated,
+            answers.truncated,
+            life_lost,
+            answers.numbers,
+            answers.failures,
+        )
 
     def close(self) -> None:
-        """End the simulators and their threads."""
+        """End the simulators, and their threads or processes."""
         self._vector.close()
 
-    def _lives_of(self, info: Mapping[str, np.ndarray]) -> np.ndarray:
-        lives: np.ndarray = info["lives"] if self.is_atari else self._lives
-        return lives
 
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
-        space = self.single_action_space
-        shape = (self.num_envs, *(space.shape or ()))
-        if actions.shape != shape:
-            raise ValueError(f"actions have shape {actions.shape}; must be {shape}")
-        if isinstance(space, gym.spaces.Box):
-            if not np.isfinite(actions).all():
-                raise ValueError(f"actions hold numbers that are not finite: {actions}")
-            clipped: np.ndarray = np.clip(actions, space.low, space.high)
-            return clipped
-        assert isinstance(space, gym.spaces.Discrete)
-        # An action the emulator does not know would make it wait for ever.
-        least, most = int(space.start), int(space.start + space.n - 1)
-        if not np.issubdtype(actions.dtype, np.integer) or actions.min() < least or actions.max() > most:
-            raise ValueError(f"actions are {actions}; must be whole numbers from {least} to {most}")
-        return actions
+class Games:
+    """Games of Atari, in the threads of ale-py's vector of them.
+
+    Attributes:
+        games: That vector.
+    """
+
+    def __init__(self, games: AtariVectorEnv, seed: int) -> None:
+        self.games = games
+        self._seed = seed
+        self.spaces = games.single_observation_space, games.single_action_space
+        self._encoding = Encoding(games.single_observation_space)
+
+    def reset(self) -> Answers:
+        """Start every game; game i with seed + i."""
+        observations, info = self.games.reset(seed=self._seed)
+        none = np.zeros(len(observations), np.bool_)
+        return Answers(self._encoding.batch(observations), np.zeros(len(observations)), none, none, info["lives"], None)
+
+    def step(self, actions: np.ndarray) -> Answers:
+        """Take an action [B] in every game."""
+        observations, rewards, terminated, truncated, info = self.games.step(actions)
+        return Answers(self._encoding.batch(observations), rewards, terminated, truncated, info["lives"], None)
+
+    def close(self) -> None:
+        """End the games and their threads."""
+        self.games.close()
 
 
 def is_atari_game(environment_id: str) -> bool:
@@ -145,7 +188,7 @@ def is_atari_game(environment_id: str) -> bool:
     Raises:
         UserError: The id is unknown, or its package is missing.
     """
-    return str(_spec(environment_id).entry_point).startswith("ale_py.")
+    return str(spec_of(environment_id).entry_point).startswith("ale_py.")
 
 
 def time_limit(environment: Environment) -> int | None:
@@ -154,10 +197,10 @@ def time_limit(environment: Environment) -> int | None:
     Raises:
         UserError: The id is unknown, or its package is missing.
     """
-    spec = _spec(environment.id)
+    spec = spec_of(environment.id)
     if is_atari_game(environment.id):
-        return -(-environment.max_episode_frames // environment.frame_skip)
-    return spec.max_episode_steps
+        return -(-_most_frames(environment) // environment.frame_skip)
+    return environment.max_episode_steps or spec.max_episode_steps
 
 
 def make_simulators(
@@ -166,6 +209,7 @@ def make_simulators(
     seed: int,
     num_threads: int,
     life_ends_return: bool | Literal["auto"],
+    first_number: int = 0,
     num_ranks_on_node: int = 1,
 ) -> Simulators:
     """Create the simulators of one rank.
@@ -173,91 +217,105 @@ def make_simulators(
     Args:
         environment: What to simulate.
         seed: Seed of the first simulator; simulator i takes seed + i, so ranks need ranges apart.
-        num_threads: Threads of the emulator; the calling thread waits meanwhile. Only Atari has any.
-        life_ends_return: Whether to report lost lives; "auto" does for Atari. No other environment has lives.
+        num_threads: Threads of the emulator, or processes of other simulators; the calling thread waits meanwhile.
+        life_ends_return: Whether to report lost lives; "auto" does for Atari but in its preset machado. No other
+            environment has lives.
+        first_number: Number of the first simulator among those of all ranks.
         num_ranks_on_node: Ranks that do the same here and share this machine's memory.
 
     Raises:
         UserError: The id is unknown, its package is missing, or memory does not suffice.
     """
-    spec = _spec(environment.id)
-    if not 0 <= seed <= MOST_SEED - environment.num_envs:
-        most = MOST_SEED - environment.num_envs
-        raise UserError(f"seed: the first simulator's would be {seed}; must lie in [0, {most}]")
+    spec = spec_of(environment.id)
+    num_envs = environment.num_envs
+    if not 0 <= seed <= MOST_SEED - num_envs:
+        raise UserError(f"seed: the first simulator's would be {seed}; must lie in [0, {MOST_SEED - num_envs}]")
     is_atari = is_atari_game(environment.id)
-    settings: dict[str, str | int | float] = {"id": environment.id}
-    vector: VectorEnv
+    if is_atari and spec.namespace != "ALE":
+        raise UserError(f"environment.id is {environment.id!r}; must be 'ALE/{_game(spec)}-v5' for this game")
+    settings: Description = {"id": environment.id, "first_seed": seed, "autoreset_mode": "NextStep"}
+    vector: _Vector
     if is_atari:
-        if spec.namespace != "ALE":
-            raise UserError(f"environment.id is {environment.id!r}; must be 'ALE/{_game(spec)}-v5' for this game")
-        needed_bytes = num_ranks_on_node * environment.num_envs * ATARI_BYTES
-        require_memory(needed_bytes, f"environment.num_envs is {environment.num_envs}")
-        atari: dict[str, Any] = {
-            "max_num_frames_per_episode": environment.max_episode_frames,
-            "repeat_action_probability": environment.repeat_action_probability,
-            "full_action_space": environment.full_action_space,
-            "frameskip": environment.frame_skip,
-            "noop_max": environment.max_noops,
-            "num_threads": num_threads,
-            "img_height": 84,
-            "img_width": 84,
-            "grayscale": True,
-            "stack_num": 4,
-            "maxpool": True,
-            "use_fire_reset": True,
-            "autoreset_mode": "NextStep",
-            # Either flag for lives resets the whole game on a lost life; the learner clips rewards, if at
-            # all.
-            "episodic_life": False,
-            "life_loss_info": False,
-            "reward_clipping": False,
-        }
-        vector = AtariVectorEnv(spec.kwargs["game"], environment.num_envs, **atari)
+        needed_bytes = num_ranks_on_node * num_envs * ATARI_BYTES
+        require_memory(needed_bytes, f"environment.num_envs is {num_envs}")
+    if is_atari and not (environment.kwargs or environment.wrappers):
+        atari = atari_settings(environment, num_threads)
+        vector = Games(AtariVectorEnv(spec.kwargs["game"], num_envs, **atari), seed)
         settings |= {"vector": "ale_py.vector_env.AtariVectorEnv"}
         settings |= {key: int(value) if isinstance(value, bool) else value for key, value in atari.items()}
     else:
-        vector = _sync_vector(environment)
-        settings |= {"vector": "gymnasium.vector.SyncVectorEnv", "autoreset_mode": "NextStep"}
-    lives_count = is_atari if life_ends_return == "auto" else life_ends_return and is_atari
-    return Simulators(vector, seed=seed, is_atari=is_atari, life_ends_return=lives_count, settings=settings)
+        num_processes = _num_processes(environment, num_threads, first_number, seed)
+        if num_processes > 1:
+            vector = Processes(environment, num_envs, first_number, seed, num_processes)
+        else:
+            vector = Row(environment, range(num_envs), first_number, seed)
+        settings |= {"vector": "galampi", "num_processes": num_processes}
+    if life_ends_return == "auto":
+        life_ends_return = environment.preset != "machado"
+    return Simulators(
+        vector, num_envs, is_atari=is_atari, life_ends_return=life_ends_return and is_atari, settings=settings
+    )
 
 
-def _spec(environment_id: str) -> gym.envs.registration.EnvSpec:
-    # As in gymnasium, "module:id" imports the module that registers the environment.
-    module, _, registered_id = environment_id.rpartition(":")
+def atari_settings(environment: Environment, num_threads: int) -> dict[str, Any]:
+    """Return the arguments of ale-py's vector for what a job asks for."""
+    return {
+        "max_num_frames_per_episode": _most_frames(environment),
+        "repeat_action_probability": environment.repeat_action_probability,
+        "full_action_space": environment.full_action_space,
+        "frameskip": environment.frame_skip,
+        "noop_max": environment.max_noops,
+        "num_threads": num_threads,
+        "img_height": environment.image_size,
+        "img_width": environment.image_size,
+        "grayscale": environment.grayscale,
+        "stack_num": environment.frame_stack,
+        "maxpool": True,
+        "use_fire_reset": True,
+        "autoreset_mode": "NextStep",
+        # Either flag for lives resets the whole game on a lost life; the learner clips rewards, if at all.
+        "episodic_life": False,
+        "life_loss_info": False,
+        "reward_clipping": False,
+    }
+
+
+def _most_frames(environment: Environment) -> int:
+    """Return the frames after which a game is cut, by either of two settings."""
+    most_steps = environment.max_episode_steps or environment.max_episode_frames
+    return min(environment.max_episode_frames, most_steps * environment.frame_skip)
+
+
+def _num_processes(environment: Environment, num_threads: int, first_number: int, seed: int) -> int:
+    """Return into how many processes simulators go; 1 for this one."""
+    most = min(num_threads, environment.num_envs)
+    if environment.vectorization == "sync" or most == 1:
+        return 1
+    if environment.vectorization == "async":
+        return most
+    # A simulator may draw from these, and must find them as they were.
+    states = random.getstate(), np.random.get_state()
     try:
-        if module:
-            importlib.import_module(module)
-        return gym.spec(registered_id)
-    except (gym.error.Error, ModuleNotFoundError) as error:
-        raise UserError(f"environment.id is {environment_id!r}; {_hint(environment_id, error)}") from None
+        return most if _step_s(environment, first_number, seed) >= _SLOW_S else 1
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
-def _hint(environment_id: str, error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return f"module {error.name!r} cannot be imported"
-    # Case and version are what is mostly wrong; Atari's old ids are never meant.
-    offered = [
-        key
-        for key, spec in gym.registry.items()
-        if spec.namespace == "ALE" or not str(spec.entry_point).startswith("ale_py.")
-    ]
-    folded = {key.lower(): key for key in offered}
-    near = [folded[key] for key in difflib.get_close_matches(environment_id.lower(), folded, n=3)]
-    return f"no such environment; nearest: {', '.join(near)}" if near else "no such environment"
+def _step_s(environment: Environment, number: int, seed: int) -> float:
+    """Return how long a step of a simulator takes, by a few of one that is made for it."""
+    least_s = float("inf")
+    with closing(Simulator(environment, index=0, number=number, seed=seed)) as simulator:
+        answer = simulator.start(reseed=True)
+        for _ in range(_NUM_TIMED):
+            if answer.terminated or answer.truncated:
+                answer = simulator.start()
+            start_s = time.perf_counter()
+            answer = simulator.step(simulator.actuation.example(answer.mask))
+            least_s = min(least_s, time.perf_counter() - start_s)
+    return least_s
 
 
-def _game(spec: gym.envs.registration.EnvSpec) -> str:
+def _game(spec: EnvSpec) -> str:
     """Return the game's name as the ALE namespace writes it: SpaceInvaders for space_invaders."""
     return "".join(word.capitalize() for word in spec.kwargs["game"].split("_"))
-
-
-def _sync_vector(environment: Environment) -> VectorEnv:
-    def make() -> gym.Env:
-        return gym.make(environment.id, disable_env_checker=True)
-
-    try:
-        return SyncVectorEnv([make] * environment.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
-    except (gym.error.Error, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"environment.id is {environment.id!r}, which cannot be made: {reason}") from None

@@ -6,6 +6,8 @@ Owns the check against what this machine has free, and how the C library's alloc
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -16,17 +18,52 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _MOST_KEPT_BYTES = 32 << 20
 _NEVER_TRIM = 2**31 - 1
+# Limit, use and what of it is a cache, in either version of control groups.
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def require_memory(needed_bytes: int, keys: str) -> None:
-    """Refuse what this machine's free memory cannot hold; `keys` names the settings that ask for it.
+    """Refuse what free memory cannot hold; `keys` names the settings that ask for it.
+
+    Free is what the machine has, or what a limit on this process leaves, as of a batch job, if that is less.
 
     Raises:
         UserError: It does not fit.
     """
-    free_bytes = psutil.virtual_memory().available
+    free_bytes = min([psutil.virtual_memory().available, *left_in_control_groups()])
     if needed_bytes > free_bytes:
         raise UserError(f"{keys}: needs about {needed_bytes >> 20} MiB of memory; {free_bytes >> 20} MiB are free")
+
+
+def left_in_control_groups(
+    membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """Return the bytes that each limited control group of this process leaves it; none where there are none.
+
+    A page that only caches a file can be dropped and counts as left. Linux, Documentation/admin-guide: cgroup-v2.rst,
+    and cgroup-v1/memory.rst.
+    """
+    left = []
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, names = (root / "memory", _VERSION_1) if controllers else (root, _VERSION_2)
+        group = top / path.lstrip("/")
+        for each in (group, *group.parents):
+            if not each.is_relative_to(top):
+                break
+            # A group without a limit has no such file, or "max" in it.
+            with suppress(OSError, ValueError):
+                limit, used = (int((each / name).read_text()) for name in names[:2])
+                cached = dict(pair.split() for pair in (each / "memory.stat").read_text().splitlines())[names[2]]
+                left.append(max(0, limit - used + int(cached)))
+    return left
 
 
 def keep_freed_memory() -> bool:

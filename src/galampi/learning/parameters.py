@@ -60,8 +60,11 @@ class FlatParameters:
         self._num_low = sum(block.size for block in blocks if block.low_precision)
         num_parameters = sum(block.size for block in blocks)
         generator = torch.Generator().manual_seed(seed)
-        self._z = torch.cat([_initial_value(block, generator).flatten() for block in blocks])
-        self._gradient = torch.zeros(num_parameters)
+        # From pinned memory a GPU copies at the rate of the bus.
+        pinned = device.type == "cuda"
+        self._z = torch.empty(num_parameters, pin_memory=pinned)
+        torch.cat([_initial_value(block, generator).flatten() for block in blocks], out=self._z)
+        self._gradient = torch.zeros(num_parameters, pin_memory=pinned)
         self._low = torch.empty(self._num_low, dtype=precision, device=device)
         self._full = torch.empty(num_parameters - self._num_low, device=device)
         self.z: np.ndarray = self._z.numpy()

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from galampi.learning.policy import Convolution, GaussianActions, Policy
+from galampi.learning.actions import GaussianActions
+from galampi.learning.policy import Convolution, Policy
 
 Description = list[list[Any]]
 """Modules of a Sequential, each its name in `torch.nn` and its arguments: `[["Linear", 4, 64], ["Tanh"]]`."""

@@ -1,6 +1,6 @@
 """The actor-critic network: a trunk of layers, a head for the policy and one for the value.
 
-Owns the architecture, its forward and backward pass and the two kinds of action. Knows nothing of rollouts.
+Owns the architecture, its forward and backward pass. Knows nothing of rollouts.
 
 The backward pass of the trunk is written out because an actor-critic computes the activations of its batch
 while it acts: the policy does not change within a rollout, so training starts from the stored activations and
@@ -28,7 +28,9 @@ from torch.nn import functional
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning import kernels
+from galampi.learning.actions import actions_of
 from galampi.learning.parameters import Block, FlatParameters
+from galampi.learning.spaces import Encoding
 
 Tensor = torch.Tensor
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -36,8 +38,6 @@ LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 CNN_CHANNELS = {"cnn": (32, 64, 64), "cnn-small": (32, 64, 32)}
 CNN_KERNELS_AND_STRIDES = ((8, 4), (4, 2), (3, 1))
 CNN_HIDDEN = 512
-MOST_CHANNELS = 16
-"""An image whose first axis is no longer than this, and shorter than its last, has its channels first."""
 
 
 @dataclass(frozen=True)
@@ -138,55 +138,6 @@ class Dense:
         return by_input, gradient.t().contiguous() @ x.flatten(1), gradient.sum(0)
 
 
-class DiscreteActions:
-    """One of `n` actions, with probabilities softmax(outputs)."""
-
-    def __init__(self, space: gym.spaces.Discrete) -> None:
-        self.num_outputs = int(space.n)
-        self.num_free_parameters = 0
-        self._start = int(space.start)
-
-    def sample(self, outputs: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions [N] int64 for outputs [N, n] as argmax_a (outputs_a - log E_a), E_a ~ Exp(1)."""
-        noise = torch.empty_like(outputs).exponential_(generator=generator).log_()
-        return (outputs - noise).argmax(-1).add_(self._start)
-
-    def mode(self, outputs: Tensor) -> Tensor:
-        """Return the most probable actions [N] int64."""
-        return outputs.argmax(-1).add_(self._start)
-
-    def log_prob_and_entropy(self, outputs: Tensor, free: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log pi(a) [N] and -sum_a pi(a) log pi(a) [N] for outputs [N, n] and actions [N]."""
-        log_probs = outputs.log_softmax(-1)
-        log_prob = log_probs.gather(-1, (actions - self._start).unsqueeze(-1)).squeeze(-1)
-        return log_prob, -(log_probs.exp() * log_probs).sum(-1)
-
-
-class GaussianActions:
-    """Vectors of independent normal numbers: mean from the network, log standard deviation a free parameter.
-
-    Not clipped here: the simulators clip what they are given to their bounds.
-    """
-
-    def __init__(self, space: gym.spaces.Box) -> None:
-        self.num_outputs = self.num_free_parameters = int(np.prod(space.shape))
-
-    def sample(self, outputs: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions [N, k] float32 for means [N, k] and log standard deviations [k]."""
-        return outputs + free.exp() * torch.randn(outputs.shape, generator=generator)
-
-    def mode(self, outputs: Tensor) -> Tensor:
-        """Return the most probable actions [N, k] float32."""
-        return outputs
-
-    def log_prob_and_entropy(self, outputs: Tensor, free: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log density [N] and the differential entropy [N] for means [N, k] and actions [N, k]."""
-        log_two_pi = math.log(2 * math.pi)
-        standard = (actions - outputs) * (-free).exp()
-        log_prob = (-0.5 * (standard.square() + log_two_pi) - free).sum(-1)
-        return log_prob, (0.5 * (1 + log_two_pi) + free).sum().expand(len(outputs))
-
-
 class Policy:
     """Policy and value of one network over a flat parameter vector.
 
@@ -208,10 +159,13 @@ class Policy:
         device: torch.device,
         precision: torch.dtype,
     ) -> None:
-        self.actions = _actions(action_space)
+        self.actions = actions_of(action_space)
         self.device, self.precision = device, precision
-        self._image, self._channels_first, self.input_shape = _input_layout(observation_space, network.kind)
-        self.scale = 1 / 255 if observation_space.dtype == np.uint8 else 1.0
+        encoding = Encoding(observation_space)
+        self._image, self.input_shape = _input_layout(encoding, network.kind)
+        # A flat network takes an image as the space has it.
+        self._flattens_channels_last = encoding.channels_last and not self._image
+        self.scale = encoding.scale
         self.layers = _layers(network, self.input_shape, self._image)
         first_shape: tuple[int, ...] = self.input_shape
         if self.layers and isinstance(self.layers[0], Convolution):
@@ -245,13 +199,14 @@ class Policy:
         return sum(math.prod(shape) for shape in self._activation_shapes) * self.precision.itemsize
 
     def encode(self, observations: np.ndarray, out: Tensor) -> None:
-        """Write the simulators' observations [N, ...] as network input, images as `squares` of their channels."""
+        """Write encoded observations [N, ...] as network input, images as `squares` of their channels."""
         if self._image:
-            images = observations if self._channels_first else observations.transpose(0, 3, 1, 2)
             first = self.layers[0]
             assert isinstance(first, Convolution)
-            observations = squares(images, first.square, first.input_shape[:2])
-        out.copy_(torch.from_numpy(observations).view(out.shape), non_blocking=True)
+            observations = squares(observations, first.square, first.input_shape[:2])
+        elif self._flattens_channels_last:
+            observations = observations.transpose(0, 2, 3, 1)
+        out.copy_(torch.from_numpy(observations).reshape(out.shape), non_blocking=True)
 
     @torch.no_grad()
     def forward(self, activations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -292,7 +247,7 @@ class Policy:
         self.parameters.set_gradient([*gradients, *head_gradients])
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> np.ndarray:
-        """Draw actions, [N] int64 or [N, k] float32, for outputs [N, outputs] on the host."""
+        """Draw actions, [N] or [N, k] int64, or [N, k] float32, for outputs [N, outputs] on the host."""
         return self.actions.sample(outputs, self._free.cpu(), generator).numpy()
 
     @property
@@ -324,35 +279,23 @@ def squares(images: np.ndarray, side: int, shape: tuple[int, int]) -> np.ndarray
     return np.ascontiguousarray(words.transpose(0, 2, 4, 1, 3)).view(np.uint8).reshape(len(images), height, width, -1)
 
 
-def _actions(space: gym.Space[Any]) -> DiscreteActions | GaussianActions:
-    if isinstance(space, gym.spaces.Discrete):
-        return DiscreteActions(space)
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        return GaussianActions(space)
-    raise UserError(f"environment.id: action space {space} is not supported; must be Discrete or a Box vector")
-
-
 def has_convolutions(network: Network, observation_space: gym.Space[Any]) -> bool:
     """Tell whether the network for these observations begins with convolutions.
 
     Raises:
         UserError: The space is not supported, or does not fit the network.
     """
-    return _input_layout(observation_space, network.kind)[0]
+    return _input_layout(Encoding(observation_space), network.kind)[0]
 
 
-def _input_layout(space: gym.Space[Any], kind: str) -> tuple[bool, bool, tuple[int, ...]]:
-    """Tell whether the input is an image, whether its channels come first, and the network's input shape."""
-    if not isinstance(space, gym.spaces.Box) or not space.shape:
-        raise UserError(f"environment.id: observation space {space} is not supported; must be a Box")
-    looks_like_image = space.dtype == np.uint8 and len(space.shape) == 3
-    if kind == "mlp" or (kind == "auto" and not looks_like_image):
-        return False, False, (math.prod(space.shape),)
-    if not looks_like_image:
-        raise UserError(f"network.kind is {kind!r}, but observations are {space}; must be 'mlp' for these")
-    channels_first = space.shape[0] <= MOST_CHANNELS and space.shape[0] < space.shape[2]
-    shape = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
-    return True, channels_first, shape
+def _input_layout(encoding: Encoding, kind: str) -> tuple[bool, tuple[int, ...]]:
+    """Tell whether the input is an image, and the network's input shape."""
+    if kind == "mlp" or (kind == "auto" and not encoding.is_image):
+        return False, (math.prod(encoding.shape),)
+    if not encoding.is_image:
+        raise UserError(f"network.kind is {kind!r}, but observations are no images; must be 'mlp' for these")
+    channels, *sides = encoding.shape
+    return True, (*sides, channels)
 
 
 def _layers(network: Network, input_shape: tuple[int, ...], image: bool) -> tuple[Convolution | Dense, ...]:

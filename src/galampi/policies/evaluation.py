@@ -28,6 +28,7 @@ import torch
 
 from galampi.errors import UserError
 from galampi.learning import Learner, Simulators, make_simulators
+from galampi.learning.actions import masked
 from galampi.learning.envs import MOST_SEED
 from galampi.policies.played import Bounds, Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
@@ -212,10 +213,13 @@ def _play(
     while playing.any():
         policy.encode(observations, activations[0])
         outputs, _ = policy.forward(activations)
+        if simulators.masks is not None:
+            outputs = masked(outputs, torch.from_numpy(simulators.masks))
         actions = policy.actions.mode(outputs).numpy() if greedy else policy.sample(outputs, learner.generator)
         if fire is not None:
             actions = np.where(presses_fire, fire, actions)
-        observations, rewards, terminated, truncated, life_lost = simulators.step(actions)
+        step = simulators.step(actions)
+        observations, rewards, terminated, truncated, life_lost = step[:5]
         if filmed is not None and playing[0]:
             filmed.append(_Filmed(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0])))
         length += 1

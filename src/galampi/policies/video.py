@@ -7,7 +7,6 @@ actions.
 from __future__ import annotations
 
 import importlib
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,11 +14,13 @@ from typing import Any, Self
 import gymnasium as gym
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning import Simulators, is_atari_game
+from galampi.learning import Simulators
+from galampi.learning.envs import Games, atari_settings
+from galampi.learning.rows import Row
+from galampi.learning.simulator import render_modes
 
 ATARI_FRAMES_PER_S = 60
 LEAST_HEIGHT = 400
@@ -48,10 +49,14 @@ class Video:
             self._av: Any = importlib.import_module("av")
         except ModuleNotFoundError:
             raise UserError("--video needs the package av: pip install 'galampi[video]'") from None
-        self._is_atari = is_atari_game(environment.id)
-        self._vector, frames_per_s = _atari(environment) if self._is_atari else _drawn(environment)
+        self._vector: Games | Row
+        # A game with arguments or wrappers is simulated, and draws itself, as any other environment.
+        if environment.is_atari and not (environment.kwargs or environment.wrappers):
+            self._vector, frames_per_s = _atari(environment, seed)
+        else:
+            self._vector, frames_per_s = _drawn(environment, seed)
         self._simulators = Simulators(
-            self._vector, seed=seed, is_atari=self._is_atari, life_ends_return=False, settings={}
+            self._vector, 1, is_atari=environment.is_atari, life_ends_return=False, settings={}
         )
         self._observations = self._simulators.reset()
         first = self._picture()
@@ -69,7 +74,7 @@ class Video:
         """Take a step and add its picture.
 
         Args:
-            action: Of the simulator that is filmed, [] or [k].
+            action: Of the policy, for the simulator that is filmed, [] or [k].
             reward: What that simulator answered.
             terminated: Whether its episode ended.
             truncated: Whether its episode was cut.
@@ -110,11 +115,11 @@ class Video:
 
     def _picture(self) -> np.ndarray:
         """Return the picture [height, width, 3] uint8 with even sides, as the encoder wants them."""
-        if self._is_atari:
-            picture = self._observations[0, 0]
+        if isinstance(self._vector, Games):
+            picture = self._observations[0].transpose(1, 2, 0)
         else:
             try:
-                picture = np.asarray(self._vector.render()[0])  # type: ignore[index]
+                picture = np.asarray(self._vector.render()[0])
             except (gym.error.Error, ImportError) as error:
                 raise UserError(f"--video: the environment cannot be drawn: {' '.join(str(error).split())}") from None
         scale = -(-LEAST_HEIGHT // picture.shape[0])
@@ -126,38 +131,18 @@ class Video:
             self._container.mux(packet)
 
 
-def _atari(environment: Environment) -> tuple[VectorEnv, int]:
-    """Return one game under the settings of `make_simulators`, but in colour and full size; and pictures a second."""
-    game = gym.spec(environment.id).kwargs["game"]
-    vector = AtariVectorEnv(
-        game,
-        1,
-        max_num_frames_per_episode=environment.max_episode_frames,
-        repeat_action_probability=environment.repeat_action_probability,
-        full_action_space=environment.full_action_space,
-        frameskip=environment.frame_skip,
-        noop_max=environment.max_noops,
-        num_threads=1,
-        img_height=210,
-        img_width=160,
-        grayscale=False,
-        stack_num=1,
-        maxpool=True,
-        use_fire_reset=True,
-        autoreset_mode="NextStep",
-        reward_clipping=False,
+def _atari(environment: Environment, seed: int) -> tuple[Games, int]:
+    """Return one game as `make_simulators` makes it, but in colour and full size; and pictures a second."""
+    shown = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
+    games = AtariVectorEnv(
+        gym.spec(environment.id).kwargs["game"], 1, **(atari_settings(environment, num_threads=1) | shown)
     )
-    return vector, max(1, round(ATARI_FRAMES_PER_S / environment.frame_skip))
+    return Games(games, seed), max(1, round(ATARI_FRAMES_PER_S / environment.frame_skip))
 
 
-def _drawn(environment: Environment) -> tuple[VectorEnv, int]:
+def _drawn(environment: Environment, seed: int) -> tuple[Row, int]:
     """Return the environment as it draws itself, and pictures a second."""
-    with closing(gym.make(environment.id, disable_env_checker=True)) as undrawn:
-        metadata = undrawn.metadata
-    if "rgb_array" not in metadata.get("render_modes", []):
+    modes, frames_per_s = render_modes(environment)
+    if "rgb_array" not in modes:
         raise UserError(f"--video: {environment.id} draws no pictures: it has no render mode 'rgb_array'")
-
-    def make() -> gym.Env:
-        return gym.make(environment.id, render_mode="rgb_array", disable_env_checker=True)
-
-    return SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP), int(metadata.get("render_fps", 30))
+    return Row(environment, [0], 0, seed, "rgb_array"), round(frames_per_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,16 @@ class EnergyMeter:
         unread: What could not be read, each with its reason.
     """
 
-    def __init__(self, *, gpus: bool, powercap: Path = POWERCAP) -> None:
+    def __init__(self, *, gpus: Sequence[str] | None, powercap: Path = POWERCAP) -> None:
         """Find the counters that can be read.
 
         Args:
-            gpus: Read the node's GPUs too: those of CUDA_VISIBLE_DEVICES if it is set, else all.
+            gpus: UUIDs of the GPUs to read, as `visible_gpus` of every rank of the node gave them; None to read none.
             powercap: Where the kernel shows the RAPL zones.
         """
         self.unread: list[str] = []
         self._counters: list[_Counter] = []
-        for counter in [*self._rapl(powercap), *(self._nvml() if gpus else [])]:
+        for counter in [*self._rapl(powercap), *(self._nvml(gpus) if gpus is not None else [])]:
             try:
                 counter.start()
                 self._counters.append(counter)
@@ -123,7 +123,7 @@ class EnergyMeter:
             self.unread.append(f"RAPL: {powercap} has no intel-rapl zones")
         return counters
 
-    def _nvml(self) -> list[_Counter]:
+    def _nvml(self, uuids: Sequence[str]) -> list[_Counter]:
         try:
             import pynvml as nvml
         except ImportError:
@@ -131,13 +131,35 @@ class EnergyMeter:
             return []
         try:
             nvml.nvmlInit()
-            counters = []
-            for handle in _gpu_handles(nvml):
-                counters.append(_Counter(nvml.nvmlDeviceGetUUID(handle), _gpu_reader(nvml, handle), 1e-3, None))
         except nvml.NVMLError as error:
             self.unread.append(f"NVML: {error}")
             return []
+        counters = []
+        for uuid in uuids:
+            try:
+                handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            except nvml.NVMLError as error:
+                # As where each task of a batch job is shown its own GPU alone.
+                self.unread.append(f"{uuid}: {error}")
+                continue
+            counters.append(_Counter(uuid, _gpu_reader(nvml, handle), 1e-3, None))
         return counters
+
+
+def visible_gpus() -> list[str]:
+    """Return the UUIDs of the GPUs this process may use: those of CUDA_VISIBLE_DEVICES if it is set, else all.
+
+    There are none where NVML cannot be asked; `EnergyMeter` says why.
+    """
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return []
+    try:
+        nvml.nvmlInit()
+        return [str(nvml.nvmlDeviceGetUUID(handle)) for handle in _gpu_handles(nvml)]
+    except nvml.NVMLError:
+        return []
 
 
 def _file_reader(path: Path) -> Callable[[], int]:

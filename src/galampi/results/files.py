@@ -6,6 +6,7 @@ Knows h5py and the file system, not what the files hold beyond the two root attr
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,15 +47,44 @@ def move_into_place(path: Path, previous: Path | None = None) -> None:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise what h5py meets while it writes as the system's own error, with the name of the file.
+
+    Raises:
+        OSError: The disk is full or broken; h5py says it as a RuntimeError of several lines, or without a name.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        told = re.search(r"errno = (\d+)", str(error))
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if not number:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
 def replacing(path: Path, file_format: str, previous: Path | None = None) -> Iterator[h5py.File]:
     """Write a new file that takes the place of `path` in one step once it is complete and on the disk.
 
     Whenever the process is killed, `path` is the old file or the new one, never a mixture. If the body
-    raises, the old file stays. With `previous` the old file is moved there, just before the new one takes its place.
+    raises, or the disk is full, the old file stays. With `previous` the old file is moved there, just before the new
+    one takes its place.
+
+    Raises:
+        OSError: The file cannot be written.
     """
-    with create(partial_name(path), file_format) as file:
-        yield file
-    _sync(partial_name(path))
+    try:
+        with writing(path):
+            with create(partial_name(path), file_format) as file:
+                yield file
+            _sync(partial_name(path))
+    except BaseException:
+        # What there is of it takes room from those that write next.
+        partial_name(path).unlink(missing_ok=True)
+        raise
     move_into_place(path, previous)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from galampi.errors import ResultsError
-from galampi.results.files import create, move_into_place, open_for_reading, partial_name
+from galampi.results.files import create, move_into_place, open_for_reading, partial_name, writing
 from galampi.results.job_file import Attribute
 from galampi.results.schema import EDGES, ENERGY, EPISODES, NUM_ROWS, RANK_FORMAT, RESTARTS, SKETCH, UPDATES, UpdateRow
 from galampi.results.sketch import Sketch
@@ -162,16 +162,20 @@ class RankWriter:
         """Write what is buffered and commit it, so that readers see it and `kill -9` cannot take it.
 
         Local. The rows reach the operating system, not necessarily the disk; `position` waits for that.
+
+        Raises:
+            OSError: The disk is full or broken; what had been committed stays readable.
         """
         changed = [table for table in self._tables() if table.rows]
         if not changed:
             return
-        for table in changed:
-            table.write_rows()
-        self._file.flush()
-        for table in changed:
-            table.commit()
-        self._file.flush()
+        with writing(self.path):
+            for table in changed:
+                table.write_rows()
+            self._file.flush()
+            for table in changed:
+                table.commit()
+            self._file.flush()
 
     def position(self) -> Position:
         """Flush, wait for the disk, and say how many rows there are; what a checkpoint stores to resume here.
@@ -187,7 +191,8 @@ class RankWriter:
         """Flush and close. The writer cannot be used afterwards; closing twice does nothing."""
         if self._file:
             self.flush()
-            self._file.close()
+            with writing(self.path):
+                self._file.close()
 
     def __enter__(self) -> Self:
         """Return the writer, to be closed at the end of the block."""
@@ -202,8 +207,9 @@ class RankWriter:
         return [table for table in tables if table is not None]
 
     def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.id.get_vfd_handle())
+        with writing(self.path):
+            self._file.flush()
+            os.fsync(self._file.id.get_vfd_handle())
 
     def _copy(self, position: Position, update: int, restarts: TableWriter) -> None:
         """Copy the rows up to `position`, all restarts, and the attributes that are not given anew."""

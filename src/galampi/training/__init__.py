@@ -15,10 +15,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import numpy as np
 from mpi4py import MPI
 
-from galampi.errors import BrokenRunError, UserError
+from galampi.errors import BrokenRunError, UserError, os_error_line
 from galampi.job import Job
 from galampi.learning import keep_freed_memory
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
@@ -27,7 +26,7 @@ from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
 from galampi.training.folder import claim, new_folder, set_aside
 from galampi.training.loop import train_to_end
-from galampi.training.resuming import Start, find_start
+from galampi.training.resuming import find_start, new_start
 from galampi.training.setup import begin, make_rank
 from galampi.training.signals import StopNow, StopSignals
 
@@ -40,7 +39,14 @@ Resume = Literal["no", "yes", "auto", "anew"]
 
 
 def train(
-    job: Job, out: Path | None, *, resume: Resume, argv: Sequence[str], comm: MPI.Intracomm, quiet: bool = False
+    job: Job,
+    out: Path | None,
+    *,
+    resume: Resume,
+    argv: Sequence[str],
+    comm: MPI.Intracomm,
+    origin: Path | None = None,
+    quiet: bool = False,
 ) -> tuple[Path, Outcome | None]:
     """Train a job, from its start or from its checkpoints. Collective over comm.
 
@@ -50,6 +56,7 @@ def train(
         resume: See `Resume`.
         argv: Command line, for the record.
         comm: The ranks of the job.
+        origin: Run whose policy a new run begins with, absolute; None for fresh parameters.
         quiet: Show no progress.
 
     Returns:
@@ -67,9 +74,9 @@ def train(
             placement = place(comm)
             keep_freed_memory()
             out, lock, is_resumed = _claim(job, out, resume, comm)
-            start = find_start(job, out, comm) if is_resumed else Start(progress=np.zeros(comm.size, np.int64))
+            start = find_start(job, out, comm) if is_resumed else new_start(job, origin, comm)
             total_before = start.total_env_steps(start.progress)
-            if total_before >= job.total_env_steps:
+            if total_before >= job.total_env_steps or 0 < job.max_time_s <= start.time_s:
                 if comm.rank == 0:
                     # A kill between the last save and the change of the status leaves it at `running`.
                     JobFile.set_status(out, "finished")
@@ -80,13 +87,17 @@ def train(
     try:
         begin(rank, argv)
         shows = comm.rank == 0 and not quiet
-        with Display(job.environment, job.total_env_steps, total_before) if shows else nullcontext() as display:
+        with Display(job, total_before, start.time_s) if shows else nullcontext() as display:
             train_to_end(rank, signals, display)
         return out, end(rank, signals)
     except Exception as error:
+        # Objects of HDF5 that a full disk keeps from closing would each say so, above the line that tells it.
+        sys.unraisablehook = lambda unraisable: None
         rank.say_failed()
-        if isinstance(error, (UserError, OSError)):
-            # This rank alone has met it; the others are told by the end of the job.
+        # What this rank alone has met comes from outside; the others are told by the end of the job.
+        if isinstance(error, OSError):
+            raise BrokenRunError(os_error_line(error)) from error
+        if isinstance(error, UserError):
             raise BrokenRunError(str(error)) from error
         raise
     finally:

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from galampi.job import Environment
+from galampi.job import Environment, Job
 from galampi.learning import time_limit
 
 _LINE_PERIOD_S = 10.0
@@ -31,21 +31,22 @@ def no_return(environment: Environment) -> str:
 class Display:
     """Shows how far a job is."""
 
-    def __init__(self, environment: Environment, total_env_steps: int, env_steps: int) -> None:
+    def __init__(self, job: Job, env_steps: int, time_s: float) -> None:
         """Show nothing yet.
 
         Args:
-            environment: What the job learns.
-            total_env_steps: Budget of the job.
+            job: What is trained.
             env_steps: Steps that were taken before this start.
+            time_s: Job time before this start.
         """
         terminal = _launcher_terminal()
         self._live: Progress | None = None
         self._due_s = 0.0
-        self._no_return = no_return(environment)
-        self._total = total_env_steps
+        self._no_return = no_return(job.environment)
+        self._total = job.total_env_steps
         self._before = env_steps
         self._started_s = time.monotonic()
+        self._ends_s = self._started_s + job.max_time_s - time_s if job.max_time_s else math.inf
         if terminal is not None:
             console = Console(force_terminal=True, width=terminal.columns)
             self._live = Progress(
@@ -53,15 +54,13 @@ class Display:
                 BarColumn(bar_width=None),
                 TaskProgressColumn(),
                 TextColumn("{task.description}"),
-                TextColumn("left"),
-                TimeRemainingColumn(),
                 console=console,
                 refresh_per_second=2,
                 # The ranks' output passes through the launcher, which a redirection here would bypass.
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._task = self._live.add_task("", total=total_env_steps, completed=env_steps)
+            self._task = self._live.add_task("", total=self._total, completed=env_steps)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -89,12 +88,13 @@ class Display:
         if first:
             return
         rate = (env_steps - self._before) / (now - self._started_s)
+        left_s = min(max(0.0, self._total - env_steps) / max(rate, 1e-9), max(0.0, self._ends_s - now))
         has_return = not math.isnan(mean_return)
         if self._live is not None:
-            text = f"{rate:,.0f} steps/s  " + (f"return {mean_return:.1f}" if has_return else "no episode yet")
+            returned = f"return {mean_return:.1f}" if has_return else "no episode yet"
+            text = f"{rate:,.0f} steps/s  {returned}  left {_duration(left_s)}"
             self._live.update(self._task, completed=min(env_steps, self._total), description=text)
             return
-        left_s = max(0.0, self._total - env_steps) / max(rate, 1e-9)
         print(
             f"{env_steps:,} / {self._total:,} steps  {env_steps / self._total:.0%}  {rate:,.0f} steps/s  "
             f"return {f'{mean_return:.1f}' if has_return else f'- ({self._no_return})'}  left {_duration(left_s)}",

@@ -121,9 +121,12 @@ def _sum_up(rank: Rank, weights: list[float], z_while_training: np.ndarray, elap
     mean = z_while_training / comm.size
     comm.Allreduce(MPI.IN_PLACE, mean)
     distance = max(comm.allgather(float(np.linalg.norm(z_while_training - mean))))
+    limit_s = rank.job.max_time_s
+    time_is_over = bool(limit_s and start.time_s + elapsed_s >= limit_s)
+    # A signal may come while the last update meets the budget, and another rank may have caught it.
+    is_finished = env_steps >= rank.job.total_env_steps or comm.allreduce(time_is_over, MPI.LOR)
     return Outcome(
-        # A signal may come while the last update meets the budget, and another rank may have caught it.
-        status="finished" if env_steps >= rank.job.total_env_steps else "stopped",
+        status="finished" if is_finished else "stopped",
         env_steps=env_steps,
         steps_per_s=(env_steps - start.total_env_steps(start.progress)) / elapsed_s,
         mean_return=float(np.mean([value for _, value in recent])) if recent else float("nan"),

@@ -64,7 +64,8 @@ def _update(rank: Rank, rollout: Rollout | None, *, signalled: bool) -> UpdateRo
     rank.mailboxes.progress[rank.comm.rank] = rank.env_steps
     if rank.allreduce is not None:
         checksum = zlib.crc32(learner.z.data) if rank.update % _CHECKSUM_EVERY == 0 else 0
-        rank.allreduce.average(learner.gradient, num_samples, rank.env_steps, stop=signalled, checksum=checksum)
+        stop = signalled or rank.is_over
+        rank.allreduce.average(learner.gradient, num_samples, rank.env_steps, stop=stop, checksum=checksum)
         rank.mailboxes.progress[:] = rank.allreduce.progress
     time_s = rank.job_time_s
     step_scale = gossip.before_step(learner.z, time_s)

@@ -117,15 +117,21 @@ class Rank:
             for name in ("sent", "received", "skipped")
         }
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the job is to end as one that has done its part: its budget, as far as is known, or time is spent."""
+        limit_s = self.job.max_time_s
+        return self.done >= 1 or bool(limit_s and self.job_time_s >= limit_s)
+
     def is_to_stop(self, *, signalled: bool) -> bool:
         """Whether this rank ends its loop. The first to see a reason tells all, so that they end together."""
         if self.allreduce is not None:
             # Only what all ranks learnt in the same allreduce may end the loop, or the others would wait in the next.
             return self.allreduce.stop or self.done >= 1
-        is_done = self.done >= 1
+        is_over = self.is_over
         # Ranks that exchange nothing have budgets of their own, and end each by itself.
-        ends_all = is_done and self.job.gossip.method != "none"
-        return self.mailboxes.is_to_stop(has_reason=signalled or ends_all) or is_done
+        ends_all = is_over and self.job.gossip.method != "none"
+        return self.mailboxes.is_to_stop(has_reason=signalled or ends_all) or is_over
 
     def state(self, *, exact: bool) -> dict[str, Any]:
         """Return what a checkpoint holds; `exact` if it is saved after a drain."""

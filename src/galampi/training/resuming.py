@@ -18,7 +18,7 @@ from mpi4py import MPI
 
 from galampi.errors import ResultsError, UserError
 from galampi.job import Job, parse_job
-from galampi.policies.stored import checkpoint_path
+from galampi.policies.stored import checkpoint_path, find_policy
 from galampi.ranks.placement import together
 from galampi.results import (
     Position,
@@ -37,6 +37,7 @@ _COUNTERS = ("update", "env_steps", "sent", "received", "skipped")
 _MAY_CHANGE = (
     "name",
     "total_env_steps",
+    "max_time_s",
     "device",
     "precision",
     "environment.num_envs",
@@ -74,6 +75,7 @@ class Start:
         num_ranks_changed: Whether the set of checkpoints is that of another number of ranks.
         reason: What a results file says of the restart.
         changes: What it says of settings that differ from those before.
+        origin: What the record says of the run whose policy a new run begins with; empty for fresh parameters.
     """
 
     num_restarts: int = 0
@@ -89,6 +91,7 @@ class Start:
     num_ranks_changed: bool = False
     reason: str = ""
     changes: str = ""
+    origin: dict[str, str | int] = field(default_factory=dict)
 
     def total_env_steps(self, progress: np.ndarray[Any, np.dtype[np.int64]]) -> int:
         """Return the env steps of all ranks, those that have left the job included."""
@@ -201,6 +204,45 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
             start.learner = _load(out, rank)[0]["learner"]
     else:
         start.learner = _weighted_mean(out, found.num_ranks, comm)
+    return start
+
+
+def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
+    """Begin a new run, with fresh parameters or the policy of another run. Collective over comm.
+
+    Of the other run it takes the mean of its parameters and nothing else: optimizer, push-sum, counts and random
+    numbers begin anew, so it is a run of its own with another first policy.
+
+    Args:
+        job: What is to be trained.
+        origin: Folder of the other run; None for fresh parameters.
+        comm: The ranks of the job.
+
+    Raises:
+        UserError: On every rank: the other run has no such policy, or its network is another.
+    """
+    start = Start(progress=np.zeros(comm.size, np.int64))
+    if origin is None:
+        return start
+    z = None
+    with together(comm):
+        if comm.rank == 0:
+            policy = find_policy(origin)
+            theirs, ours = policy.job.network.model_dump(), job.network.model_dump()
+            for key in ours:
+                if theirs[key] != ours[key]:
+                    raise UserError(
+                        f"{origin}: its network.{key} is {theirs[key]!r}; this job's is {ours[key]!r}: its policy does "
+                        "not fit"
+                    )
+            z = policy.z
+            start.origin = {
+                "origin": str(origin),
+                "origin_environment": policy.job.environment.id,
+                "origin_updates": max(policy.updates),
+                "origin_env_steps": policy.env_steps,
+            }
+    start.learner = {"z": comm.bcast(z)}
     return start
 
 

@@ -24,7 +24,7 @@ from mpi4py import MPI
 from galampi.errors import UserError
 from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.gossip.mixing import StepScale
-from galampi.job import Job, dump_job
+from galampi.job import Job, dump_job, import_modules, imported_sources
 from galampi.learning import (
     Learner,
     RolloutCollector,
@@ -37,7 +37,16 @@ from galampi.learning import (
 )
 from galampi.policies.stored import checkpoint_path
 from galampi.ranks.placement import Placement, together
-from galampi.results import EnergyMeter, JobFile, RankFile, RankWriter, Restart, Sketch, save_checkpoint
+from galampi.results import (
+    EnergyMeter,
+    JobFile,
+    RankFile,
+    RankWriter,
+    Restart,
+    Sketch,
+    save_checkpoint,
+    visible_gpus,
+)
 from galampi.training.rank import Rank
 from galampi.training.resuming import Start, replace_set
 from galampi.training.signals import StopSignals
@@ -84,6 +93,8 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
     # Ranks that exchange nothing are learners of their own.
     num_together = 1 if job.gossip.method == "none" else num_ranks
     torch.set_num_threads(placement.num_threads)
+    import_modules(job)
+    # After the imports, so that what a module draws when it is imported changes nothing.
     _seed_global_generators(job.seed, num_restarts, rank)
     device = resolve_device(job.device, placement.rank_on_node)
     simulators = make_simulators(
@@ -91,6 +102,7 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
         seed=_simulator_seed(job, num_restarts, rank, num_ranks * job.environment.num_envs),
         num_threads=placement.num_threads,
         life_ends_return=job.learner.end_return_on_life_loss,
+        first_number=rank * job.environment.num_envs,
         num_ranks_on_node=placement.num_ranks_on_node,
     )
     convolutions = has_convolutions(job.network, simulators.single_observation_space)
@@ -142,21 +154,11 @@ def make_rank(
             raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
     hostnames = comm.allgather(placement.hostname)
     silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
-    mailboxes = Mailboxes(comm, topology_of(job.gossip.method, job.gossip.topology, comm.size), num_parameters)
-    mailboxes.progress[:] = start.progress
-    allreduce = None
-    if job.gossip.method == "allreduce":
-        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals, mailboxes))
-        _make_equal(learning.learner, start, comm)
-    mixing = UniformAverage() if job.gossip.method == "gala" else PushSum(job.gossip.weight_floor, lerp)
-    if isinstance(mixing, PushSum):
-        mixing.weight = start.weight
-        mixing.step_scale = StepScale(**start.step_scale)
-    with together(comm):
-        gossip = Gossip(mailboxes, mixing, all_peers=job.gossip.peers == "all")
+    mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)
+    gpus = _gpus_of_node(learning.device, placement, comm)
     with together(comm):
         sketch = Sketch(job.record.sketch_size, num_parameters)
-        energy = EnergyMeter(gpus=learning.device.startswith("cuda")) if placement.rank_on_node == 0 else None
+        energy = EnergyMeter(gpus=gpus) if placement.rank_on_node == 0 else None
         writer, returns = _open_rank_file(job, out, placement, comm, start, mailboxes, sketch, energy)
     left = job.total_env_steps - start.total_env_steps(start.progress)
     rank = Rank(
@@ -193,6 +195,30 @@ def make_rank(
     return rank
 
 
+def _make_exchange(
+    job: Job, learner: Learner, comm: MPI.Intracomm, start: Start, signals: StopSignals
+) -> tuple[Mailboxes, Gossip, AllReduce | None]:
+    """Make a rank's mailboxes, its gossip and, if that is the method, its allreduce. Collective.
+
+    Raises:
+        UserError: On every rank: there is no room for the mailboxes, or no rank could ever send.
+    """
+    settings = job.gossip
+    mailboxes = Mailboxes(comm, topology_of(settings.method, settings.topology, comm.size), learner.z.size)
+    mailboxes.progress[:] = start.progress
+    allreduce = None
+    if settings.method == "allreduce":
+        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals, mailboxes))
+        _make_equal(learner, start, comm)
+    mixing = UniformAverage() if settings.method == "gala" else PushSum(settings.weight_floor, lerp)
+    if isinstance(mixing, PushSum):
+        mixing.weight = start.weight
+        mixing.step_scale = StepScale(**start.step_scale)
+    with together(comm):
+        gossip = Gossip(mailboxes, mixing, all_peers=settings.peers == "all")
+    return mailboxes, gossip, allreduce
+
+
 def begin(rank: Rank, argv: Sequence[str]) -> None:
     """Put the job on record, and begin on all ranks at once. Collective over comm.
 
@@ -215,7 +241,10 @@ def begin(rank: Rank, argv: Sequence[str]) -> None:
                 "num_parameters": num_parameters,
                 "precision": rank.precision,
                 "device": rank.device,
+                "global_generators": "random, numpy.random and torch seeded on every rank",
+                **rank.start.origin,
                 **{f"environment_{key}": value for key, value in rank.simulators.description.items()},
+                "modules": [f"{name} {source}" for name, source in imported_sources(rank.job).items()],
                 **_versions(),
             }
             JobFile.create(rank.out, attributes, comm.size)
@@ -275,6 +304,13 @@ def _open_rank_file(
         # So the files tell where counting began again, whatever the counts before and after come to.
         writer.write_energy(start.time_s, placement.hostname, dict.fromkeys(energy.sources, 0.0))
     return writer, returns
+
+
+def _gpus_of_node(device: str, placement: Placement, comm: MPI.Intracomm) -> list[str] | None:
+    """Return the UUIDs of the GPUs that ranks of this node compute on or may; None if none does. Collective."""
+    own = placement.hostname, visible_gpus() if device.startswith("cuda") else None
+    of_node = [uuids for hostname, uuids in comm.allgather(own) if hostname == placement.hostname and uuids is not None]
+    return list(dict.fromkeys(uuid for uuids in of_node for uuid in uuids)) if of_node else None
 
 
 def _gives_up(waited_s: float, job: Job, signals: StopSignals, mailboxes: Mailboxes) -> bool:

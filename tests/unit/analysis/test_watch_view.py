@@ -44,6 +44,9 @@ def test_a_view_tells_the_numbers_of_the_files(running):
     line = view.line()
     assert "running  32,000 / 64,000 steps  1,600 steps/s  return 175" in line
     assert "left 20 s" in line
+    assert view.effective_step == pytest.approx(0.9)
+    assert "step 0.90" in line
+    assert "effective step 0.90" in drawn(view, 100, 24)[0]
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 60), (40, 12)])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galampi.errors import JobError
-from galampi.job import Job, dump_job, fields, load_job, parse_job
+from galampi.job import Job, dump_job, fields, load_job, named_modules, parse_job
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.toml"))
 
@@ -100,4 +100,98 @@ def test_the_dump_holds_every_setting() -> None:
             for leaf in (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key})
         }
 
-    assert keys(tomllib.loads(dump_job(Job()))) == {key for key, _ in fields()}
+    # An empty table has no leaves.
+    assert keys(tomllib.loads(dump_job(Job()))) | {"environment.kwargs"} == {key for key, _ in fields()}
+
+
+ITS_OWN = """
+[environment]
+id = "my_env:Maze"
+max_episode_steps = 50
+wrappers = ["my_env:Shaped", { wrapper = "gymnasium.wrappers:TransformReward", kwargs = { func = "x" } }]
+[environment.kwargs]
+size = [4, 5]
+port = "{simulator}"
+goal = { x = 1.5, name = "exit" }
+"""
+
+
+def test_a_job_of_the_users_own_modules_survives_being_written(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(ITS_OWN)
+    job = load_job(file)
+    assert job.environment.kwargs == {"size": (4, 5), "port": "{simulator}", "goal": {"x": 1.5, "name": "exit"}}
+    assert parse_job(dump_job(job), "dump") == job
+
+
+def test_modules_are_looked_for_beside_the_job_file_wherever_the_job_goes(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "job.toml"
+    file.write_text(ITS_OWN)
+    job = load_job(file)
+    assert job.modules_folder == str(tmp_path / "mine")
+    copy = tmp_path / "submitted.toml"
+    copy.write_text(dump_job(job))
+    assert load_job(copy).modules_folder == str(tmp_path / "mine")
+    file.write_text('modules_folder = "../shared"\n' + ITS_OWN)
+    assert load_job(file).modules_folder == str(tmp_path / "shared")
+    file.write_text("")
+    assert load_job(file).modules_folder == ""
+
+
+def test_modules_are_named_by_id_wrappers_and_nothing_else() -> None:
+    assert list(named_modules(parse_job(ITS_OWN, "test"))) == [
+        ("environment.id", "my_env"),
+        ("environment.wrappers", "my_env"),
+        ("environment.wrappers", "gymnasium.wrappers"),
+    ]
+    assert not list(named_modules(Job()))
+
+
+CARTPOLE = '[environment]\nid = "CartPole-v1"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (CARTPOLE + "frame_skip = 4", {}, "FILE: environment.frame_skip does nothing: environment.id is 'CartPole-v1'"),
+        (CARTPOLE, {"environment.preset": "machado"}, "command line: environment.preset does nothing"),
+        ("[environment]\nframe_skip = 2", {"environment.id": "CartPole-v1"}, "command line: environment.frame_skip"),
+        (CARTPOLE + "[learner]\nend_return_on_life_loss = true", {}, "FILE: learner.end_return_on_life_loss does noth"),
+        ('[environment]\nvectorization = "async"', {}, "FILE: environment.vectorization does nothing: games of Atari"),
+        ('[network]\nkind = "cnn"\nhidden_sizes = [8]', {}, "FILE: network.hidden_sizes does nothing: network.kind is"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused(tmp_path: Path, text: str, overrides: dict, message: str) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    with pytest.raises(JobError) as error:
+        load_job(file, overrides)
+    assert str(error.value).startswith(message.replace("FILE", str(file)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_job_may_be_completed_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(CARTPOLE + "frame_skip = 2")
+    assert load_job(file, {"environment.id": "ALE/Pong-v5"}).environment.frame_skip == 2
+    # A resolved job, as a run keeps it, holds no setting that does nothing.
+    file.write_text(CARTPOLE)
+    resolved = dump_job(load_job(file))
+    file.write_text(resolved)
+    assert dump_job(load_job(file)) == resolved and "frame_skip" not in resolved
+
+
+def test_presets_of_atari_fill_in_what_is_not_given() -> None:
+    machado = parse_job('[environment]\npreset = "machado"\nmax_noops = 7', "test").environment
+    assert (machado.repeat_action_probability, machado.full_action_space, machado.frame_skip) == (0.25, True, 5)
+    assert (machado.max_noops, machado.max_episode_frames) == (7, 18_000)
+    assert parse_job('[environment]\npreset = "mnih"', "test") == Job()
+
+
+@pytest.mark.parametrize("name", ["Shaped", "my_env:", ":Shaped", "my env:Shaped", "my_env:Shaped:x"])
+def test_a_wrapper_is_named_with_its_module(name: str) -> None:
+    for entry in (f'"{name}"', f'{{ wrapper = "{name}" }}'):
+        with pytest.raises(JobError, match=r"environment.wrappers is .*must be") as error:
+            parse_job(f"[environment]\nwrappers = [{entry}]", "test")
+        assert "\n" not in str(error.value)

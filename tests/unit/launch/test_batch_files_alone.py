@@ -303,7 +303,7 @@ def test_all_take_job_folder_and_settings(stage, name, launcher) -> None:
     assert f"{TRAIN} my job.toml --out my run" in call
     assert call.endswith(" --seed 7")
     stage.run(name)
-    assert any(f"{TRAIN} jobs/cartpole.toml --out runs/galampi-7" in call for call in stage.calls)
+    assert any(f"{TRAIN} cartpole --out runs/galampi-7" in call for call in stage.calls)
 
 
 @pytest.mark.parametrize("arguments", [["job.toml"], ["job.toml", "run"], ["job.toml", "run", "--seed", "7"]])

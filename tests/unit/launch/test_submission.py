@@ -11,7 +11,7 @@ import pytest
 from galampi.cli import run
 from galampi.errors import UserError
 from galampi.job import load_job
-from galampi.launch import folder, submit, sweep
+from galampi.launch import folder, sweep
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -414,17 +414,20 @@ def test_the_documented_reports_are_of_the_runs_of_one_game_each(tmp_path, monke
     assert len({tuple(report[2:]) for report in documented("report")}) == len(reported)
 
 
-def test_an_installation_without_batch_files_takes_one_that_is_given(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(submit, "_batch_folder", lambda: None)
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.toml", "own.sbatch"):
-        Path(name).touch()
-    with pytest.raises(UserError, match="give one with --script"):
-        run(["submit", "a.toml", "--dry-run"])
-    assert run(["submit", "a.toml", "--dry-run", "--out", "a", "--script", "own.sbatch"]) == 0
-    assert shlex.split(capsys.readouterr().out)[-3:] == [
-        str(tmp_path / name) for name in ("own.sbatch", "a/submitted.toml", "a")
-    ]
+def test_batch_files_of_a_site_s_own(slurm, monkeypatch) -> None:
+    monkeypatch.setenv("GALAMPI_SLURM", "slurm")
+    with pytest.raises(
+        UserError, match=rf"^GALAMPI_SLURM is {slurm}/slurm; must be a folder of batch files, and holds no"
+    ):
+        run(["submit", "pong"])
+    run(["jobs", "--copy", "."])
+    run(["submit", "pong", "--out", "pong"])
+    run(["submit", "pong", "--out", "sweep", "--array-seeds", "2"])
+    (single, environment), (array, _) = called(slurm)
+    assert single[-3:] == [f"{slurm}/{name}" for name in ("slurm/requeue.sbatch", "pong/submitted.toml", "pong")]
+    assert f"{slurm}/slurm/sweep.sbatch" in array
+    assert environment["GALAMPI_SLURM"] == f"{slurm}/slurm"
+    assert load_job("pong/submitted.toml") == load_job(ROOT / "jobs/pong.toml")
 
 
 def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:
@@ -434,12 +437,12 @@ def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:
         run(["submit", str(job), "--dry-run"])
 
 
-@pytest.mark.parametrize("command", [["submit", "--help"], ["status", "--help"]])
+@pytest.mark.parametrize("command", [[name, "--help"] for name in ("submit", "status", "sweep", "jobs")])
 def test_login_node_commands_know_neither_torch_nor_mpi(command) -> None:
     code = (
         "import sys; from galampi.cli import run\n"
         f"try: run({command!r})\nexcept SystemExit: pass\n"
-        "import galampi.launch.commands\n"
+        "import galampi.launch.commands, galampi.launch.here\n"
         "assert not {'torch', 'mpi4py', 'gymnasium'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -172,11 +173,10 @@ def test_a_run_in_use_cannot_be_marked_failed(tmp_path, monkeypatch) -> None:
 
 
 def test_a_run_that_cannot_be_written_takes_one_line(tmp_path, monkeypatch) -> None:
-    """HDF5 says it in several."""
     JobFile.create(tmp_path, {}, 1)
 
     def refuse(*arguments):
-        raise OSError(errno.ENOSPC, "Unable to create file (\nerrno = 28,\n write size = 48)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "job.h5.part")
 
     monkeypatch.setattr(JobFile, "set_status", refuse)
     with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written: No space left on device\Z"):

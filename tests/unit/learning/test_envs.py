@@ -53,7 +53,8 @@ class Frames:
     def __init__(self, simulators, monkeypatch):
         self.now = None
         for name in ("reset", "step"):
-            monkeypatch.setattr(simulators._vector, name, self._noting(getattr(simulators._vector, name)))
+            games = simulators._vector.games
+            monkeypatch.setattr(games, name, self._noting(getattr(games, name)))
 
     def _noting(self, method):
         def call(*args, **kwargs):

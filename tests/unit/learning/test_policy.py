@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from galampi.errors import UserError
 from galampi.job import Network
+from galampi.learning.actions import DiscreteActions, GaussianActions
 from galampi.learning.plain import PlainNetwork
-from galampi.learning.policy import DiscreteActions, GaussianActions, Policy, has_convolutions, squares
+from galampi.learning.policy import Policy, has_convolutions, squares
+from galampi.learning.spaces import Encoding
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 UNEVEN = gym.spaces.Box(0, 255, (3, 61, 50), np.uint8)
@@ -141,7 +143,7 @@ def test_channels_last_images_are_read_as_such():
     first = make_policy(gym.spaces.Box(0, 255, (3, 96, 80), np.uint8))
     observations = np.random.default_rng(0).integers(0, 256, (2, 96, 80, 3), np.uint8)
     activations, others = policy.new_activations(2), first.new_activations(2)
-    policy.encode(observations, activations[0])
+    policy.encode(Encoding(space).batch(observations), activations[0])
     first.encode(np.ascontiguousarray(observations.transpose(0, 3, 1, 2)), others[0])
     assert torch.equal(activations[0], others[0])
     assert activations[0].shape == (2, 24, 20, 48)
@@ -186,13 +188,8 @@ def test_bytes_count_as_fractions_in_a_network_without_convolutions(network):
 @pytest.mark.parametrize(
     ("observation_space", "action_space", "network", "message"),
     [
-        (gym.spaces.Discrete(16), TWO_ACTIONS, {}, r"observation space Discrete\(16\) is not supported"),
-        (
-            VECTOR,
-            gym.spaces.MultiDiscrete([2, 2]),
-            {},
-            r"action space MultiDiscrete\(\[2 2\]\) is not supported",
-        ),
+        (gym.spaces.Text(16), TWO_ACTIONS, {}, "the observation space is a Text; must be Box"),
+        (VECTOR, gym.spaces.Text(5), {}, "the action space is a Text; must be Discrete, MultiDiscrete"),
         (VECTOR, TWO_ACTIONS, {"kind": "cnn"}, "network.kind is 'cnn'"),
         (gym.spaces.Box(0, 255, (20, 20, 3), np.uint8), TWO_ACTIONS, {}, "20 x 20 are too small"),
     ],

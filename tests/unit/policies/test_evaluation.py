@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
 
 from galampi.errors import UserError
 from galampi.job import parse_job
@@ -41,14 +42,15 @@ def taken(monkeypatch):
 def first_frames(monkeypatch):
     """Note how many frames of each game had passed when it was handed over: FIRE and no-ops."""
     frames = []
-    reset = Simulators._lives_of
+    reset = AtariVectorEnv.reset
 
-    def noting(self, info):
-        if not frames and self.is_atari:
+    def noting(self, **settings):
+        observations, info = reset(self, **settings)
+        if not frames:
             frames.extend(info["episode_frame_number"].tolist())
-        return reset(self, info)
+        return observations, info
 
-    monkeypatch.setattr(Simulators, "_lives_of", noting)
+    monkeypatch.setattr(AtariVectorEnv, "reset", noting)
     return frames
 
 
@@ -230,7 +232,7 @@ def test_files_of_one_kind_of_episodes_stay_readable(store, tmp_path) -> None:
 
 
 def test_continuous_actions_are_the_means(store, tmp_path) -> None:
-    """Pendulum played by hand with the network's mean, clipped to the bounds."""
+    """Pendulum played by hand with the network's mean, for which the bounds lie at -1 and 1."""
     stored = find_policy(store("Pendulum-v1"))
     (episode,) = evaluate(stored, tmp_path / "e.h5", num_episodes=1, ways=["greedy"], seed=4).episodes["greedy"]
     env = gym.make("Pendulum-v1")
@@ -241,7 +243,7 @@ def test_continuous_actions_are_the_means(store, tmp_path) -> None:
     while not end:
         hidden = np.tanh(first.reshape(64, 3) @ observation + first_bias)
         hidden = np.tanh(second.reshape(64, 64) @ hidden + second_bias)
-        observation, reward, _, end, _ = env.step(np.clip(head @ hidden + head_bias, -2, 2).astype(np.float32))
+        observation, reward, _, end, _ = env.step(np.clip(2 * (head @ hidden + head_bias), -2, 2).astype(np.float32))
         total += reward
     assert episode.length == 200
     assert episode.end == "truncated"

@@ -1,5 +1,6 @@
 """Checkpoint files: what goes in comes out, whole or not at all."""
 
+import errno
 import os
 import random
 import signal
@@ -181,3 +182,21 @@ def test_newer_schema(tmp_path):
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 2
     assert_one_clear_line(path, "schema_version is 2, of a newer galampi; this one reads up to 1")
+
+
+def test_a_full_disk_is_the_systems_own_error_and_leaves_no_part(tmp_path, monkeypatch):
+    """HDF5 says it as a RuntimeError of several lines."""
+    path = tmp_path / "rank-0000.h5"
+    save_checkpoint(path, {"a": 1})
+
+    def full(self):
+        raise RuntimeError("Unable to flush (file write failed: time = now\n, errno = 28, error message = 'full')")
+
+    monkeypatch.setattr("h5py.File.__exit__", lambda self, *exception: full(self))
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        save_checkpoint(path, {"a": 2})
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.filename == str(path)
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"a": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["rank-0000.h5"]

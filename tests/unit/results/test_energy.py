@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from galampi.results import EnergyMeter, RankWriter
+from galampi.results import EnergyMeter, RankWriter, visible_gpus
 from galampi.results.reader import RankFile
 
 RANGE_UJ = 262_143_328_850
@@ -43,7 +43,7 @@ def set_all(root: Path, **energies_uj: int) -> None:
 
 
 def test_packages_and_dram_are_counted_and_nothing_twice(powercap):
-    meter = EnergyMeter(gpus=False, powercap=powercap)
+    meter = EnergyMeter(gpus=None, powercap=powercap)
     assert meter.unread == []
     assert meter.sources == ("package-0", "package-0/dram", "package-1")
     assert meter.counted_j() == {"package-0": 0, "package-0/dram": 0, "package-1": 0}
@@ -54,7 +54,7 @@ def test_packages_and_dram_are_counted_and_nothing_twice(powercap):
 
 
 def test_a_counter_that_wraps_goes_on(powercap):
-    meter = EnergyMeter(gpus=False, powercap=powercap)
+    meter = EnergyMeter(gpus=None, powercap=powercap)
     set_all(powercap, package0=3_000_000, dram0=5_500_000, package1=7)
     # 2 J to the end of its range and 3 J past it.
     assert meter.counted_j() == pytest.approx({"package-0": 5.0, "package-0/dram": 0.5, "package-1": 0.0})
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_named_and_not_zero(powercap):
     # A directory: unreadable even for root, who may read every file.
     (powercap / "intel-rapl:0" / "energy_uj").unlink()
     (powercap / "intel-rapl:0" / "energy_uj").mkdir()
-    meter = EnergyMeter(gpus=False, powercap=powercap)
+    meter = EnergyMeter(gpus=None, powercap=powercap)
     assert meter.counted_j() == {"package-0/dram": 0.0}
     assert [line.split(":")[0] for line in meter.unread] == ["package-0", "package-1"]
     assert meter.unread[0].endswith("intel-rapl:0/energy_uj: Is a directory")
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_is_named_and_not_zero(powercap):
 
 
 def test_a_counter_lost_on_the_way_is_not_asked_again(powercap):
-    meter = EnergyMeter(gpus=False, powercap=powercap)
+    meter = EnergyMeter(gpus=None, powercap=powercap)
     (powercap / "intel-rapl:0:1" / "energy_uj").write_text("what?\n")
     assert "package-0/dram" not in meter.counted_j()
     assert meter.unread[0].startswith("package-0/dram: ")
@@ -87,7 +87,7 @@ def test_a_counter_lost_on_the_way_is_not_asked_again(powercap):
 
 
 def test_a_node_without_counters_says_so(tmp_path):
-    meter = EnergyMeter(gpus=False, powercap=tmp_path)
+    meter = EnergyMeter(gpus=None, powercap=tmp_path)
     assert meter.counted_j() == {}
     assert meter.unread == [f"RAPL: {tmp_path} has no intel-rapl zones"]
 
@@ -128,7 +128,7 @@ def test_gpus(tmp_path, monkeypatch):
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    meter = EnergyMeter(gpus=True, powercap=tmp_path)
+    meter = EnergyMeter(gpus=visible_gpus(), powercap=tmp_path)
     assert meter.unread[1:] == ["GPU-1: Not Supported"]
     nvml.energy_mj += 1500
     assert meter.counted_j() == {"GPU-0": 1.5}
@@ -142,12 +142,29 @@ def test_gpus(tmp_path, monkeypatch):
 def test_only_the_gpus_of_the_job(tmp_path, monkeypatch, visible, expected):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert list(EnergyMeter(gpus=True, powercap=tmp_path).counted_j()) == expected
+    assert list(EnergyMeter(gpus=visible_gpus(), powercap=tmp_path).counted_j()) == expected
+
+
+def test_a_gpu_that_another_rank_of_the_node_uses_is_read_or_said_to_be_missing(tmp_path, monkeypatch):
+    nvml = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    by_uuid = nvml.nvmlDeviceGetHandleByUUID
+
+    def hidden(uuid):
+        if uuid == "GPU-7":
+            raise nvml.NVMLError("Not Found")
+        return by_uuid(uuid)
+
+    nvml.nvmlDeviceGetHandleByUUID = hidden
+    meter = EnergyMeter(gpus=["GPU-0", "GPU-7"], powercap=tmp_path)
+    assert meter.sources == ("GPU-0",)
+    assert meter.unread[-1] == "GPU-7: Not Found"
 
 
 def test_gpus_without_the_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    meter = EnergyMeter(gpus=True, powercap=tmp_path)
+    meter = EnergyMeter(gpus=visible_gpus(), powercap=tmp_path)
     assert meter.unread[1].startswith("NVML: nvidia-ml-py is not installed")
 
 

@@ -24,6 +24,8 @@ def picture(view: RunView, width: int, height: int) -> Group:
     head.append(shown(about), style="dim")
     style = {"running": "green", "finished": "bold green"}.get(view.status, "bold yellow")
     head.append(shown(view.status), style=style)
+    if view.effective_step == view.effective_step:
+        head.append(f"  effective step {view.effective_step:.2f}", style="dim")
 
     done = min(1.0, view.env_steps / job.total_env_steps)
     left = f"left {span(view.left_s)}" if view.status == "running" and view.left_s is not None else ""

@@ -32,6 +32,8 @@ class RankView:
         env_steps: Env steps it has taken.
         env_steps_per_s: Over its last minute.
         weight: Push-sum weight.
+        effective_step: How far the ensemble moved in its last minute over what its optimizer steps asked for; NaN where
+            not known.
         message_age_s: Mean age of the messages it averaged in its last minute; NaN if there were none.
         distance: Distance to the mean of all ranks over the norm of the parameters; NaN where not known.
         seen_s: Moment of this machine's clock at which its file last had something new.
@@ -45,6 +47,7 @@ class RankView:
     env_steps: int = 0
     env_steps_per_s: float = float("nan")
     weight: float = float("nan")
+    effective_step: float = float("nan")
     message_age_s: float = float("nan")
     distance: float = float("nan")
     seen_s: float = 0.0
@@ -73,13 +76,17 @@ class RankView:
         self.returns.extend(new["return"].tolist())
         if not file.updates.num_rows:
             return
-        rows = file.updates.read("time_s", "env_steps", "weight", "message_age_s", start=-2000)
+        rows = file.updates.read("time_s", "update", "env_steps", "weight", "moved", "message_age_s", start=-2000)
         recent = rows["time_s"] >= rows["time_s"][-1] - _RECENT_S
         time_s, env_steps = rows["time_s"][recent], rows["env_steps"][recent]
         self.time_s, self.env_steps = float(time_s[-1]), int(env_steps[-1])
         if len(time_s) > 1 and time_s[-1] > time_s[0]:
             self.env_steps_per_s = float((env_steps[-1] - env_steps[0]) / (time_s[-1] - time_s[0]))
         self.weight = float(rows["weight"][-1])
+        moved, updates = rows["moved"][recent], rows["update"][recent]
+        # The count of what has moved begins again at a restart.
+        if len(moved) > 1 and moved[-1] > moved[0]:
+            self.effective_step = float((moved[-1] - moved[0]) / (updates[-1] - updates[0]))
         ages = rows["message_age_s"][recent]
         self.message_age_s = _mean(ages[np.isfinite(ages)].tolist())
 
@@ -152,6 +159,12 @@ class RunView:
         return sum(rate for rate in rates if rate == rate)
 
     @property
+    def effective_step(self) -> float:
+        """How far the ensemble moved in the last minute over what the optimizer steps asked for; NaN if not known."""
+        known = [view.effective_step for view in self.ranks if view.effective_step == view.effective_step]
+        return _mean(known)
+
+    @property
     def left_s(self) -> float | None:
         """Seconds until the budget is spent at the present rate; None if nothing moves."""
         rate = self.env_steps_per_s
@@ -204,6 +217,7 @@ class RunView:
             f"return {number(self.mean_return(), '.1f')}",
             f"weights {min(weights):.2f}-{max(weights):.2f}" if weights else "",
             f"distance {max(distances):.2%}" if distances else "",
+            f"step {self.effective_step:.2f}" if self.effective_step == self.effective_step else "",
             f"left {span(self.left_s)}" if self.status == "running" and self.left_s is not None else "",
             *self.silent.values(),
         ]

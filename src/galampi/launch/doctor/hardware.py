@@ -39,9 +39,9 @@ def check_gpus(job: Job, comm: MPI.Intracomm) -> Finding:
 
 def check_energy(comm: MPI.Intracomm) -> Finding:
     """Whether something here can tell the energy a job takes. Collective over comm."""
-    from galampi.results import EnergyMeter
+    from galampi.results import EnergyMeter, visible_gpus
 
-    meter = EnergyMeter(gpus=True)
+    meter = EnergyMeter(gpus=visible_gpus())
     everywhere = set.intersection(*comm.allgather(set(meter.counted_j())))
     if everywhere:
         return Finding("energy", "ok", f"can be measured: {', '.join(sorted(everywhere))}")

@@ -24,6 +24,11 @@ def check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> Finding:
     from galampi import gossip
 
     topology = gossip.topology_of(job.gossip.method, job.gossip.topology, comm.size)
+    if job.gossip.method == "push-sum":
+        try:
+            gossip.refuse_silence(topology, job.gossip.weight_floor, all_peers=job.gossip.peers == "all")
+        except UserError as error:
+            return Finding("window", "failed", str(error), "mend the job: no rank would send a message")
     needed = mebibytes(4 * num_parameters * len(topology.hops))
     reason = job.gossip.topology if topology.hops or comm.size == 1 else f"method {job.gossip.method}"
     text = f"{needed} of mailboxes a rank ({reason}), unified memory"

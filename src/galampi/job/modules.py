@@ -1,0 +1,102 @@
+"""The modules that a job names: which, where they lie, and how they are imported.
+
+Whoever only reads a run takes no more than their names, and so runs no code of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from galampi.errors import UserError
+from galampi.job.settings import Job, Wrapper
+
+
+def named_modules(job: Job) -> Iterator[tuple[str, str]]:
+    """Yield the settings that name a module, each with the module's name."""
+    for key, reference in (("environment.id", job.environment.id), ("network.kind", job.network.kind)):
+        module, colon, _ = reference.rpartition(":")
+        if colon:
+            yield key, module
+    for wrapper in job.environment.wrappers:
+        reference = wrapper.wrapper if isinstance(wrapper, Wrapper) else wrapper
+        yield "environment.wrappers", reference.partition(":")[0]
+
+
+def find_modules(job: Job) -> dict[str, str]:
+    """Return where each module that a job names would be imported from, and import none.
+
+    Raises:
+        UserError: One is nowhere.
+    """
+    found = {}
+    for key, module in named_modules(job):
+        first, *rest = module.split(".")
+        places = [job.modules_folder] if job.modules_folder else []
+        spec = PathFinder.find_spec(first, [*places, *sys.path])
+        if spec is None and first not in sys.modules:
+            where = f"neither in {job.modules_folder} nor installed" if job.modules_folder else "not installed"
+            raise UserError(f"{key} names the module {module!r}, which is {where}")
+        origin = spec.origin if spec is not None and spec.origin is not None else "a place of its own"
+        found[module] = str(Path(origin).parent.joinpath(*rest)) if rest else origin
+    return found
+
+
+def import_modules(job: Job) -> None:
+    """Import what a job names; modules beside its file come first, now and later.
+
+    Raises:
+        UserError: A module cannot be imported.
+    """
+    if job.modules_folder and job.modules_folder not in sys.path:
+        sys.path.insert(0, job.modules_folder)
+        importlib.invalidate_caches()
+    found = find_modules(job)
+    for key, module in named_modules(job):
+        import_module(module, f"{key}: module {module!r} ({found[module]})")
+
+
+def import_module(name: str, subject: str) -> None:
+    """Import a module of somebody else's; `subject` begins the error.
+
+    Raises:
+        UserError: It cannot be imported, whatever it raises.
+    """
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        reason = "" if missing else f": {one_line(error)}"
+        raise UserError(f"{subject} cannot be imported{reason}") from error
+
+
+def imported_sources(job: Job) -> dict[str, str]:
+    """Return path and SHA-256 of the source of each module that a job names, and of all imported from its folder."""
+    names = {module for _, module in named_modules(job)}
+    sources = {}
+    for name, module in sorted(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "")
+        is_beside = bool(job.modules_folder) and Path(job.modules_folder) in path.parents
+        # Environments may be installed within the folder.
+        if path.is_file() and (name in names or (is_beside and "site-packages" not in path.parts)):
+            sources[name] = f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return sources
+
+
+def changed_sources(before: dict[str, str], now: dict[str, str]) -> Iterator[str]:
+    """Yield a line for each module that is no longer what it was; both as `imported_sources` returns them."""
+    for name, source in before.items():
+        path, _, digest = source.rpartition(" ")
+        if name not in now:
+            yield f"module {name} was imported from {path} when the run began, and no longer is"
+        elif not now[name].endswith(digest):
+            yield f"module {name} ({now[name].rpartition(' ')[0]}) has changed since the run began"
+
+
+def one_line(error: BaseException) -> str:
+    """Say an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

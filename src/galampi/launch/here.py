@@ -1,0 +1,217 @@
+"""A sweep on this machine: what it lacks is trained, one run after the other or several at once.
+
+Folders, job files and states are those of a sweep on Slurm, so `status` and `submit` take it from here, and this from
+them. The launcher of a run prints to SWEEP/logs/NUMBER.log, and that file is locked as long as it lives: so others see
+that the run is on its way, and one whose parent was killed is known again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from galampi.errors import UserError
+from galampi.job import load_job
+from galampi.launch import sweep
+from galampi.launch.mpirun import mpirun
+from galampi.launch.status import held, run_status
+from galampi.launch.submit import clean_environment
+from galampi.launch.sweep import SweptRun
+from galampi.launch.sweep_display import SweepDisplay
+from galampi.results.sole import sole_writer
+
+NUM_RANKS = 2
+"""Ranks of a run, as in sweep.sbatch."""
+_PERIOD_S = 0.5
+_STOPPED = 3
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The arguments of `sweep`.
+
+    Attributes:
+        folder: The sweep.
+        job: Job file, of a sweep that is to begin; None for the built-in job.
+        overrides: Settings over those of the file.
+        sweeps: `key=a,b,c` texts.
+        num_seeds: Sweep over this many seeds; None for the job's own.
+        at_once: Most runs at the same time.
+        num_ranks: Ranks of each run; None for as many as before.
+    """
+
+    folder: Path
+    job: Path | None
+    overrides: Mapping[str, str]
+    sweeps: Sequence[str]
+    num_seeds: int | None
+    at_once: int
+    num_ranks: int | None
+
+
+def sweep_here(asked: Asked) -> int:
+    """Lay out a sweep unless it is there, train what it lacks, and return the exit code.
+
+    Raises:
+        UserError: The sweep or a job of it is not allowed, another one lies there, or ranks cannot be started.
+    """
+    _lay_out(asked)
+    folder = asked.folder
+    with sole_writer(folder):
+        is_stopped = _train(folder, mpirun(_ranks_of(folder, asked.num_ranks)), asked.at_once)
+    runs = sweep.read_sweep(folder)
+    print(sweep.table(runs))
+    return _STOPPED if is_stopped else sweep.exit_code(runs)
+
+
+def _lay_out(asked: Asked) -> None:
+    """Lay out a sweep, or see that what is asked for is the one that is there."""
+    names_one = bool(asked.sweeps or asked.num_seeds is not None)
+    is_there = sweep.is_sweep(asked.folder)
+    if not names_one:
+        if not is_there:
+            raise UserError(f"{asked.folder}: no sweep there; --sweep KEY=A,B or --array-seeds K begins one")
+        if asked.job is not None or asked.overrides:
+            raise UserError(f"{asked.folder}: a sweep that is laid out keeps its settings; name its folder alone")
+        return
+    axes = sweep.parse_axes(asked.sweeps, asked.num_seeds, load_job(asked.job, asked.overrides).seed)
+    jobs = sweep.combinations(asked.job, asked.overrides, axes)
+    if not is_there:
+        sweep.lay_out(asked.folder, jobs)
+        return
+    laid_out = {run.name: load_job(run.job_file) for run in sweep.read_sweep(asked.folder)}
+    if jobs != laid_out:
+        differing = next(name for name in [*jobs, *laid_out] if jobs.get(name) != laid_out.get(name))
+        raise UserError(
+            f"{asked.folder}: holds another sweep: {differing} is not the same there; name its folder alone to go on "
+            "with it, or choose another"
+        )
+
+
+def _ranks_of(folder: Path, asked: int | None) -> int:
+    """Return the number of ranks of each run, and let `submit` ask Slurm for as many."""
+    options = sweep.last_options(folder)
+    nodes, on_each = options.resources.nodes or 1, options.resources.ntasks_per_node or NUM_RANKS
+    if asked is not None and asked != nodes * on_each:
+        resources = replace(options.resources, nodes=1, ntasks_per_node=asked)
+        sweep.record_options(folder, replace(options, resources=resources))
+        return asked
+    return nodes * on_each
+
+
+@dataclass
+class _Started:
+    """A run that is on its way.
+
+    Attributes:
+        run: The run.
+        process: Its launcher; None if an earlier command has begun it.
+    """
+
+    run: SweptRun
+    process: subprocess.Popen[bytes] | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its launcher has."""
+        return self.process.poll() is not None if self.process is not None else not held(self.run.local_log)
+
+
+def _train(folder: Path, launcher: Sequence[str], at_once: int) -> bool:
+    """Train what a sweep lacks, each run once, and return whether a signal has ended that."""
+    runs = sweep.read_sweep(folder)
+    started = [_Started(run, None) for run in runs if held(run.local_log)]
+    tried: set[int] = set()
+    num_told, is_any_left = 0, True
+    with _stop_signals() as signals, SweepDisplay(runs) as display:
+        for each in started:
+            display.begin(each.run, "goes on, as an earlier command began it")
+        while True:
+            while is_any_left and not signals and len(started) < at_once:
+                run, is_any_left = _next(folder, tried)
+                if run is None:
+                    break
+                tried.add(run.index)
+                display.begin(run, "begins" if run.state == "missing" else f"{run.state} before, goes on")
+                started.append(_start(run, launcher))
+            # One that an earlier command began is not ours to stop.
+            if all(each.process is None for each in started) if signals else not (started or is_any_left):
+                return bool(signals)
+            if len(signals) > num_told:
+                display.say("stops: runs save; once more kills them" if not num_told else "kills its runs")
+                for each in started:
+                    _stop(each, by_force=num_told > 0)
+                num_told = len(signals)
+            time.sleep(_PERIOD_S)
+            display.look()
+            for each in [each for each in started if each.has_ended]:
+                started.remove(each)
+                is_any_left = True
+                if signals and run_status(each.run.out) == "missing":
+                    # It has not failed: it was never let begin.
+                    each.run.local_log.unlink()
+                display.end(next(run for run in sweep.read_sweep(folder) if run.index == each.run.index))
+
+
+def _next(folder: Path, tried: Set[int]) -> tuple[SweptRun | None, bool]:
+    """Return the next run to train, as things are at this moment; and whether any is left.
+
+    A folder is in use for a moment after its launcher was killed, or as long as somebody trains there by hand.
+    """
+    left = [run for run in sweep.read_sweep(folder) if run.state in sweep.LACKING and run.index not in tried]
+    return next((run for run in left if not held(run.out / "lock")), None), bool(left)
+
+
+def _start(run: SweptRun, launcher: Sequence[str]) -> _Started:
+    with run.local_log.open("ab") as log:
+        # The launcher inherits the lock with the file, and has it to its end.
+        with suppress(OSError):
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        train = [sys.executable, "-m", "galampi", "train", str(run.job_file), "--out", str(run.out), "--resume=auto"]
+        process = subprocess.Popen(
+            [*launcher, *train],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=clean_environment(),
+            # What is typed here is for this command, which tells the ranks what to do.
+            start_new_session=True,
+        )
+    return _Started(run, process)
+
+
+def _stop(started: _Started, *, by_force: bool) -> None:
+    """Tell the ranks of a run to save and end; by force, kill them."""
+    if started.process is None or started.process.poll() is not None:
+        return
+    if by_force:
+        os.killpg(started.process.pid, signal.SIGKILL)
+    else:
+        # What the launchers of all MPI libraries hand on.
+        started.process.send_signal(signal.SIGUSR1)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Yield the signals to stop that have come so far."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

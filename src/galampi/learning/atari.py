@@ -1,0 +1,86 @@
+"""A game of Atari as one gymnasium environment, by the rules that ale-py's vector of games has.
+
+For what that vector does not offer: other modes and difficulties, and wrappers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+
+from galampi.job import Environment
+
+
+class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
+    """Skips frames, takes the maximum of the last two, shrinks it and stacks what was seen.
+
+    A game begins with FIRE where it has that button, and a number of no-ops that is drawn.
+    """
+
+    def __init__(self, game: gym.Env[Any, Any], environment: Environment) -> None:
+        super().__init__(game)
+        self._ale: ale_py.ALEInterface = game.unwrapped.ale  # type: ignore[attr-defined]
+        self._settings = environment
+        meanings: list[str] = game.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+        self._fire = meanings.index("FIRE") if "FIRE" in meanings else None
+        height, width = self._ale.getScreenDims()
+        side = environment.image_size
+        self._rows, self._columns = _area_weights(height, side), _area_weights(width, side)
+        shape = (side, side) if environment.grayscale else (side, side, 3)
+        self._seen: deque[np.ndarray] = deque(maxlen=environment.frame_stack)
+        self._num_frames = 0
+        self.observation_space = gym.spaces.Box(0, 255, (environment.frame_stack, *shape), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Any]:
+        """Start a game."""
+        _, info = self.env.reset(seed=seed, options=options)
+        if self._fire is not None:
+            self.env.step(self._fire)
+        if self._settings.max_noops:
+            for _ in range(self.unwrapped.np_random.integers(self._settings.max_noops)):
+                self.env.step(0)
+        self._num_frames = 0
+        first = self._shrunk(self._screen())
+        self._seen.extend([np.zeros_like(first)] * (self._settings.frame_stack - 1))
+        self._seen.append(first)
+        return np.stack(self._seen), {**info, "lives": self._ale.lives()}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Any]:
+        """Hold an action for some frames."""
+        total, terminated = 0.0, False
+        screens: deque[np.ndarray] = deque(maxlen=2)
+        for frame in range(self._settings.frame_skip):
+            _, reward, terminated, _, info = self.env.step(action)
+            total += float(reward)
+            self._num_frames += 1
+            if terminated or frame >= self._settings.frame_skip - 2:
+                screens.append(self._screen())
+            if terminated:
+                break
+        self._seen.append(self._shrunk(np.maximum(screens[0], screens[-1])))
+        truncated = not terminated and self._num_frames >= self._settings.max_episode_frames
+        return np.stack(self._seen), total, terminated, truncated, {**info, "lives": self._ale.lives()}
+
+    def _screen(self) -> np.ndarray:
+        screen: np.ndarray = self._ale.getScreenGrayscale() if self._settings.grayscale else self._ale.getScreenRGB()
+        return screen
+
+    def _shrunk(self, screen: np.ndarray) -> np.ndarray:
+        """Return the screen with every pixel the mean of the area it covers."""
+        planes = screen.astype(np.float32).reshape(*screen.shape[:2], -1).transpose(2, 0, 1)
+        shrunk: np.ndarray = np.rint(self._rows @ planes @ self._columns.T).astype(np.uint8)
+        return shrunk[0] if self._settings.grayscale else shrunk.transpose(1, 2, 0)
+
+
+def _area_weights(size: int, new_size: int) -> np.ndarray:
+    """Return [new_size, size] float32: which part of a new pixel each old one covers."""
+    edges = np.arange(new_size + 1) * size / new_size
+    low, high = edges[:-1, None], edges[1:, None]
+    old = np.arange(size)
+    covered = np.clip(np.minimum(high, old + 1) - np.maximum(low, old), 0, None)
+    weights: np.ndarray = (covered / (high - low)).astype(np.float32)
+    return weights

@@ -1,0 +1,416 @@
+"""Spaces: how what any simulator shows becomes one array, and a policy's action becomes what a simulator takes.
+
+Owns which observations are images, how they are laid out and scaled, and which spaces are refused. Knows neither
+simulators nor networks.
+
+An image keeps its shape, channels first; a vector is a row of float32. Everything else - numbers out of a set, bits,
+and what is put together of several parts - becomes one row of float32, and the encoding says which part of the row is
+what: one number of `n` is `n` columns of which one is 1, and an image within lies flat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from galampi.errors import UserError
+
+MOST_CATEGORIES = 65_536
+"""Most columns that a number out of a set may become."""
+_NO_BOUND = 1e30
+"""A bound beyond is none: some write the largest number of a type for infinity."""
+_LEAST_SIDE = 8
+"""A matrix with sides no shorter is an image of one channel, others are vectors."""
+_FEW_CHANNELS = 16
+
+
+class UnfitError(Exception):
+    """An observation is not of its space; the text says what it is."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a row.
+
+    Attributes:
+        name: Path of its keys, as `camera` or `arm.joints`; `observation` for a space that is no Dict or Tuple.
+        kind: What it is.
+        shape: Channels, height and width of an image; length of a vector.
+        start: First column.
+    """
+
+    name: str
+    kind: Literal["image", "vector"]
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def columns(self) -> slice:
+        """Its columns of the row."""
+        return slice(self.start, self.start + math.prod(self.shape))
+
+
+class Encoding:
+    """How observations of a space become one array each.
+
+    Attributes:
+        shape: Of that array: channels, height and width of an image, or the length of a row.
+        dtype: uint8 of an image or vector of bytes, else float32.
+        scale: Factor that brings bytes into [0, 1], and is left to who computes with them; 1 for float32.
+        parts: What the array holds: one part with an image's or vector's own shape, or several in a row.
+        channels_last: Whether the space has an image's channels last; the array has them first.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        """Encode a space.
+
+        Raises:
+            UserError: It, or a part of it, cannot be encoded.
+        """
+        self._codes = list(_codes(space, ""))
+        if not self._codes:
+            raise UserError(f"environment.id: the observation space {_kind(space)} is empty")
+        self._is_whole = len(self._codes) == 1 and isinstance(space, gym.spaces.Box)
+        first = self._codes[0]
+        parts, start = [], 0
+        for code in self._codes:
+            parts.append(Part(code.name or "observation", code.kind, code.shape, start))
+            start += math.prod(code.shape)
+        self.parts = tuple(parts)
+        self.shape: tuple[int, ...] = first.shape if self._is_whole else (start,)
+        self.dtype = first.dtype if self._is_whole else np.dtype(np.float32)
+        self.scale = first.scale if self._is_whole else 1.0
+        self.channels_last = isinstance(first, _Image) and self._is_whole and first.channels_last
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the array is an image, and not a row."""
+        return len(self.shape) == 3
+
+    @property
+    def space(self) -> gym.spaces.Box:
+        """The space of the arrays."""
+        low, high = (0, 255) if self.dtype == np.uint8 else (-np.inf, np.inf)
+        return gym.spaces.Box(low, high, self.shape, self.dtype.type)
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Encode one observation, as a view of it where it can be.
+
+        Raises:
+            UnfitError: It is not of the space.
+        """
+        if self._is_whole:
+            array: np.ndarray = self._codes[0].take(observation)[0]
+            return array
+        row = np.empty(self.shape, np.float32)
+        for part, code in zip(self.parts, self._codes, strict=True):
+            row[part.columns] = code.take_from(observation).ravel() * np.float32(code.scale)
+        return row
+
+    def batch(self, observations: np.ndarray) -> np.ndarray:
+        """Encode images or vectors [N, ...] of one Box space, a view of them where it can be."""
+        assert self._is_whole
+        return self._codes[0].arrange(observations)
+
+
+class Actuation:
+    """What a policy's action is to a simulator.
+
+    A policy acts in numbers of one size, whatever the bounds of a Box. Where both bounds are finite,
+
+        a = clip((high + low) / 2 + x (high - low) / 2, low, high)
+
+    and where one is not, a = clip(x, low, high). Numbers out of several sets are counted from 0 by the policy.
+
+    Attributes:
+        shape: Of the policy's action: () or (k,).
+        dtype: int64 or float32.
+        least: Least number [*shape] it may choose; of a Box, any finite one will do.
+        most: Greatest number [*shape].
+        low, high: Bounds [k] of a Box.
+        middle, half_range: Of a Box, what 0 becomes, and how much more 1 does.
+        num_choices: Outputs of which one, or one of each number, is chosen; 0 for a Box.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        """Take a space of actions.
+
+        Raises:
+            UserError: It is not supported.
+        """
+        self._space = space
+        self.shape: tuple[int, ...] = ()
+        self.dtype: np.dtype[Any] = np.dtype(np.int64)
+        self.least = self.most = np.zeros(0, np.int64)
+        if isinstance(space, gym.spaces.Discrete):
+            self.least = np.array(space.start, np.int64)
+            self.most = self.least + int(space.n) - 1
+        elif isinstance(space, gym.spaces.MultiDiscrete):
+            self.shape = (space.nvec.size,)
+            self.least, self.most = np.zeros(self.shape, np.int64), space.nvec.ravel().astype(np.int64) - 1
+        elif isinstance(space, gym.spaces.MultiBinary):
+            self.shape = (math.prod(space.shape),)
+            self.least, self.most = np.zeros(self.shape, np.int64), np.ones(self.shape, np.int64)
+        elif isinstance(space, gym.spaces.Box) and space.low.size:
+            self.shape, self.dtype = (space.low.size,), np.dtype(np.float32)
+            self.least = self.most = np.zeros(self.shape, np.float32)
+            self.low, self.high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
+            is_bounded = (np.abs(self.low) < _NO_BOUND) & (np.abs(self.high) < _NO_BOUND)
+            low, high = (np.where(is_bounded, bound, end) for bound, end in ((self.low, -1), (self.high, 1)))
+            self.middle, self.half_range = (high + low) / 2, (high - low) / 2
+        else:
+            raise unsupported_actions(space)
+        self.num_choices = 0 if self.dtype.kind == "f" else int((self.most - self.least + 1).sum())
+
+    def check(self, actions: np.ndarray) -> None:
+        """Refuse actions of B simulators that are none.
+
+        Raises:
+            ValueError: Their shape is not [B, *shape], or one lies outside the space.
+        """
+        if actions.shape[1:] != self.shape or not len(actions):
+            raise ValueError(f"actions have shape {actions.shape}; must be {('B', *self.shape)}")
+        if self.dtype.kind == "f":
+            if not np.isfinite(actions).all():
+                raise ValueError(f"actions hold numbers that are not finite: {actions}")
+        elif actions.dtype.kind not in "iu" or (actions < self.least).any() or (actions > self.most).any():
+            raise ValueError(f"actions are {actions}; must be whole numbers from {self.least} to {self.most}")
+
+    def example(self, mask: np.ndarray | None) -> np.ndarray:
+        """Return an action [*shape] of the policy, the first that is allowed; of a Box the middle."""
+        if mask is None:
+            return np.zeros(self.shape, self.dtype) + self.least
+        sizes = np.atleast_1d(self.most - self.least + 1)
+        firsts = [int(part.argmax()) for part in np.split(mask, np.cumsum(sizes)[:-1])]
+        return np.array(firsts, np.int64).reshape(self.shape) + self.least
+
+    def __call__(self, action: np.ndarray) -> Any:
+        """Return what a simulator takes for one action [*shape] of the policy."""
+        space = self._space
+        if isinstance(space, gym.spaces.Discrete):
+            return action
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            return (action.reshape(space.shape) + space.start).astype(space.dtype)
+        assert space.shape is not None
+        if isinstance(space, gym.spaces.Box):
+            action = np.clip(self.middle + self.half_range * action, self.low, self.high)
+            if space.dtype is not None and space.dtype.kind in "iu":
+                action = np.rint(action)
+            # A bound that the type rounds away from it is not passed.
+            return np.clip(action.reshape(space.shape).astype(space.dtype), space.low, space.high)
+        return action.reshape(space.shape).astype(space.dtype)
+
+
+def unsupported_actions(space: gym.Space[Any]) -> UserError:
+    """Return the error that refuses a space of actions."""
+    return UserError(
+        f"environment.id: the action space is a {_kind(space)}; must be Discrete, MultiDiscrete, MultiBinary or a Box"
+    )
+
+
+class _Leaf:
+    """A part: the keys that lead to it, and how its values become columns; here, as the numbers they are."""
+
+    kind: Literal["image", "vector"] = "vector"
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+    scale = 1.0
+
+    def __init__(self, keys: tuple[str | int, ...], value_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        self.name = ".".join(map(str, keys))
+        self.shape = shape
+        self._keys = keys
+        self._value_shape = value_shape
+
+    def take_from(self, observation: Any) -> np.ndarray:
+        """Return the encoded part [1, ...] of a whole observation."""
+        for depth, key in enumerate(self._keys):
+            try:
+                observation = observation[key]
+            except (KeyError, IndexError, TypeError):
+                path = ".".join(map(str, self._keys[: depth + 1]))
+                raise UnfitError(f"has no {path!r}: {_shown(observation)}") from None
+        return self.take(observation)
+
+    def take(self, value: Any) -> np.ndarray:
+        """Return the encoded part [1, ...] of its own value."""
+        try:
+            values = np.asarray(value)
+        except ValueError:
+            raise self._unfit(value) from None
+        if values.shape != self._value_shape or values.dtype.kind not in "biuf":
+            raise self._unfit(value)
+        return self.arrange(values[None])
+
+    def arrange(self, values: np.ndarray) -> np.ndarray:
+        """Encode values [N, ...] of the right shape."""
+        return values.reshape(len(values), -1).astype(np.float32)
+
+    def _unfit(self, value: Any) -> UnfitError:
+        where = f"{self.name!r} " if self.name else ""
+        try:
+            values = np.asarray(value)
+            what = f"of shape {values.shape} and type {values.dtype}"
+        except ValueError:
+            what = _shown(value)
+        return UnfitError(f"{where}is {what}; must be numbers of shape {self._value_shape}")
+
+
+class _Vector(_Leaf):
+    """A Box that is no image. Numbers with a point are left in their own units, whole numbers brought into [0, 1]."""
+
+    def __init__(self, keys: tuple[str | int, ...], space: gym.spaces.Box) -> None:
+        super().__init__(keys, space.shape, (math.prod(space.shape),))
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
+        if (scale := _bytes_scale(space)) is not None:
+            self.dtype, self.scale = np.dtype(np.uint8), scale
+        elif space.dtype is not None and space.dtype.kind in "iu" and _is_bounded(space):
+            self._bounds = _low_and_range(space)
+
+    def arrange(self, values: np.ndarray) -> np.ndarray:
+        if self._bounds is not None:
+            low, extent = self._bounds
+            values = (values - low) / extent
+        return values.reshape(len(values), -1).astype(self.dtype)
+
+
+class _Image(_Leaf):
+    """A Box that is an image, in [0, 1], or bytes from 0 on; of a stack of images the channels are put together."""
+
+    kind = "image"
+
+    def __init__(self, keys: tuple[str | int, ...], space: gym.spaces.Box) -> None:
+        *stack, first, second, third = space.shape if len(space.shape) > 2 else (1, *space.shape)
+        self.channels_last = _has_channels_last(first, second, third)
+        channels, *sides = (third, first, second) if self.channels_last else (first, second, third)
+        shape = (math.prod(stack) * channels, *sides)
+        super().__init__(keys, space.shape, shape)
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
+        if (scale := _bytes_scale(space)) is not None:
+            self.dtype, self.scale = np.dtype(np.uint8), scale
+        else:
+            self._bounds = _low_and_range(space)
+
+    def arrange(self, values: np.ndarray) -> np.ndarray:
+        if self._bounds is not None:
+            low, extent = self._bounds
+            values = (values - low) / extent
+        if self.channels_last:
+            values = np.moveaxis(values, -1, -3)
+        values = values.reshape(len(values), *self.shape)
+        return values.view(np.uint8) if values.dtype == np.bool_ else values.astype(self.dtype, copy=False)
+
+
+class _OneHot(_Leaf):
+    """Numbers out of sets, each as the columns of its set, of which one is 1."""
+
+    def __init__(
+        self, keys: tuple[str | int, ...], value_shape: tuple[int, ...], starts: np.ndarray, sizes: np.ndarray
+    ) -> None:
+        total = int(sizes.sum())
+        if total > MOST_CATEGORIES:
+            name = f" {'.'.join(map(str, keys))!r}" if keys else ""
+            raise UserError(
+                f"environment.id: observation{name} is one of {total} numbers; at most {MOST_CATEGORIES} can be told "
+                "apart"
+            )
+        super().__init__(keys, value_shape, (total,))
+        self._starts, self._sizes = starts, sizes
+        self._offsets = np.cumsum(sizes) - sizes
+
+    def arrange(self, values: np.ndarray) -> np.ndarray:
+        indices = values.reshape(len(values), -1) - self._starts
+        if values.dtype.kind == "f" or (indices < 0).any() or (indices >= self._sizes).any():
+            where = f"{self.name!r} " if self.name else ""
+            least, most = self._starts, self._starts + self._sizes - 1
+            allowed = f"from {least[0]} to {most[0]}" if len(least) == 1 else f"from {least} to {most}"
+            raise UnfitError(f"{where}is {values[0]!s}; must be whole numbers {allowed}")
+        rows = np.zeros((len(values), self.shape[0]), np.float32)
+        np.put_along_axis(rows, indices + self._offsets, np.float32(1), axis=1)
+        return rows
+
+
+def _codes(space: gym.Space[Any], name: str, keys: tuple[str | int, ...] = ()) -> Iterator[_Leaf]:
+    """Yield how each part of a space is encoded, in the order of the row.
+
+    Raises:
+        UserError: A part cannot be.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _codes(part, f"{name}.{key}", (*keys, key))
+    elif isinstance(space, gym.spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from _codes(part, f"{name}.{index}", (*keys, index))
+    elif isinstance(space, gym.spaces.Box) and space.low.size:
+        yield _Image(keys, space) if _is_image(space) else _Vector(keys, space)
+    elif isinstance(space, gym.spaces.Discrete):
+        yield _OneHot(keys, (), np.array([space.start]), np.array([space.n]))
+    elif isinstance(space, gym.spaces.MultiDiscrete):
+        yield _OneHot(keys, space.shape, space.start.ravel().astype(np.int64), space.nvec.ravel().astype(np.int64))
+    elif isinstance(space, gym.spaces.MultiBinary):
+        yield _Leaf(keys, space.shape, (math.prod(space.shape),))
+    elif isinstance(space, gym.spaces.Box):
+        pass
+    else:
+        part_name = f"observation {name[1:]!r}" if name else "the observation space"
+        raise UserError(
+            f"environment.id: {part_name} is a {_kind(space)}; must be Box, Discrete, MultiDiscrete, MultiBinary, or a "
+            "Dict or Tuple of these (environment.wrappers may leave it out)"
+        )
+
+
+def _is_image(space: gym.spaces.Box) -> bool:
+    num_axes = len(space.shape)
+    if num_axes not in (2, 3, 4) or not _is_bounded(space):
+        return False
+    return num_axes > 2 or min(space.shape) >= _LEAST_SIDE
+
+
+def _has_channels_last(first: int, second: int, third: int) -> bool:
+    # Two sides of one length are height and width.
+    if first == second != third:
+        return True
+    if first != second == third:
+        return False
+    return first > _FEW_CHANNELS or first >= third
+
+
+def _is_bounded(space: gym.spaces.Box) -> bool:
+    """Whether all bounds say something."""
+    low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
+    if (np.abs(low) > _NO_BOUND).any() or (np.abs(high) > _NO_BOUND).any():
+        return False
+    if space.dtype is None or space.dtype.kind not in "iu" or space.dtype.itemsize <= 2:
+        return True
+    extremes = np.iinfo(space.dtype.type)  # type: ignore[type-var]
+    return not (space.high == extremes.max).any()
+
+
+def _bytes_scale(space: gym.spaces.Box) -> float | None:
+    """Return the factor that brings bytes into [0, 1], if the values are bytes that begin at 0 and end alike."""
+    if space.dtype == np.bool_:
+        return 1.0
+    if space.dtype != np.uint8 or space.low.any() or (space.high != space.high.flat[0]).any():
+        return None
+    return 1 / max(int(space.high.flat[0]), 1)
+
+
+def _low_and_range(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
+    extent = high - low
+    # What cannot vary is 0.
+    return low, np.where(extent > 0, extent, 1)
+
+
+def _kind(space: gym.Space[Any]) -> str:
+    return type(space).__name__
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
