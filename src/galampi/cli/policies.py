@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from galampi.cli.settings import Parser, positive, rank, whole
 from galampi.errors import UserError
+from galampi.job import import_again
 from galampi.ranks.importing import heavy_imports
+
+if TYPE_CHECKING:
+    from galampi.policies.stored import StoredPolicy
 
 
 def add_evaluate(parser: Parser) -> None:
@@ -44,7 +50,7 @@ def add_evaluate(parser: Parser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from galampi.policies.stored import find_policy
 
-    stored = find_policy(arguments.run_path, rank=arguments.rank, update=arguments.checkpoint)
+    stored = _found(find_policy(arguments.run_path, rank=arguments.rank, update=arguments.checkpoint), arguments)
 
     with heavy_imports():
         from galampi.policies.evaluation import evaluate
@@ -153,7 +159,8 @@ def _export(arguments: argparse.Namespace) -> int:
         from galampi.policies.export import export_onnx, export_policy
         from galampi.policies.stored import find_policy
 
-        stored = find_policy(paths[0], rank=arguments.rank, update=arguments.checkpoint)
+        stored = _found(find_policy(paths[0], rank=arguments.rank, update=arguments.checkpoint), arguments)
+        import_again(stored.job, stored.modules, print)
         for path, export in ((arguments.policy, export_policy), (arguments.onnx, export_onnx)):
             if path:
                 export(stored, path)
@@ -172,3 +179,13 @@ def _add_policy(parser: Parser) -> None:
         metavar="K",
         help="the policy kept after update K [newest]; see checkpoint.keep_every_updates",
     )
+    parser.add_argument(
+        "--modules-folder", type=Path, metavar="DIR", help="where modules that the run's job names are now [as then]"
+    )
+
+
+def _found(stored: StoredPolicy, arguments: argparse.Namespace) -> StoredPolicy:
+    """Return a policy whose job's modules are looked for where the command says."""
+    if arguments.modules_folder is None:
+        return stored
+    return replace(stored, job=stored.job.model_copy(update={"modules_folder": str(arguments.modules_folder)}))

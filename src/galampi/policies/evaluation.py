@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from galampi.errors import UserError
-from galampi.job import dump_job
+from galampi.job import dump_job, import_again
 from galampi.learning import Learner, Simulators
 from galampi.learning.actions import masked
 from galampi.learning.envs import MOST_SEED
@@ -84,6 +84,7 @@ def evaluate(
             raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
         if file is not None and file.is_dir():
             raise UserError(f"{file}: cannot be written: it is a folder")
+    import_again(stored.job, stored.modules, tell)
     bounds = bounds_of(stored.job.environment, stuck_after, max_episode_steps)
     torch.set_num_threads(1)
     sequence = np.random.SeedSequence([stored.job.seed if seed is None else seed, _SEEDS])
@@ -119,6 +120,7 @@ def evaluate(
             {
                 "job_toml": dump_job(stored.job),
                 "policy": stored.source,
+                "modules": list(stored.modules),
                 "updates": list(stored.updates),
                 "env_steps": stored.env_steps,
                 **{name: bound for name, bound in asdict(bounds).items() if bound is not None},
@@ -167,10 +169,10 @@ def _acting(simulators: Simulators, learner: Learner, *, greedy: bool) -> Choose
     """Return what plays as a learner's policy does; FIRE in its place after a lost life."""
     fire = _fire(simulators)
     policy = learner.policy
-    activations = policy.new_activations(simulators.num_envs)
+    activations = policy.trunk.new_activations(simulators.num_envs)
 
     def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
-        policy.encode(observations, activations[0])
+        policy.trunk.encode(observations, activations[0])
         outputs, _ = policy.forward(activations)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from galampi.errors import ResultsError
-from galampi.job import Environment, parse_job
+from galampi.job import Environment, import_again, parse_job
 from galampi.learning import Simulators
 from galampi.policies.play import MOST_SIMULATORS, Choose, Ended, play, simulators_of
 from galampi.policies.played import Bounds, Progress
@@ -56,10 +56,11 @@ def verify(path: Path, tell: Callable[[str], None] = lambda line: None) -> list[
     evaluation = load_evaluation(path)
     if "job_toml" not in evaluation.attributes or not evaluation.taken:
         raise ResultsError(f"{path}: holds no actions, for an older galampi wrote it; evaluate the policy again")
-    environment = parse_job(str(evaluation.attributes["job_toml"]), str(path)).environment
+    job = parse_job(str(evaluation.attributes["job_toml"]), str(path))
+    import_again(job, evaluation.attributes.get("modules", ()), tell)
     names = ("time_limit", "stuck_after", "max_episode_steps")
     bounds = Bounds(**{name: evaluation.attributes.get(name) for name in names})
-    return [_replay(evaluation, actions, environment, bounds, path, tell) for actions in evaluation.episodes]
+    return [_replay(evaluation, actions, job.environment, bounds, path, tell) for actions in evaluation.episodes]
 
 
 def other_versions(path: Path) -> str:

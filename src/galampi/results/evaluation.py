@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from galampi.errors import ResultsError
 from galampi.results.files import reading, replacing
+from galampi.results.job_file import Attribute
 from galampi.results.schema import NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, TableSchema
 
 EVALUATION_FILE_NAME = "evaluation.h5"
@@ -67,7 +68,7 @@ class Evaluation:
 def save_evaluation(
     path: Path,
     episodes: Mapping[Actions, Sequence[EvaluatedEpisode]],
-    attributes: Mapping[str, str | int | float | Sequence[int]],
+    attributes: Mapping[str, Attribute],
 ) -> None:
     """Write an evaluation in place of one that is there.
 
