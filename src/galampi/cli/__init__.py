@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from galampi.cli.analysis import add_report, add_watch
+from galampi.cli.analysis import add_mirror, add_report, add_watch
 from galampi.cli.bench import add_bench
 from galampi.cli.cluster import add_doctor, add_status, add_submit, add_sweep
 from galampi.cli.jobs import add_jobs
@@ -88,7 +88,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, by_command
 
 
-_ONE_PROCESS = ("submit", "sweep", "report", "evaluate", "verify", "export", "simulate")
+_ONE_PROCESS = ("submit", "sweep", "mirror", "report", "evaluate", "verify", "export", "simulate")
 _COMMANDS = {
     "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train pong --seed 3"),
     "jobs": (add_jobs, "List the jobs that come with galampi", "python -m galampi jobs"),
@@ -101,6 +101,11 @@ _COMMANDS = {
     "doctor": (add_doctor, "Check what a job needs where it will run", "mpirun -n 4 python -m galampi doctor"),
     "status": (add_status, "Say what became of runs", "python -m galampi status runs/pong"),
     "watch": (add_watch, "Watch a running job", "python -m galampi watch runs/pong"),
+    "mirror": (
+        add_mirror,
+        "Follow runs into TensorBoard until they are finished",
+        "python -m galampi mirror runs/pong --tensorboard logs",
+    ),
     "report": (
         add_report,
         "Write figures, a page and a summary of runs",
