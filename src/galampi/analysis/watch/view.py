@@ -239,7 +239,7 @@ class RunView:
             return
         # Not yet, or by this job never, if some rank has no sketch.
         with suppress(ResultsError):
-            distance = run.consensus_distance(last=8)
+            distance = run.consensus_distance(last=8, pairs=False)
             if len(distance.at):
                 relative = distance.relative[-1]
                 for view, value in zip(self.ranks, relative, strict=True):
