@@ -32,6 +32,9 @@ def main() -> int:
             time.sleep(_PATIENCE_S)
         return 2
     except BrokenRunError as error:
+        if rank > 0:
+            # What every rank meets at once is told by one; it ends the others.
+            time.sleep(_PATIENCE_S)
         print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
         _end_job()
         return 1

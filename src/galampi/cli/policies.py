@@ -1,13 +1,19 @@
-"""The commands that put a stored policy to use: `evaluate` and `export`."""
+"""The commands that put a stored policy to use: `evaluate`, `verify` and `export`."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from galampi.cli.settings import Parser, positive, rank, whole
 from galampi.errors import UserError
+from galampi.job import import_again
 from galampi.ranks.importing import heavy_imports
+
+if TYPE_CHECKING:
+    from galampi.policies.stored import StoredPolicy
 
 
 def add_evaluate(parser: Parser) -> None:
@@ -44,7 +50,7 @@ def add_evaluate(parser: Parser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from galampi.policies.stored import find_policy
 
-    stored = find_policy(arguments.run_path, rank=arguments.rank, update=arguments.checkpoint)
+    stored = _found(find_policy(arguments.run_path, rank=arguments.rank, update=arguments.checkpoint), arguments)
 
     with heavy_imports():
         from galampi.policies.evaluation import evaluate
@@ -75,6 +81,39 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.video:
         print(f"film: {arguments.video}, {played.better} episode 1")
     return 0
+
+
+def add_verify(parser: Parser) -> None:
+    """Add the arguments of `verify`."""
+    parser.epilog = "exit codes: 0 every return is what was claimed; 1 one is not; 2 a mistake in the command"
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="FILE.h5", help="what evaluate wrote, or the run in whose folder it lies"
+    )
+    parser.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from galampi.results.evaluation import EVALUATION_FILE_NAME
+
+    with heavy_imports():
+        from galampi.policies.replay import other_versions, verify
+
+    code = 0
+    for path in arguments.paths:
+        file = path / EVALUATION_FILE_NAME if path.is_dir() else path
+        replayed = verify(file, tell=lambda line: print(line, flush=True))
+        for way in replayed:
+            num_right = way.num_episodes - len(way.mismatches)
+            print(
+                f"{file}: {way.actions}: {num_right} of {way.num_episodes} episodes went as the file says; "
+                f"mean return {way.mean_return:.2f}"
+            )
+            print(*(f"  {line}\n" for line in way.mismatches), sep="", end="", flush=True)
+        if any(way.mismatches for way in replayed):
+            code = 1
+            if others := other_versions(file):
+                print(f"  simulated by other versions: {others}")
+    return code
 
 
 def add_export(parser: Parser) -> None:
@@ -120,7 +159,8 @@ def _export(arguments: argparse.Namespace) -> int:
         from galampi.policies.export import export_onnx, export_policy
         from galampi.policies.stored import find_policy
 
-        stored = find_policy(paths[0], rank=arguments.rank, update=arguments.checkpoint)
+        stored = _found(find_policy(paths[0], rank=arguments.rank, update=arguments.checkpoint), arguments)
+        import_again(stored.job, stored.modules, print)
         for path, export in ((arguments.policy, export_policy), (arguments.onnx, export_onnx)):
             if path:
                 export(stored, path)
@@ -139,3 +179,13 @@ def _add_policy(parser: Parser) -> None:
         metavar="K",
         help="the policy kept after update K [newest]; see checkpoint.keep_every_updates",
     )
+    parser.add_argument(
+        "--modules-folder", type=Path, metavar="DIR", help="where modules that the run's job names are now [as then]"
+    )
+
+
+def _found(stored: StoredPolicy, arguments: argparse.Namespace) -> StoredPolicy:
+    """Return a policy whose job's modules are looked for where the command says."""
+    if arguments.modules_folder is None:
+        return stored
+    return replace(stored, job=stored.job.model_copy(update={"modules_folder": str(arguments.modules_folder)}))

@@ -110,4 +110,8 @@ def _train(arguments: argparse.Namespace) -> int:
                 f"{outcome.relative_distance:.2%} of the parameters' norm)",
                 flush=True,
             )
-    return 3 if outcome is not None and outcome.status == "stopped" else 0
+    if outcome is None:
+        return 0
+    if outcome.failure and comm.rank == 0:
+        print(f"galampi: {outcome.failure}", file=sys.stderr, flush=True)
+    return {"finished": 0, "failed": 1, "stopped": 3}[outcome.status]

@@ -6,8 +6,8 @@ stands in the rooms that take it.
 """
 
 from galampi.job.modules import (
-    changed_sources,
     find_modules,
+    import_again,
     import_module,
     import_modules,
     imported_sources,
@@ -24,11 +24,11 @@ __all__ = [
     "Network",
     "Wrapper",
     "allowed",
-    "changed_sources",
     "dump_job",
     "fields",
     "find_job",
     "find_modules",
+    "import_again",
     "import_module",
     "import_modules",
     "imported_sources",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -60,6 +60,29 @@ def import_modules(job: Job) -> None:
         import_module(module, f"{key}: module {module!r} ({found[module]})")
 
 
+def import_again(job: Job, before: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Import what the job of a run names, and say where from, and what has changed since the run began.
+
+    Args:
+        job: The run's.
+        before: What `imported_sources` told when it began, a module each.
+        tell: Takes a line.
+
+    Raises:
+        UserError: A module has gone, or cannot be imported.
+    """
+    for module, path in find_modules(job).items():
+        tell(f"imports the module {module} from {path}: the job of the run names it")
+    import_modules(job)
+    now = imported_sources(job)
+    for name, _, source in (line.partition(" ") for line in before):
+        path, _, digest = source.rpartition(" ")
+        if name not in now:
+            tell(f"module {name} was imported from {path} when the run began, and is no longer")
+        elif not now[name].endswith(digest):
+            tell(f"module {name} has changed since the run began: {now[name].rpartition(' ')[0]}")
+
+
 def import_module(name: str, subject: str) -> None:
     """Import a module of somebody else's; `subject` begins the error.
 
@@ -85,16 +108,6 @@ def imported_sources(job: Job) -> dict[str, str]:
         if path.is_file() and (name in names or (is_beside and "site-packages" not in path.parts)):
             sources[name] = f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return sources
-
-
-def changed_sources(before: dict[str, str], now: dict[str, str]) -> Iterator[str]:
-    """Yield a line for each module that is no longer what it was; both as `imported_sources` returns them."""
-    for name, source in before.items():
-        path, _, digest = source.rpartition(" ")
-        if name not in now:
-            yield f"module {name} was imported from {path} when the run began, and no longer is"
-        elif not now[name].endswith(digest):
-            yield f"module {name} ({now[name].rpartition(' ')[0]}) has changed since the run began"
 
 
 def one_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from galampi.errors import UserError
-from galampi.job import load_job
+from galampi.job import find_modules, load_job
 from galampi.launch import rehearsal, status, sweep
 from galampi.launch.folder import job_to_train, lay_down, new_folder
 from galampi.launch.submit import (
@@ -74,6 +74,7 @@ def submit(request: Request) -> int:
     job = load_job(request.job, request.overrides)
     out = _folder_of(request, job.name)
     job = job_to_train(job, request.job, request.overrides, out)
+    find_modules(job)
     submission = Submission(
         script=script,
         name=job.name,

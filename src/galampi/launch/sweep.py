@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from galampi.errors import UserError
-from galampi.job import Job, dump_job, fields, load_job
+from galampi.job import Job, dump_job, fields, find_modules, load_job
 from galampi.launch.status import held, run_status
 from galampi.launch.submit import Resources, Submission, log_pattern, slug
 
@@ -121,6 +121,7 @@ def combinations(
         while name in jobs:
             name += "-"
         jobs[name] = load_job(job_file, {**overrides, **chosen})
+        find_modules(jobs[name])
     return jobs
 
 

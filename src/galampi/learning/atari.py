@@ -27,9 +27,7 @@ class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         self._settings = environment
         meanings: list[str] = game.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
         self._fire = meanings.index("FIRE") if "FIRE" in meanings else None
-        height, width = self._ale.getScreenDims()
         side = environment.image_size
-        self._rows, self._columns = _area_weights(height, side), _area_weights(width, side)
         shape = (side, side) if environment.grayscale else (side, side, 3)
         self._seen: deque[np.ndarray] = deque(maxlen=environment.frame_stack)
         self._num_frames = 0
@@ -70,17 +68,19 @@ class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         return screen
 
     def _shrunk(self, screen: np.ndarray) -> np.ndarray:
-        """Return the screen with every pixel the mean of the area it covers."""
-        planes = screen.astype(np.float32).reshape(*screen.shape[:2], -1).transpose(2, 0, 1)
-        shrunk: np.ndarray = np.rint(self._rows @ planes @ self._columns.T).astype(np.uint8)
-        return shrunk[0] if self._settings.grayscale else shrunk.transpose(1, 2, 0)
+        """Return the screen with every pixel the mean of the area that it covers."""
+        side = self._settings.image_size
+        rows = _averaged(screen.astype(np.float64), side)
+        shrunk: np.ndarray = np.rint(_averaged(rows.swapaxes(0, 1), side).swapaxes(0, 1)).astype(np.uint8)
+        return shrunk
 
 
-def _area_weights(size: int, new_size: int) -> np.ndarray:
-    """Return [new_size, size] float32: which part of a new pixel each old one covers."""
+def _averaged(values: np.ndarray, new_size: int) -> np.ndarray:
+    """Return [new_size, ...] means over equal stretches of the first axis of values [size, ...]."""
+    size = len(values)
     edges = np.arange(new_size + 1) * size / new_size
-    low, high = edges[:-1, None], edges[1:, None]
-    old = np.arange(size)
-    covered = np.clip(np.minimum(high, old + 1) - np.maximum(low, old), 0, None)
-    weights: np.ndarray = (covered / (high - low)).astype(np.float32)
-    return weights
+    before = np.minimum(edges.astype(np.int64), size - 1)
+    part = (edges - before).reshape(-1, *[1] * (values.ndim - 1))
+    sums = values.cumsum(axis=0) - values
+    means: np.ndarray = np.diff(sums[before] + part * values[before], axis=0) * (new_size / size)
+    return means

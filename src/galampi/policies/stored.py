@@ -6,6 +6,7 @@ torch: a policy is looked up wherever the files can be read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class StoredPolicy:
         source: Whose they are: `mean`, or `rank 3`.
         updates: Updates each of the ranks that `z` comes from had made.
         env_steps: Env steps of those ranks together.
+        modules: Modules that the job named when it was trained, as `imported_sources` tells them.
     """
 
     job: Job
@@ -33,6 +35,7 @@ class StoredPolicy:
     source: str
     updates: tuple[int, ...]
     env_steps: int
+    modules: Sequence[str] = ()
 
 
 def checkpoint_path(out: Path, rank: int, update: int | None = None) -> Path:
@@ -79,8 +82,9 @@ def find_policy(out: Path, *, rank: int | None = None, update: int | None = None
         except (KeyError, ValueError) as error:
             raise ResultsError(f"{path}: holds no parameters that fit those of the other ranks: {error}") from error
         total += weight
+    modules = run.attributes.get("modules", ())
     source = "mean" if rank is None else f"rank {rank}"
-    return StoredPolicy(job, (weighted / total).astype(np.float32), source, tuple(updates), env_steps)
+    return StoredPolicy(job, (weighted / total).astype(np.float32), source, tuple(updates), env_steps, modules)
 
 
 def _num_ranks_then(out: Path, update: int) -> int:

@@ -20,6 +20,7 @@ from galampi.results.schema import (
     EDGES,
     ENERGY,
     EPISODES,
+    FAILURES,
     JOB_FILE_NAME,
     JOB_FORMAT,
     NUM_ROWS,
@@ -30,13 +31,15 @@ from galampi.results.schema import (
     Column,
     TableSchema,
     rank_file_name,
+    with_numbers,
 )
+from galampi.results.table import own_numbers
 
 if TYPE_CHECKING:
     import pandas
     import xarray
 
-TableName = Literal["updates", "episodes", "sketches", "edges", "energy", "restarts"]
+TableName = Literal["updates", "episodes", "sketches", "edges", "energy", "restarts", "failures"]
 
 
 def open_run(path: Path | str) -> "Run":
@@ -69,6 +72,8 @@ class Table(Mapping[str, NDArray[Any]]):
         self.schema = schema
         self.num_rows = 0
         if file is not None and schema.name in file:
+            if schema is EPISODES:
+                self.schema = with_numbers(own_numbers(file))
             self.num_rows = int(file[schema.name][NUM_ROWS][()])
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -177,6 +182,7 @@ class RankFile:
         self.edges = Table(self.path, EDGES, file)
         self.energy = Table(self.path, ENERGY, file)
         self.restarts = Table(self.path, RESTARTS, file)
+        self.failures = Table(self.path, FAILURES, file)
 
     def table(self, name: TableName) -> Table:
         """Return one of the tables by its name."""
@@ -187,6 +193,7 @@ class RankFile:
             "edges": self.edges,
             "energy": self.energy,
             "restarts": self.restarts,
+            "failures": self.failures,
         }[name]
 
 

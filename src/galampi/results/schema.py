@@ -4,8 +4,8 @@ This module is the only place where names, types and units are written down; wri
 test follow it. A change here that takes away, renames or redefines anything needs a new `SCHEMA_VERSION`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple, get_type_hints
 
 SCHEMA_VERSION = 1
@@ -28,7 +28,7 @@ class Column:
 
     name: str
     dtype: str
-    """`int64`, `uint8`, `float64`, `float32`, `string` (variable-length UTF-8) or `S64` (64 bytes of ASCII)."""
+    """`int64`, `uint8`, `float64`, `float32`, `string` (variable-length UTF-8) or as `S64` (64 bytes of ASCII)."""
     units: str
     """`1` where the value has no unit."""
     description: str
@@ -38,7 +38,7 @@ class Column:
     @property
     def is_text(self) -> bool:
         """Whether the values are text."""
-        return self.dtype in ("string", "S64")
+        return self.dtype == "string" or self.dtype.startswith("S")
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,16 @@ EPISODES = TableSchema(
     chunk_rows=256,
 )
 
+MOST_NUMBERS = 64
+"""Most columns that numbers of the environment's own add to `EPISODES`."""
+
+
+def with_numbers(names: Iterable[str]) -> TableSchema:
+    """Return `EPISODES` with a column for each number that the last info of an episode may hold."""
+    columns = (Column(name, "float64", "1", "number of the last info of the episode") for name in names)
+    return replace(EPISODES, columns=(*EPISODES.columns, *columns))
+
+
 SKETCH = TableSchema(
     "sketch",
     "count-sketches of the de-biased parameters z; the same hash on every rank",
@@ -183,7 +193,24 @@ RESTARTS = TableSchema(
     chunk_rows=16,
 )
 
-TABLES = {table.name: table for table in (UPDATES, EPISODES, SKETCH, EDGES, ENERGY, RESTARTS)}
+FAILURES = TableSchema(
+    "failures",
+    "one row each time a simulator of this rank raised an exception and was started anew",
+    (
+        Column("failure", "int64", "1", "number of the row, from 1"),
+        Column("update", "int64", "1", "number of the update on this rank whose rollout it was in"),
+        Column("time_s", "float64", "s", _TIME),
+        Column("simulator", "int64", "1", "index of the simulator on this rank, from 0"),
+        Column("simulator_episode", "int64", "1", "number of the episode in this simulator, from 1 at each (re)start"),
+        Column("error", "S256", "1", "the exception, in a line"),
+        Column(
+            "traceback", "S8192", "1", "its traceback, the end if it is long; '' where it is that of an earlier row"
+        ),
+    ),
+    chunk_rows=4,
+)
+
+TABLES = {table.name: table for table in (UPDATES, EPISODES, SKETCH, EDGES, ENERGY, RESTARTS, FAILURES)}
 """The tables of a rank file."""
 
 COMPONENT = Column("component", "int64", "1", "index of the component of a sketch", per_component=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from galampi.errors import ResultsError
 from galampi.results import sketch as sketching
-from galampi.results.schema import COMPONENT, NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, TableSchema
+from galampi.results.schema import COMPONENT, EPISODES, NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, TableSchema
 from galampi.results.sketch import Sketch
 
 
@@ -96,6 +96,12 @@ class TableWriter:
             dataset[...] = column[:num_rows]
         self.num_rows = num_rows
         self.commit()
+
+
+def own_numbers(file: h5py.File) -> list[str]:
+    """Return the columns of `episodes` that are the environment's own, in the order of their names."""
+    known = {column.name for column in EPISODES} | {NUM_ROWS}
+    return [name for name in file[EPISODES.name] if name not in known]
 
 
 def _describe(dataset: h5py.Dataset, units: str, description: str) -> None:

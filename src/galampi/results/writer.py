@@ -5,11 +5,14 @@ memory; `RankWriter.flush` writes the rows first and the number of rows last. Th
 looks past it, so a process killed between the two leaves nothing torn.
 """
 
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -18,9 +21,24 @@ from numpy.typing import ArrayLike
 from galampi.errors import ResultsError
 from galampi.results.files import create, move_into_place, open_for_reading, partial_name, writing
 from galampi.results.job_file import Attribute
-from galampi.results.schema import EDGES, ENERGY, EPISODES, NUM_ROWS, RANK_FORMAT, RESTARTS, SKETCH, UPDATES, UpdateRow
+from galampi.results.schema import (
+    EDGES,
+    ENERGY,
+    EPISODES,
+    FAILURES,
+    MOST_NUMBERS,
+    NUM_ROWS,
+    RANK_FORMAT,
+    RESTARTS,
+    SKETCH,
+    UPDATES,
+    UpdateRow,
+    with_numbers,
+)
 from galampi.results.sketch import Sketch
-from galampi.results.table import TableWriter
+from galampi.results.table import TableWriter, own_numbers
+
+MOST_TRACEBACK_BYTES = np.dtype(next(column.dtype for column in FAILURES if column.name == "traceback")).itemsize
 
 
 class Position(NamedTuple):
@@ -95,29 +113,20 @@ class RankWriter:
             raise ResultsError(f"{path}: exists already; resume the run, or choose another directory")
         self.path = path
         self.thinning = thinning
+        self._sketch = sketch
+        self._numbers: list[str] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = create(partial_name(path), RANK_FORMAT)
-        try:
+        with self._new_file():
             own = {"rank": rank, "thinning": thinning}
             self._file.attrs.update({**(attributes or {}), **own})
-            self._updates = TableWriter(self._file, UPDATES)
-            self._episodes = TableWriter(self._file, EPISODES)
-            self._sketches = TableWriter(self._file, SKETCH, sketch) if sketch is not None else None
-            self._edges = TableWriter(self._file, EDGES)
-            self._energy = TableWriter(self._file, ENERGY)
-            restarts = TableWriter(self._file, RESTARTS)
+            if resume_at is not None:
+                self._numbers = _numbers_of(path)
+            restarts = self._make_tables()
             if resume_at is not None and restart is not None:
                 self._copy(resume_at, restart.update, restarts)
                 restarts.rows.append((restarts.num_rows + 1, *restart.row()))
                 restarts.write_rows()
                 restarts.commit()
-            self._sync()
-            self._file.swmr_mode = True
-        except BaseException:
-            self._file.close()
-            partial_name(path).unlink()
-            raise
-        move_into_place(path)
 
     def write_update(self, row: UpdateRow) -> None:
         """Buffer one row of `updates`, unless thinning drops it."""
@@ -125,12 +134,35 @@ class RankWriter:
             self._updates.rows.append(row)
 
     def write_episode(
-        self, *, episodic_return: float, length: int, env_steps: int, time_s: float, simulator: int
+        self,
+        *,
+        episodic_return: float,
+        length: int,
+        env_steps: int,
+        time_s: float,
+        simulator: int,
+        numbers: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Buffer one row of `episodes`. `schema.EPISODES` says what each value is."""
+        """Buffer one row of `episodes`. `schema.EPISODES` says what each value is.
+
+        Numbers of the environment's own become columns of these names, `MOST_NUMBERS` at most. Whenever a name is new,
+        all that is written is copied into a file that has the column, for one that is read meanwhile cannot get it.
+        """
+        named = {_column_name(name): value for name, value in numbers.items()}
+        if (new := [name for name in named if name not in self._numbers]) and len(self._numbers) < MOST_NUMBERS:
+            self._add_numbers(new[: MOST_NUMBERS - len(self._numbers)])
         table = self._episodes
         number = table.num_rows + len(table.rows) + 1
-        table.rows.append((number, episodic_return, length, env_steps, time_s, simulator))
+        own = (named.get(name, math.nan) for name in self._numbers)
+        table.rows.append((number, episodic_return, length, env_steps, time_s, simulator, *own))
+
+    def write_failure(
+        self, *, update: int, time_s: float, simulator: int, simulator_episode: int, error: str, traceback: str
+    ) -> None:
+        """Buffer one row of `failures`. `schema.FAILURES` says what each value is."""
+        number = self._failures.num_rows + len(self._failures.rows) + 1
+        texts = error.encode("ascii", "replace"), traceback.encode("ascii", "replace")[-MOST_TRACEBACK_BYTES:]
+        self._failures.rows.append((number, update, time_s, simulator, simulator_episode, *texts))
 
     def write_sketch(self, update: int, time_s: float, values: ArrayLike) -> None:
         """Buffer one row of `sketch`: the `[size]` sketch of z after an update."""
@@ -202,8 +234,43 @@ class RankWriter:
         """Close."""
         self.close()
 
+    @contextmanager
+    def _new_file(self) -> Iterator[None]:
+        """Make a file in the body, which then takes the place of one that is there."""
+        self._file = create(partial_name(self.path), RANK_FORMAT)
+        try:
+            yield
+            self._sync()
+            self._file.swmr_mode = True
+        except BaseException:
+            self._file.close()
+            partial_name(self.path).unlink()
+            raise
+        move_into_place(self.path)
+
+    def _make_tables(self) -> TableWriter:
+        """Create all tables, and return the one that is never written again."""
+        self._updates = TableWriter(self._file, UPDATES)
+        self._episodes = TableWriter(self._file, with_numbers(self._numbers))
+        self._sketches = TableWriter(self._file, SKETCH, self._sketch) if self._sketch is not None else None
+        self._edges = TableWriter(self._file, EDGES)
+        self._energy = TableWriter(self._file, ENERGY)
+        self._failures = TableWriter(self._file, FAILURES)
+        return TableWriter(self._file, RESTARTS)
+
+    def _add_numbers(self, names: Iterable[str]) -> None:
+        self.flush()
+        self._file.close()
+        self._numbers += names
+        with open_for_reading(self.path, RANK_FORMAT) as old, self._new_file():
+            for name, value in old.attrs.items():
+                self._file.attrs[name] = value
+            restarts = self._make_tables()
+            for table in (*self._tables(), restarts):
+                table.copy(old, None)
+
     def _tables(self) -> list[TableWriter]:
-        tables = (self._updates, self._episodes, self._sketches, self._edges, self._energy)
+        tables = (self._updates, self._episodes, self._sketches, self._edges, self._energy, self._failures)
         return [table for table in tables if table is not None]
 
     def _sync(self) -> None:
@@ -238,4 +305,21 @@ class RankWriter:
             if ENERGY.name in old:
                 # What was used after the checkpoint was used all the same.
                 self._energy.copy(old, None)
+            if FAILURES.name in old:
+                self._failures.copy(old, None)
             restarts.copy(old, None)
+
+
+def _column_name(name: str) -> str:
+    """Return the column of a number: HDF5 has no `/` in a name, and the schema's own names are taken."""
+    column = name.replace("/", "_").replace("\0", "_").strip(".") or "_"
+    return f"{column}_" if column in {*(column.name for column in EPISODES), NUM_ROWS} else column
+
+
+def _numbers_of(path: Path) -> list[str]:
+    """Return the environment's own columns in the file to resume; none if it is not there, which is told later."""
+    try:
+        with open_for_reading(path, RANK_FORMAT) as old:
+            return own_numbers(old)
+    except FileNotFoundError:
+        return []

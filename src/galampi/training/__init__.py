@@ -18,10 +18,10 @@ from typing import Literal, NoReturn
 from mpi4py import MPI
 
 from galampi.errors import BrokenRunError, UserError, os_error_line
-from galampi.job import Job
+from galampi.job import Job, import_again
 from galampi.learning import keep_freed_memory
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
-from galampi.results import JobFile
+from galampi.results import JobFile, open_run
 from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
 from galampi.training.folder import claim, new_folder, set_aside
@@ -81,6 +81,9 @@ def train(
                     # A kill between the last save and the change of the status leaves it at `running`.
                     JobFile.set_status(out, "finished")
                 return out, None
+            with together(comm):
+                if is_resumed and comm.rank == 0:
+                    import_again(job, open_run(out).attributes.get("modules", ()), log.info)
             rank = make_rank(job, out, placement, comm, start, signals)
     except StopNow:
         _stop_at_once(signals)

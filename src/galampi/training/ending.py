@@ -38,7 +38,7 @@ class Outcome:
     """What a run came to; the same on every rank.
 
     Attributes:
-        status: `finished` or `stopped`.
+        status: `finished`, `stopped` or `failed`.
         env_steps: Env steps of all ranks, resumed ones included.
         steps_per_s: Env steps a second of all ranks in this start of the run.
         mean_return: Mean return of the last 100 episodes of all ranks; NaN if none has ended.
@@ -47,6 +47,7 @@ class Outcome:
         effective_step: How far the ensemble has moved in this start, over what the steps of its ranks ask for.
         distance: Greatest distance of a rank's parameters to the mean of all when the loop ended, before the drain.
         relative_distance: The same, over the norm of the mean.
+        failure: Why it failed, if simulators raised too often.
     """
 
     status: str
@@ -58,6 +59,7 @@ class Outcome:
     effective_step: float
     distance: float
     relative_distance: float
+    failure: str
 
 
 def end(rank: Rank, signals: StopSignals) -> Outcome:
@@ -141,6 +143,13 @@ def sum_up(rank: Rank, z_while_training: np.ndarray, elapsed_s: float) -> Outcom
     }
     gathered = dict(zip(facts, _gather(comm, np.array(list(facts.values()), np.float64)), strict=True))
     recent = _gather(comm, _newest(rank.returns))
+    told = ""
+    if rank.fails_too_often:
+        told = (
+            f"simulators of rank {comm.rank} have raised {rank.num_failures} times, and environment.max_failures is "
+            f"{rank.job.environment.max_failures}; the last time: {rank.last_failure}"
+        )
+    failure = next(filter(None, comm.allgather(told)), "")
     outcome: Outcome | None = None
     if comm.rank == 0:
         env_steps = start.total_env_steps(gathered["env_steps"].astype(np.int64))
@@ -151,7 +160,8 @@ def sum_up(rank: Rank, z_while_training: np.ndarray, elapsed_s: float) -> Outcom
         weights, num_updates = gathered["weight"], gathered["updates"].sum()
         distance = float(gathered["distance"].max())
         outcome = Outcome(
-            status="finished" if is_finished else "stopped",
+            status="failed" if failure else "finished" if is_finished else "stopped",
+            failure=failure,
             env_steps=env_steps,
             steps_per_s=(env_steps - start.total_env_steps(start.progress)) / elapsed_s,
             mean_return=float(returns.mean()) if len(returns) else float("nan"),

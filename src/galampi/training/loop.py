@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import zlib
 
 from galampi.errors import LostRankError
-from galampi.learning import Episode, Rollout
+from galampi.learning import Episode, Failure, Rollout
 from galampi.results import UpdateRow, flush_period_s
 from galampi.training.display import Display
 from galampi.training.rank import Rank
 from galampi.training.signals import StopNow, StopSignals
+
+log = logging.getLogger(__name__)
 
 _LOOK_PERIOD_S = 2.0
 """Between two looks for ranks that have fallen silent."""
@@ -23,10 +26,11 @@ _CHECKSUM_EVERY = 100
 def train_to_end(rank: Rank, signals: StopSignals, display: Display | None) -> None:
     """Train until the budget is spent, a signal has come, or a rank that all wait for does not answer."""
     recorder = Recorder(rank, display)
-    while not rank.is_to_stop(signalled=signals.caught is not None):
+    while not rank.is_to_stop(signalled=signals.caught is not None or rank.fails_too_often):
         collected = _collect(rank, signals)
         try:
-            row = _update(rank, collected[0] if collected else None, signalled=signals.caught is not None)
+            signalled = signals.caught is not None or rank.fails_too_often
+            row = _update(rank, collected[0] if collected else None, signalled=signalled)
         except LostRankError:
             rank.lost_rank = True
             # The others that wait need not find out for themselves.
@@ -58,7 +62,7 @@ def _update(rank: Rank, rollout: Rollout | None, *, signalled: bool) -> UpdateRo
     learner.gradient[:] = 0
     if rollout is not None:
         num_samples = rollout.num_valid
-        losses = learner.compute_gradient(rollout)
+        losses = learner.compute_gradient(rollout, rank.done)
     learn_s = laps.lap_s()
     rank.update += 1
     rank.env_steps += num_samples
@@ -125,6 +129,7 @@ class Recorder:
         self._look_due_s = 0.0
         self._sketch_due_s = 0.0
         self._record_s = 0.0
+        self._tracebacks: set[str] = set()
 
     def record(self, row: UpdateRow, episodes: list[Episode]) -> None:
         """Record one update, and the episodes that ended in its rollout."""
@@ -139,7 +144,10 @@ class Recorder:
                 env_steps=row.env_steps,
                 time_s=row.time_s,
                 simulator=episode.simulator,
+                numbers=episode.numbers,
             )
+        for failure in rank.collector.failures:
+            self._record_failure(row, failure)
         if row.time_s >= self._sketch_due_s:
             self._sketch(row)
         if rank.energy is not None and rank.energy.due:
@@ -154,6 +162,24 @@ class Recorder:
         if self._display is not None and self._display.due:
             self._display.update(round(rank.done * rank.job.total_env_steps), rank.mean_return())
         self._record_s = laps.lap_s()
+
+    def _record_failure(self, row: UpdateRow, failure: Failure) -> None:
+        rank = self._rank
+        rank.num_failures += 1
+        rank.last_failure = failure.error
+        is_new = failure.traceback not in self._tracebacks
+        self._tracebacks.add(failure.traceback)
+        rank.writer.write_failure(
+            update=row.update,
+            time_s=row.time_s,
+            simulator=failure.simulator,
+            simulator_episode=failure.episode,
+            error=failure.error,
+            traceback=failure.traceback if is_new else "",
+        )
+        if is_new:
+            where = f"the traceback is in /failures of {rank.writer.path.name}"
+            log.warning("%s; it starts anew, and so it does whenever this comes; %s", failure.error, where)
 
     def _sketch(self, row: UpdateRow) -> None:
         """Sketch at the same times on every rank, whatever its speed, for distances are of one moment."""

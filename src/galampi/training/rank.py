@@ -61,6 +61,8 @@ class Rank:
         env_steps: Env steps it has taken.
         own_budget: Env steps after which it ends, where it hears of no other rank's.
         started_s: Monotonic time of the start barrier.
+        num_failures: What its simulators have raised in this start.
+        last_failure: The newest of it, in a line.
         lost_rank: Whether it has given up waiting for another.
     """
 
@@ -87,6 +89,8 @@ class Rank:
     env_steps: int
     own_budget: int
     started_s: float = field(default_factory=time.monotonic)
+    num_failures: int = 0
+    last_failure: str = ""
     lost_rank: bool = False
     _checkpoint_due_s: float = 0.0
 
@@ -96,6 +100,11 @@ class Rank:
         # Ranks save at moments of their own, so that they do not meet at the file system.
         stagger = 1 + self.comm.rank / self.comm.size
         self._checkpoint_due_s = self.started_s + _FIRST_CHECKPOINT * self.job.checkpoint.every_s * stagger
+
+    @property
+    def fails_too_often(self) -> bool:
+        """Whether its simulators have raised more than the job outlives."""
+        return self.num_failures > self.job.environment.max_failures
 
     @property
     def job_time_s(self) -> float:

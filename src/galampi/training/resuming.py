@@ -40,7 +40,10 @@ _MAY_CHANGE = (
     "max_time_s",
     "device",
     "precision",
+    "modules_folder",
     "environment.num_envs",
+    "environment.vectorization",
+    "environment.max_failures",
     "learner.rollout_length",
     "learner.learning_rate",
     "learner.learning_rate_scaling",
@@ -318,14 +321,14 @@ def _changes(before: Job, now: Job, out: Path) -> str:
         UserError: One that decides what the run's numbers mean.
     """
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    changed = [key for key in new if old.get(key) != new[key]]
+    changed = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     for key in changed:
         if not key.startswith(_MAY_CHANGE):
             raise UserError(
-                f"{out}: {key} was {old.get(key)!r} and would be {new[key]!r}: half of the run would be another "
+                f"{out}: {key} was {old.get(key)!r} and would be {new.get(key)!r}: half of the run would be another "
                 "job's; start a new run with another --out"
             )
-    return "; ".join(f"{key} {old.get(key)!r} -> {new[key]!r}" for key in changed)
+    return "; ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -50,6 +50,7 @@ def write_row(writer: RankWriter, update: int) -> None:
     writer.write_sketch(update, n, np.full(8, n))
     writer.write_edges(update, n, [1], [update], [update], [update])
     writer.write_energy(n, "node-1", {"package-0": n})
+    writer.write_failure(update=update, time_s=n, simulator=0, simulator_episode=1, error="broke", traceback="line")
 
 
 def write_endlessly(path: Path) -> None:

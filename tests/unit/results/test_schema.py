@@ -8,7 +8,7 @@ import h5py
 from rank_rows import SKETCH
 
 from galampi.results import JobFile, RankWriter, Restart, save_checkpoint
-from galampi.results.schema import EPISODES, RESTARTS, TABLES
+from galampi.results.schema import EPISODES, FAILURES, RESTARTS, TABLES
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "schema.txt"
@@ -67,7 +67,10 @@ def test_layout_is_the_golden_one(tmp_path):
 def test_writer_takes_the_columns_of_the_schema():
     parameters = list(inspect.signature(RankWriter.write_episode).parameters)[1:]
     columns = [column.name for column in EPISODES]
+    assert parameters.pop() == "numbers"
     assert parameters == ["episodic_return" if name == "return" else name for name in columns if name != "episode"]
+    parameters = list(inspect.signature(RankWriter.write_failure).parameters)[1:]
+    assert parameters == [column.name for column in FAILURES if column.name != "failure"]
     # The writer adds the number and the time of day.
     columns = [column.name for column in RESTARTS if column.name not in ("restart", "wall_clock")]
     assert [*inspect.signature(Restart).parameters] == columns

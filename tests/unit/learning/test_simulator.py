@@ -1,0 +1,300 @@
+"""Environments of others: how they are made, what is said when they fail, masks, and processes of their own."""
+
+import guests
+import gymnasium as gym
+import numpy as np
+import pytest
+from limits import DEADLOCK_S
+
+from galampi.errors import UserError
+from galampi.job import Environment, Wrapper, parse_job
+from galampi.learning import Learner, RolloutCollector, make_simulators
+from galampi.learning.spaces import Encoding
+
+pytestmark = pytest.mark.timeout(DEADLOCK_S)
+
+
+def make(name="Guest", *, num_envs=2, num_threads=1, first_number=0, **settings):
+    environment = Environment(id=f"guests:{name}", num_envs=num_envs, **settings)
+    return make_simulators(
+        environment, seed=3, num_threads=num_threads, life_ends_return="auto", first_number=first_number
+    )
+
+
+def steps(simulators, num_steps):
+    """Take steps, whatever the action, and return them."""
+    simulators.reset()
+    example = simulators.actuation.example
+    return [
+        simulators.step(np.stack([example(None if simulators.masks is None else m) for m in masks]))
+        for _ in range(num_steps)
+        for masks in [simulators.masks if simulators.masks is not None else [None] * simulators.num_envs]
+    ]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_every_simulator_is_told_its_number_over_all_ranks(vectorization):
+    simulators = make(
+        num_envs=3, first_number=6, kwargs={"number": "{simulator}"}, vectorization=vectorization, num_threads=2
+    )
+    np.testing.assert_array_equal(simulators.reset(), [[6, 0], [7, 0], [8, 0]])
+    step = simulators.step(np.zeros(3, np.int64))
+    np.testing.assert_array_equal(step.observations, [[6, 1], [7, 1], [8, 1]])
+    assert simulators.description["num_processes"] == (2 if vectorization == "async" else 1)
+    simulators.close()
+
+
+def test_arguments_and_wrappers_are_as_the_job_file_has_them(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        guests.Guest, "__init__", lambda self, **kwargs: seen.update(kwargs) or setattr(self, "number", 1)
+    )
+    monkeypatch.setattr(guests.Guest, "episode", 0, raising=False)
+    monkeypatch.setattr(guests.Guest, "habit", "", raising=False)
+    kwargs = {"sizes": (1, (2, 3)), "file": "level-{simulator}.txt", "deep": {"port": "{simulator}"}, "text": "{x}"}
+    wrappers = ("guests:Scaled", Wrapper(wrapper="guests:Scaled", kwargs={"by": 5.0}), "guests:Negated")
+    simulators = make(kwargs=kwargs, wrappers=wrappers, num_envs=1, first_number=4)
+    assert seen == {"sizes": [1, [2, 3]], "file": "level-4.txt", "deep": {"port": 4}, "text": "{x}"}
+    np.testing.assert_array_equal(simulators.reset(), [[-10, 0]])
+
+
+def test_an_episode_is_truncated_after_the_steps_asked_for():
+    taken = steps(make(max_episode_steps=2), 4)
+    assert [step.truncated.tolist() for step in taken] == [[False] * 2, [True] * 2, [False] * 2, [False] * 2]
+
+
+FOUR = "a tuple of 4; gymnasium wants (observation, reward, terminated, truncated, info)"
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize(
+    ("habit", "message"),
+    [
+        ("no constructor", "which cannot be made: RuntimeError: the license server is down"),
+        ("reset raises", "guests:Guest, simulator 4: its reset raises RuntimeError: no ground"),
+        ("reset without info", "simulator 4: reset returned array([0., 0.], dtype=float32); gymnasium wants (obs"),
+        ("four values", f"guests:Guest, simulator 4, step 3 of episode 1: step returned {FOUR}"),
+        ("wrong shape", "step 3 of episode 1: the observation is of shape (3,) and type float64; must be numbers of"),
+        ("nan observation", "simulator 4, step 3 of episode 1: the observation holds nan; must be finite"),
+        ("nan reward", "simulator 4, step 3 of episode 1: the reward is nan; must be finite"),
+        ("no reward", "simulator 4, step 3 of episode 1: the reward is None; must be a number"),
+        ("no info", "simulator 4, step 3 of episode 1: the info that step returned is None; must be a dict"),
+        ("info for end", "simulator 4, step 3 of episode 1: terminated is {}; must be true or false"),
+    ],
+)
+def test_what_gymnasium_does_not_allow_is_told_in_one_line(habit, message, num_processes):
+    vectorization = "sync" if num_processes == 1 else "async"
+    with pytest.raises(UserError) as error:
+        steps(make(kwargs={"habit": habit}, first_number=4, num_threads=num_processes, vectorization=vectorization), 4)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kwargs": {"size": 3}}, "which cannot be made: TypeError: Guest.__init__() got an unexpected keyword"),
+        ({"wrappers": ("guests:None_",)}, "environment.wrappers names 'guests:None_'; module 'guests' has no such"),
+        ({"wrappers": ("guests:NoWrapper",)}, "'guests:NoWrapper', which cannot be put around guests:Guest: TypeErr"),
+        ({"wrappers": ("no_such:W",)}, "environment.wrappers names 'no_such:W'; module 'no_such' cannot be imported"),
+        ({"action_mask": "allowed"}, "environment.action_mask is 'allowed'; must be a key"),
+    ],
+)
+def test_what_cannot_be_made_is_told_in_one_line(settings, message):
+    with pytest.raises(UserError) as error:
+        make(**settings)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_infos_may_hold_anything():
+    assert len(steps(make(kwargs={"habit": "ragged info"}), 7)) == 7
+
+
+def test_numbers_of_the_last_info_belong_to_the_episode():
+    taken = steps(make(num_envs=1), 6)
+    assert [step.numbers for step in taken] == [{}, {}, {}, {}, {0: {"level": 5, "won": 1}}, {}]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_simulator_that_raises_starts_anew_and_the_others_go_on(num_processes):
+    simulators = make(
+        num_envs=3,
+        kwargs={"habit": "raises", "number": "{simulator}"},
+        num_threads=num_processes,
+        vectorization="sync" if num_processes == 1 else "async",
+        wrappers=("guests:Fuse",),
+    )
+    taken = steps(simulators, 6)
+    (failure,) = taken[2].failures
+    assert (failure.simulator, failure.episode) == (1, 1)
+    assert failure.error == "guests:Guest, simulator 1, step 3 of episode 1: ZeroDivisionError: the simulator broke"
+    assert "in step" in failure.traceback and failure.traceback.startswith("Traceback")
+    assert [step.truncated.tolist() for step in taken[:4]] == [
+        [False] * 3,
+        [False] * 3,
+        [False, True, False],
+        [False] * 3,
+    ]
+    # It starts anew while the others take their fourth and fifth step.
+    np.testing.assert_array_equal(taken[3].observations, [[0, 4], [1, 0], [2, 4]])
+    assert taken[4].terminated.tolist() == [True, False, True]
+    np.testing.assert_array_equal(taken[5].observations, [[0, 0], [1, 2], [2, 0]])
+    assert not any(step.failures for step in taken[:2] + taken[3:])
+    simulators.close()
+
+
+def make_collector(name, **settings):
+    job = parse_job("", "test", {"environment.id": f"guests:{name}", "environment.num_envs": "1", **settings})
+    simulators = make_simulators(job.environment, seed=5, num_threads=1, life_ends_return="auto")
+    learner = Learner(
+        job,
+        simulators.single_observation_space,
+        simulators.single_action_space,
+        total_simulators=1,
+        seed=1,
+        action_seed=(1, 0),
+        device="cpu",
+        precision="float32",
+    )
+    return RolloutCollector(job, simulators, learner), learner
+
+
+def test_an_episode_that_fails_is_cut_and_none():
+    collector, _ = make_collector(
+        "Guest", **{"environment.kwargs": '{habit = "raises"}', "learner.rollout_length": "8"}
+    )
+    rollout, episodes = collector.collect()
+    # Every instance fails in its first episode: two steps, the third that fails, and a row that starts it anew.
+    np.testing.assert_array_equal(rollout.truncated[:, 0], [0, 0, 1, 0, 0, 0, 1, 0])
+    np.testing.assert_array_equal(rollout.valid[:, 0], [1, 1, 1, 0, 1, 1, 1, 0])
+    assert not rollout.terminated.any() and not episodes
+    assert [failure.episode for failure in collector.failures] == [1, 2]
+
+
+@pytest.mark.parametrize("where", ["info", "observation"])
+def test_only_what_a_mask_allows_is_done_and_learnt_from(where):
+    """The environment raises at any other action; at each moment it allows one, so the entropy is 0."""
+    settings = {"environment.kwargs": f'{{where = "{where}"}}', "learner.rollout_length": "20"}
+    if where == "observation":
+        settings["environment.action_mask"] = "allowed"
+    collector, learner = make_collector("Masked", **settings)
+    rollout, episodes = collector.collect()
+    assert not collector.failures and len(episodes) == 3
+    assert rollout.masks.shape == (20, 1, 5)
+    np.testing.assert_array_equal(rollout.masks[:3, 0], [[1, 0, 1, 0, 0], [0, 1, 0, 1, 0], [1, 0, 0, 0, 1]])
+    losses = learner.compute_gradient(rollout)
+    assert abs(losses.entropy) < 1e-6 and abs(losses.policy_loss) < 1e-6
+    assert np.isfinite(learner.gradient).all()
+    # The mask is nothing to learn from.
+    assert collector._simulators.encoding.shape == (2,)
+
+
+def test_processes_give_what_one_process_gives():
+    histories = []
+    for vectorization in ("sync", "async"):
+        simulators = make_simulators(
+            Environment(id="CartPole-v1", num_envs=5, vectorization=vectorization),
+            seed=7,
+            num_threads=2,
+            life_ends_return="auto",
+        )
+        rng = np.random.default_rng(0)
+        history = [simulators.reset()]
+        for _ in range(60):
+            step = simulators.step(rng.integers(0, 2, 5))
+            history += [step.observations, step.rewards, step.terminated, step.truncated]
+        histories.append([part.tobytes() for part in history])
+        simulators.close()
+    assert histories[0] == histories[1]
+
+
+def test_slow_simulators_get_processes_and_fast_ones_none():
+    slow = make(kwargs={"step_s": 0.005}, num_envs=4, num_threads=2)
+    assert slow.description["num_processes"] == 2
+    slow.close()
+    assert make(num_envs=4, num_threads=1, kwargs={"step_s": 0.005}).description["num_processes"] == 1
+
+
+def test_measuring_a_simulator_leaves_global_generators_alone():
+    import random
+
+    random.seed(3)
+    np.random.seed(3)
+    expected = random.getstate(), np.random.get_state()[1].tolist()
+    make("Gambler", num_threads=2)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == expected
+
+
+def test_a_process_that_dies_is_told():
+    simulators = make(kwargs={"habit": "dies"}, num_threads=2, vectorization="async")
+    with pytest.raises(UserError, match=r"the process of simulators 0 to 0 of this rank has ended with code 9"):
+        steps(simulators, 4)
+    simulators.close()
+
+
+def test_simulators_of_different_spaces_are_refused():
+    with pytest.raises(UserError, match="action_space of simulator 1 is Discrete\\(3\\); must be that of the others"):
+        make("Growing", kwargs={"size": "{simulator}"})
+
+
+@pytest.mark.parametrize("grayscale", [True, False])
+def test_a_game_with_arguments_is_played_by_the_rules_of_the_others(grayscale):
+    """Under the same actions both show the same but for rounding, and give the same rewards and ends."""
+    settings = {"id": "ALE/Breakout-v5", "num_envs": 1, "max_noops": 0, "grayscale": grayscale, "image_size": 60}
+    settings |= {"frame_stack": 3, "max_episode_frames": 900}
+    usual, other = (
+        make_simulators(Environment(**settings, **more), seed=3, num_threads=1, life_ends_return=True)
+        for more in ({}, {"kwargs": {"mode": 0, "difficulty": 0}})
+    )
+    assert other.description["vector"] == "galampi"
+    observations = usual.reset(), other.reset()
+    rng = np.random.default_rng(0)
+    num_ends = num_lost = score = 0
+    is_lost = False
+    for _ in range(260):
+        assert observations[0].shape == observations[1].shape == (1, 3 if grayscale else 9, 60, 60)
+        # What a lost game shows last, which may lie in the middle of an action, is for nobody to see.
+        assert is_lost or np.abs(observations[0].astype(int) - observations[1]).max() <= 1
+        actions = rng.integers(0, 4, 1)
+        first, second = usual.step(actions), other.step(actions)
+        for name in ("rewards", "terminated", "truncated", "life_lost"):
+            assert getattr(first, name) == getattr(second, name), name
+        observations = first.observations, second.observations
+        is_lost = bool(first.terminated[0])
+        num_ends += is_lost or bool(first.truncated[0])
+        num_lost += bool(first.life_lost[0])
+        score += first.rewards[0]
+    assert num_ends and num_lost >= 2 and score > 0
+
+
+def test_settings_of_atari_reach_the_emulator():
+    simulators = make_simulators(
+        Environment(
+            id="ALE/Pong-v5", num_envs=1, image_size=64, grayscale=False, frame_stack=2, full_action_space=True
+        ),
+        seed=3,
+        num_threads=1,
+        life_ends_return="auto",
+    )
+    assert simulators.reset().shape == (1, 6, 64, 64) == (1, *Encoding(simulators.single_observation_space).shape)
+    assert simulators.single_action_space == gym.spaces.Discrete(18)
+
+
+def test_machados_preset_has_no_signal_of_lives():
+    environment = parse_job('[environment]\nid = "ALE/Breakout-v5"\npreset = "machado"', "test").environment
+    description = make_simulators(environment, seed=3, num_threads=1, life_ends_return="auto").description
+    assert description["life_loss_ends_return"] == 0
+    assert (description["repeat_action_probability"], description["full_action_space"]) == (0.25, 1)
+
+
+def test_other_modes_and_difficulties_change_the_game():
+    shown = []
+    for mode in (0, 12):
+        environment = Environment(id="ALE/Breakout-v5", num_envs=1, kwargs={"mode": mode}, max_noops=0)
+        simulators = make_simulators(environment, seed=3, num_threads=1, life_ends_return=True)
+        simulators.reset()
+        shown.append(np.stack([simulators.step(np.array([1])).observations for _ in range(40)]))
+    assert (shown[0] != shown[1]).any()
+    with pytest.raises(UserError, match="cannot be made"):
+        make_simulators(
+            Environment(id="ALE/Breakout-v5", kwargs={"mode": 999}), seed=3, num_threads=1, life_ends_return=True
+        )
