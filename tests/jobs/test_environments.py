@@ -111,7 +111,9 @@ def test_a_folder_is_all_that_is_needed(galampi, folder, tmp_path) -> None:
     for command in (("report", out), ("status", out), ("export", out, "--tensorboard", tmp_path / "logs")):
         code, output, errors = galampi(*command, ranks=None, env={"NOTES": str(notes)}).finish()
         assert code == 0, output + errors
-    assert "level" in (out / "report/index.html").read_text() and not notes.exists()
+    page = (out / "report/index.html").read_text()
+    assert "Means of what the environment tells of an episode, over the last 100: level 20" in page
+    assert not notes.exists()
 
     # When the folder has moved it is told, and may be given.
     moved = folder.rename(tmp_path / "moved")
