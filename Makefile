@@ -3,6 +3,8 @@ MPI ?= mpich
 PYTHON ?= python3
 RANKS ?= 2
 run: ARGS ?= --max-time-s 120
+SEEDS ?= 1000
+FIRST ?= 0
 VENV := .venv-$(MPI)
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -16,7 +18,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-package test-lowest-torch wheel bench bench-one gpu-check check format clean
+	test-jobs test-cluster test-package test-simulation test-lowest-torch wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -75,6 +77,9 @@ wheel: $(READY)  ## Build dist/galampi-VERSION-py3-none-any.whl
 	rm -rf build  # what setuptools finds there from before goes into the wheel
 	python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
+test-simulation: $(READY)  ## Simulate SEEDS jobs drawn at random from seed FIRST on, and check what must hold of each
+	python -m galampi simulate --check $(SEEDS) --first $(FIRST)
+
 test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
 	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning
 
@@ -88,13 +93,17 @@ bench-one: $(READY) .venv-sb3/.ready
 gpu-check: $(READY)  ## On a machine with a GPU: test the learner on it and measure 1 to 8 ranks; ten minutes
 	python benchmarks/gpu_check.py
 
-check: $(READY)  ## Lint, types, architecture, spelling, shell
+docs: $(READY)  ## Build the site of the documentation in build/site; a dead link fails
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
+check: $(READY)  ## Lint, types, architecture, spelling, shell, links of the documentation
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 	codespell
 	shellcheck .ci/run slurm/*.sbatch tests/cluster/*.sh
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 format: $(READY)
 	ruff check --fix .
@@ -102,7 +111,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,report,notebook,video,export,energy]'
+	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,docs,report,notebook,video,export,energy]'
 	touch $@
 
 .venv-sb3/.ready: benchmarks/sb3-requirements.txt

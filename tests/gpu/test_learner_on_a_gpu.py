@@ -26,11 +26,11 @@ def make_rollout(learner, spaces, num_steps=5, num_envs=8):
     """Random content with both ends; the learner computes activations and values itself."""
     observation_space, action_space = spaces
     rng = np.random.default_rng(3)
-    activations = learner.policy.new_activations(num_steps + 1, num_envs)
+    activations = learner.policy.trunk.new_activations(num_steps + 1, num_envs)
     for row in activations[0]:
         shape = (num_envs, *observation_space.shape)
         pixels = observation_space.dtype == np.uint8
-        learner.policy.encode(rng.integers(0, 256, shape, np.uint8) if pixels else rng.normal(size=shape), row)
+        learner.policy.trunk.encode(rng.integers(0, 256, shape, np.uint8) if pixels else rng.normal(size=shape), row)
     shape = (num_steps, num_envs)
     terminated, truncated, valid = np.zeros(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
     terminated[1, 0] = truncated[2, 1] = True

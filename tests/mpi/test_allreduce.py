@@ -36,9 +36,9 @@ def rollout(learner, observations, **rows):
     """Build the rollout that a learner's network makes of a batch."""
     from galampi.learning import Rollout
 
-    activations = learner.policy.new_activations(*observations.shape[:2])
+    activations = learner.policy.trunk.new_activations(*observations.shape[:2])
     for row, observation in zip(activations[0], observations, strict=True):
-        learner.policy.encode(observation, row)
+        learner.policy.trunk.encode(observation, row)
     values = [learner.policy.forward([layer[t] for layer in activations])[1] for t in range(len(observations))]
     return Rollout(activations, values=np.stack(values), parameters_version=learner.policy.parameters.version, **rows)
 

@@ -96,7 +96,8 @@ def _by_job(runs: Sequence[RunReport]) -> list[JobReport]:
     for key, group in groups.items():
         name = group[0].job.name
         if names.count(name) > 1:
-            name = f"{name}: {', '.join(filter(None, (_setting(each, settings[key][each]) for each in differing)))}"
+            words = [word for each in differing if (word := _setting(each, settings[key][each]))]
+            name = ": ".join(filter(None, (name, ", ".join(words))))
         jobs.append(JobReport(shown(name), sorted(group, key=lambda run: run.job.seed)))
     return jobs
 

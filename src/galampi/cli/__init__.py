@@ -14,8 +14,9 @@ from galampi.cli.analysis import add_report, add_watch
 from galampi.cli.bench import add_bench
 from galampi.cli.cluster import add_doctor, add_status, add_submit, add_sweep
 from galampi.cli.jobs import add_jobs
-from galampi.cli.policies import add_evaluate, add_export
+from galampi.cli.policies import add_evaluate, add_export, add_verify
 from galampi.cli.settings import Parser, as_named, make_paths_absolute
+from galampi.cli.simulation import add_simulate
 from galampi.cli.train import add_train
 from galampi.errors import UserError
 from galampi.ranks.launched import launched_size
@@ -87,7 +88,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, by_command
 
 
-_ONE_PROCESS = ("submit", "sweep", "report", "evaluate", "export")
+_ONE_PROCESS = ("submit", "sweep", "report", "evaluate", "verify", "export", "simulate")
 _COMMANDS = {
     "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train pong --seed 3"),
     "jobs": (add_jobs, "List the jobs that come with galampi", "python -m galampi jobs"),
@@ -110,10 +111,20 @@ _COMMANDS = {
         "Play episodes with a run's policy",
         "python -m galampi evaluate runs/pong --episodes 10",
     ),
+    "verify": (
+        add_verify,
+        "Replay what evaluate wrote, and say whether its returns are right",
+        "python -m galampi verify runs/pong/evaluation.h5",
+    ),
     "export": (
         add_export,
         "Write results and policies for other programs",
         "python -m galampi export runs/pong --tensorboard logs --policy pong.safetensors",
+    ),
+    "simulate": (
+        add_simulate,
+        "Simulate the exchange of thousands of ranks",
+        "python -m galampi simulate --ranks 16 256 4096 --stragglers 2",
     ),
     "bench": (add_bench, "Measure speed on this machine", "python -m galampi bench --sb3 .venv-sb3/bin/python"),
 }

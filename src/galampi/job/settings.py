@@ -122,14 +122,22 @@ class Learner(Section):
     """Multiply the learning rate by sqrt(simulators of all ranks / 16), or leave it."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rate, or let it fall linearly to 0 at total_env_steps."""
-    optimizer: Literal["rmsprop", "rmsprop-tf"] = "rmsprop"
-    """RMSprop as torch has it (epsilon outside the root), or as TensorFlow (inside; mean square starts at 1)."""
+    optimizer: Literal["rmsprop", "rmsprop-tf", "adam"] = "rmsprop"
+    """RMSprop as torch has it (epsilon outside the root) or TensorFlow (inside; mean square starts at 1); or Adam."""
     rmsprop_alpha: float = Field(0.99, ge=0, lt=1)
     """Decay of the mean square gradient."""
     rmsprop_epsilon: float = Field(1e-5, gt=0, le=1)
     """Number that keeps RMSprop from dividing by zero."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of Adam's mean gradient."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of Adam's mean square gradient."""
+    adam_epsilon: float = Field(1e-5, gt=0, le=1)
+    """Number that keeps Adam from dividing by zero."""
     entropy_coefficient: float = Field(0.01, ge=0, le=100)
     """Weight of the entropy bonus."""
+    entropy_coefficient_schedule: Literal["constant", "linear"] = "constant"
+    """Keep the entropy bonus, or let it fall linearly to 0 at total_env_steps."""
     value_coefficient: float = Field(0.5, ge=0, le=100)
     """Weight of the value loss."""
     max_grad_norm: float = Field(0.5, ge=1e-6)
@@ -145,8 +153,11 @@ class Learner(Section):
 class Network(Section):
     """The network of policy and value."""
 
-    kind: Literal["auto", "cnn", "cnn-small", "mlp"] = "auto"
-    """cnn: 32-64-64-512; cnn-small: 32-64-32-512; mlp: hidden_sizes; auto: cnn for images, mlp for vectors."""
+    kind: Literal["auto", "cnn", "cnn-small", "cnn-tiny", "mlp"] | Reference = "auto"
+    """cnn: 32-64-64-512; cnn-small: 32-64-32-512; cnn-tiny: 16-128, for images smaller than 36 x 36; mlp: hidden_sizes;
+    auto: by size a cnn for each image, an mlp for all else, joined; 'module:Name': a torch module of your own."""
+    kwargs: dict[str, Any] = {}
+    """Arguments for a module of your own."""
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(max_length=16)] = (64, 64)
     """Units of the hidden layers of mlp."""
 

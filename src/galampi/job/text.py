@@ -76,7 +76,9 @@ def parse_job(text: str, source: str, overrides: Mapping[str, str] = MappingProx
 
 def dump_job(job: Job) -> str:
     """Write a Job as TOML that `parse_job` reads back to an equal Job; settings that would do nothing are left out."""
-    idle = {section: set(names) for section, names, _ in _idle(job)}
+    idle: dict[str, set[str]] = {}
+    for section, names, _ in _idle(job):
+        idle.setdefault(section, set()).update(names)
     return tomli_w.dumps(job.model_dump(mode="json", exclude=idle))
 
 
@@ -103,15 +105,23 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
             yield "environment", ("vectorization",), "games of Atari have threads of their own"
         if environment.action_mask:
             yield "environment", ("action_mask",), "games of Atari have no masks"
-    if job.network.kind in ("cnn", "cnn-small"):
-        yield "network", ("hidden_sizes",), f"network.kind is {job.network.kind!r}, whose sizes are fixed"
+    of_others = "rmsprop_" if job.learner.optimizer == "adam" else "adam_"
+    names = [name for name in type(job.learner).model_fields if name.startswith(of_others)]
+    yield "learner", names, f"learner.optimizer is {job.learner.optimizer!r}"
+    kind = job.network.kind
+    if ":" in kind:
+        yield "network", ("hidden_sizes",), f"network.kind is {kind!r}, which takes network.kwargs"
+    else:
+        fixed = kind in ("cnn", "cnn-small", "cnn-tiny")
+        yield "network", ("kwargs",) + ("hidden_sizes",) * fixed, f"network.kind is {kind!r}"
 
 
 def allowed(field: FieldInfo) -> str:
     """Say in words what values a field takes."""
     choices = [repr(v) if isinstance(v, str) else str(v).lower() for v in _literals(field.annotation)]
     if choices:
-        return "one of " + ", ".join(choices)
+        names_something = Reference in get_args(field.annotation)
+        return "one of " + ", ".join(choices) + (", or 'module:Name'" if names_something else "")
     # A field whose type holds its own limits (the items of a tuple) is described by its type.
     annotation: Any = field.annotation
     kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict[str, Any]: "a table"}

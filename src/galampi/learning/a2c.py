@@ -19,7 +19,7 @@ from galampi.errors import UserError
 from galampi.job import Job
 from galampi.learning import kernels
 from galampi.learning.actions import masked
-from galampi.learning.optimizer import RMSprop
+from galampi.learning.optimizer import make_optimizer
 from galampi.learning.policy import Policy
 from galampi.learning.returns import gae
 from galampi.learning.rollout import Rollout
@@ -93,9 +93,7 @@ class Learner:
         )
         self.z = self.policy.parameters.z
         self.gradient = self.policy.parameters.gradient
-        self._optimizer = RMSprop(
-            self.z, self.gradient, settings.optimizer, settings.rmsprop_alpha, settings.rmsprop_epsilon
-        )
+        self._optimizer = make_optimizer(settings, self.z, self.gradient)
         self._base_learning_rate = settings.learning_rate
         if settings.learning_rate_scaling == "sqrt":
             self._base_learning_rate *= math.sqrt(total_simulators / REFERENCE_SIMULATORS)
@@ -108,11 +106,21 @@ class Learner:
             return self._base_learning_rate * (1 - progress)
         return self._base_learning_rate
 
-    def compute_gradient(self, rollout: Rollout) -> Losses:
+    def entropy_coefficient(self, progress: float) -> float:
+        """Return the weight of the entropy bonus after `progress`, a fraction in [0, 1] of the job's env steps."""
+        if self._settings.entropy_coefficient_schedule == "linear":
+            return self._settings.entropy_coefficient * (1 - progress)
+        return self._settings.entropy_coefficient
+
+    def compute_gradient(self, rollout: Rollout, progress: float = 0.0) -> Losses:
         """Write the gradient of the rollout's loss into `gradient`.
 
             L = sum over valid rows of [-log pi(a) A - c_H H + c_V (R - V)^2] / number of valid rows
             A = R - V, held constant in the first term; R as in `returns`
+
+        Args:
+            rollout: What to learn from.
+            progress: The fraction in [0, 1] of the job's env steps that are done; c_H may depend on it.
 
         Returns:
             The three terms.
@@ -142,6 +150,7 @@ class Learner:
         target = torch.from_numpy(advantages + values[:-1]).view(num_rows).to(device)
         actions = torch.from_numpy(rollout.actions).flatten(0, 1).to(device)
         masks = torch.from_numpy(rollout.masks).flatten(0, 1).to(device) if rollout.masks is not None else None
+        entropy_coefficient = self.entropy_coefficient(progress)
         terms: list[torch.Tensor] = []
 
         def loss(outputs: torch.Tensor, value: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
@@ -152,7 +161,7 @@ class Learner:
             mean_entropy = (weight * entropy).sum()
             terms.extend((policy_loss, value_loss, mean_entropy))
             weighted_value_loss = settings.value_coefficient * value_loss
-            return policy_loss + weighted_value_loss - settings.entropy_coefficient * mean_entropy
+            return policy_loss + weighted_value_loss - entropy_coefficient * mean_entropy
 
         policy.backward(activations, loss)
         return Losses(*(term.item() for term in terms))
@@ -186,10 +195,10 @@ class Learner:
         self.policy.parameters.refresh()
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return copies of everything that training changes: parameters, mean squares, random numbers."""
+        """Return copies of everything that training changes: parameters, optimizer, random numbers."""
         return {
             "z": self.z.copy(),
-            "square_avg": self._optimizer.square_avg.copy(),
+            **self._optimizer.state(),
             "generator": self.generator.get_state().numpy().copy(),
         }
 
@@ -203,7 +212,7 @@ class Learner:
             stored = np.size(state["z"])
             raise UserError(f"the checkpoint holds {stored} parameters; this job's network has {self.z.size}")
         self.z[:] = state["z"]
-        self._optimizer.square_avg[:] = state["square_avg"]
+        self._optimizer.load_state(state)
         self.generator.set_state(torch.from_numpy(np.array(state["generator"], np.uint8)))
         self.refresh()
 
@@ -230,10 +239,10 @@ def resolve_precision(name: str, device: str, *, convolutions: bool) -> str:
     """Name the precision to compute in.
 
     Args:
-        name: auto, float32 or bfloat16; auto takes bfloat16 where it pays: for convolutions, on a device that
+        name: auto, float32 or bfloat16; auto takes bfloat16 where it pays: for large convolutions, on a device that
             multiplies it fast.
         device: As `resolve_device` returns it.
-        convolutions: Whether the network has any, as `has_convolutions` tells.
+        convolutions: Whether the network has any, as `has_large_convolutions` tells.
     """
     if name != "auto":
         return name

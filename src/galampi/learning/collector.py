@@ -40,10 +40,10 @@ class RolloutCollector:
         values_shape = (shape[0] + 1, shape[1])
         # The backward pass takes as much again: the gradient of every activation.
         require_memory(
-            num_ranks_on_node * 2 * math.prod(values_shape) * learner.policy.row_bytes,
+            num_ranks_on_node * 2 * math.prod(values_shape) * learner.policy.trunk.row_bytes,
             f"learner.rollout_length is {shape[0]} and environment.num_envs is {shape[1]}",
         )
-        self._activations = learner.policy.new_activations(*values_shape)
+        self._activations = learner.policy.trunk.new_activations(*values_shape)
         actuation = simulators.actuation
         self._actions = np.zeros((*shape, *actuation.shape), actuation.dtype)
         self._rewards = np.zeros(shape, np.float32)
@@ -55,7 +55,7 @@ class RolloutCollector:
         self._resets_next = np.zeros(shape[1], np.bool_)
         self.env_s = self.act_s = 0.0
         self.failures: list[Failure] = []
-        learner.policy.encode(simulators.reset(), self._activations[0][-1])
+        learner.policy.trunk.encode(simulators.reset(), self._activations[0][-1])
         num_masked = actuation.num_choices if simulators.masks is not None else 0
         self._masks = np.ones((*shape, num_masked), np.bool_) if num_masked else None
 
@@ -99,7 +99,7 @@ class RolloutCollector:
             self._rewards[t] = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
             self._terminated[t] = terminated | life_lost
             self._truncated[t] = truncated
-            policy.encode(observations, inputs[t + 1])
+            policy.trunk.encode(observations, inputs[t + 1])
         _, values = policy.forward([layer[-1] for layer in self._activations])
         self._values[-1] = values.numpy()
         self.act_s = time.perf_counter() - start_s - self.env_s

@@ -6,7 +6,6 @@ were seen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,22 +77,24 @@ def convolution_backward(
     return found[0] if needs_input else None, found[1], found[2]
 
 
-def rmsprop_in_one_pass(
+def adam_in_one_pass(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
+    averages: Sequence[Tensor],
     square_avgs: Sequence[Tensor],
-    scratches: Sequence[Tensor],
     *,
     learning_rate: float,
-    alpha: float,
+    beta1: float,
+    beta2: float,
     epsilon: float,
+    num_steps: float,
     gradient_scale: float,
 ) -> bool:
-    """Make one step of RMSprop, in torch's form, on chunks of a vector, in one pass over memory.
+    """Make one step of Adam, as `optimizer.Adam` has it, on chunks of a vector, in one pass over memory.
 
-    Adam without momentum, at a step count that leaves no bias to correct, is RMSprop; and torch has Adam, alone among
-    its optimizers of this kind, as one pass: 0.9 ms where the five passes of the formula take 4. What it would keep as
-    momentum goes to the scratches, which may be the same memory for every chunk.
+    Without momentum, at a step count that leaves no bias to correct, it is RMSprop in torch's form; and torch has Adam,
+    alone among its optimizers of this kind, as one pass: 0.9 ms where the five passes of RMSprop's formula take 4. What
+    it would keep as momentum goes to the averages, which may then be the same memory for every chunk.
 
     Returns:
         Whether it did; if not, this torch has no such pass, and nothing is changed.
@@ -103,13 +104,13 @@ def rmsprop_in_one_pass(
     _fused_adam(
         parameters,
         gradients,
-        scratches,
+        averages,
         square_avgs,
         [],
-        [torch.tensor(math.inf)] * len(parameters),
+        [torch.tensor(num_steps)] * len(parameters),
         lr=learning_rate,
-        beta1=0.0,
-        beta2=alpha,
+        beta1=beta1,
+        beta2=beta2,
         weight_decay=0.0,
         eps=epsilon,
         amsgrad=False,

@@ -25,6 +25,7 @@ class Block:
         low_precision: Whether the working copy may be of lower precision than float32.
         axes: Order of the axes in the working copy; none: as in the vector.
         scale: The working copy holds the parameters times this.
+        start: Initial value, where it is neither.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +33,7 @@ class Block:
     low_precision: bool
     axes: tuple[int, ...] = ()
     scale: float = 1.0
+    start: torch.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -75,6 +77,7 @@ class FlatParameters:
         self._gradient_views: list[torch.Tensor] = []
         # Blocks whose working copy is more than a cast: its tensor, their part of z with its axes, and their scale.
         self._arranged: list[tuple[torch.Tensor, torch.Tensor, float]] = []
+        self._shapes = [block.shape for block in blocks]
         self._scales = [block.scale for block in blocks]
         start = 0
         for block in blocks:
@@ -91,6 +94,11 @@ class FlatParameters:
                 self._arranged.append((self.working[-1], z, block.scale))
             start = end
         self.refresh()
+
+    def blocks(self) -> list[torch.Tensor]:
+        """Return copies of the blocks of the vector, each in its shape there."""
+        flat = torch.split(self._z.clone(), [math.prod(shape) for shape in self._shapes])
+        return [values.view(shape) for values, shape in zip(flat, self._shapes, strict=True)]
 
     def refresh(self) -> None:
         """Make the working copy that of `z`, rounded."""
@@ -119,6 +127,8 @@ def lerp(z: np.ndarray, other: np.ndarray, share: float) -> None:
 
 
 def _initial_value(block: Block, generator: torch.Generator) -> torch.Tensor:
+    if block.start is not None:
+        return block.start
     if block.gain == 0:
         return torch.zeros(block.shape)
     weight = torch.empty(block.shape)

@@ -5,16 +5,17 @@ Knows the layout of the flat vector and torch's; nothing of files.
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
 from galampi.learning.actions import GaussianActions
-from galampi.learning.policy import Convolution, Policy
-
-Description = list[list[Any]]
-"""Modules of a Sequential, each its name in `torch.nn` and its arguments: `[["Linear", 4, 64], ["Tanh"]]`."""
+from galampi.learning.architectures import describe, sequential
+from galampi.learning.layers import Convolution
+from galampi.learning.policy import Policy
+from galampi.learning.trunk import ModuleTrunk, WrittenTrunk
 
 
 class PlainNetwork(nn.Module):
@@ -25,20 +26,17 @@ class PlainNetwork(nn.Module):
         policy: Logits of the actions, or means of the Gaussian.
         value: The value head.
         log_std: [k] log standard deviations of continuous actions; None for discrete ones.
-        description: How to build `trunk`.
     """
 
     def __init__(self, policy: Policy) -> None:
+        """Copy a policy's network, in float32 on the processor."""
         super().__init__()
-        self.description = _describe(policy)
-        self.trunk = nn.Sequential(*(getattr(nn, name)(*sizes) for name, *sizes in self.description))
-        *trunk, policy_weight, policy_bias, value_weight, value_bias, free = _torch_layouts(policy)
+        policy_weight, policy_bias, value_weight, value_bias, free = _head(policy)
+        self.trunk = _trunk(policy)
         self.policy = nn.Linear(policy_weight.shape[1], policy_weight.shape[0])
         self.value = nn.Linear(value_weight.shape[1], 1)
-        parameters = [*trunk, policy_weight, policy_bias, value_weight, value_bias]
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters(), parameters, strict=True):
-                parameter.copy_(value)
+        heads = [policy_weight, policy_bias, value_weight, value_bias]
+        _fill([*self.policy.parameters(), *self.value.parameters()], heads)
         self.log_std = nn.Parameter(free) if isinstance(policy.actions, GaussianActions) else None
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,34 +45,30 @@ class PlainNetwork(nn.Module):
         return self.policy(features), self.value(features)
 
 
-def _describe(policy: Policy) -> Description:
-    description: Description = []
-    for layer in policy.layers:
+def _trunk(policy: Policy) -> nn.Module:
+    trunk = policy.trunk
+    if isinstance(trunk, ModuleTrunk):
+        return copy.deepcopy(trunk.module)
+    assert isinstance(trunk, WrittenTrunk)
+    plain = sequential(describe(trunk.layers))
+    values = policy.parameters.blocks()[: len(trunk.blocks)]
+    for k, layer in enumerate(trunk.layers):
+        weight = values[2 * k].view(layer.weight_shape)
         if isinstance(layer, Convolution):
-            out, kernel, _, channels = layer.weight_shape
-            description += [["Conv2d", channels, out, kernel, layer.stride], ["ReLU"]]
-        else:
-            if not description or description[-2][0] == "Conv2d":
-                description += [["Flatten"]]
-            out, width = layer.weight_shape
-            description += [["Linear", width, out], ["ReLU" if layer.activation == "relu" else "Tanh"]]
-    return description or [["Flatten"]]
-
-
-def _torch_layouts(policy: Policy) -> list[torch.Tensor]:
-    """Return the blocks of the flat vector as float32 tensors in torch's layouts."""
-    shapes = [tensor.shape for tensor in policy.parameters.working]
-    for k, layer in enumerate(policy.layers):
-        shapes[2 * k] = torch.Size(layer.weight_shape)
-    z = torch.from_numpy(policy.parameters.z.copy())
-    flat = torch.split(z, [shape.numel() for shape in shapes])
-    blocks = [block.view(shape) for block, shape in zip(flat, shapes, strict=True)]
-    for k, layer in enumerate(policy.layers):
-        if isinstance(layer, Convolution):
-            blocks[2 * k] = blocks[2 * k].permute(0, 3, 1, 2)
-        elif k and isinstance(before := policy.layers[k - 1], Convolution):
+            weight = weight.permute(0, 3, 1, 2)
+        elif k and isinstance(before := trunk.layers[k - 1], Convolution):
             # The features are flattened with the channels last here, and first in torch.
-            height, width, channels = before.output_shape
-            weight = blocks[2 * k].view(-1, height, width, channels)
-            blocks[2 * k] = weight.permute(0, 3, 1, 2).flatten(1)
-    return blocks
+            weight = weight.view(-1, *before.output_shape).permute(0, 3, 1, 2).flatten(1)
+        values[2 * k] = weight
+    _fill(plain.parameters(), values)
+    return plain
+
+
+def _head(policy: Policy) -> list[torch.Tensor]:
+    return policy.parameters.blocks()[-5:]
+
+
+@torch.no_grad()
+def _fill(parameters: Iterable[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

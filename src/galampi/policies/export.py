@@ -85,11 +85,10 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         policy = make_learner(stored, simulators, action_seed=0).policy
         space = simulators.single_action_space
     network = PlainNetwork(policy)
-    *sides, last = policy.input_shape
     about = {
-        "trunk": network.description,
-        "input_shape": [last, *sides],
-        "input_scale": policy.scale,
+        "trunk": policy.trunk.description,
+        "input_shape": policy.trunk.input_shape,
+        "input_scale": policy.trunk.input_scale,
         "environment": environment.model_dump(exclude={"num_envs"}),
         "policy": stored.source,
         "updates": stored.updates,

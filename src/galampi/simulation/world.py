@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ Floats = NDArray[np.float64]
 
 _NUM_PARAMETERS = 8
 _NUM_SNAPSHOTS = 40
-_WARM_UP = 0.3
+WARM_UP = 0.3
 """Part of the time before anything is measured."""
 
 
@@ -115,7 +116,7 @@ class World:
                 exchange,
                 machine,
                 ending=self.ending,
-                next_update_s=_scaled(factors, float(self.update_s[rank])),
+                next_update_s=partial(_scaled, factors, float(self.update_s[rank])),
                 step=step,
                 on_partial=self._end_without_some,
                 on_update=self.on_update,
@@ -195,17 +196,8 @@ def rank_means_s(machine: Machine, num_ranks: int, random: np.random.Generator) 
     return np.asarray(means_s)
 
 
-def _scaled(factors: Draws, scale: float) -> Draws:
-    """Return draws of one source, times a number."""
-
-    class Scaled(Draws):
-        def __init__(self) -> None:
-            pass
-
-        def __call__(self) -> float:
-            return scale * factors()
-
-    return Scaled()
+def _scaled(factors: Draws, scale: float) -> float:
+    return scale * factors()
 
 
 def measure(world: World, num_updates: int) -> Measured:
@@ -219,12 +211,12 @@ def measure(world: World, num_updates: int) -> Measured:
     machine = world.machine
     total_s = num_updates * machine.update_s
     world.begin(total_s)
-    world.events.run(_WARM_UP * total_s)
+    world.events.run(WARM_UP * total_s)
     before = _Counts.of(world)
     for rank in world.ranks:
         rank.ages_s = [0.0, 0.0]
     squares, spreads, lows, highs = [], [], [], []
-    for moment_s in np.linspace(_WARM_UP * total_s, total_s, _NUM_SNAPSHOTS + 1)[1:]:
+    for moment_s in np.linspace(WARM_UP * total_s, total_s, _NUM_SNAPSHOTS + 1)[1:]:
         world.events.run(float(moment_s))
         living = [rank.rank for rank in world.ranks if rank.outcome is None]
         differences = world.z[living] - world.z[living].mean(axis=0)
@@ -234,7 +226,7 @@ def measure(world: World, num_updates: int) -> Measured:
         lows.append(float(weights.min()))
         highs.append(float(weights.max()))
     after = _Counts.of(world)
-    span_s = (1 - _WARM_UP) * total_s
+    span_s = (1 - WARM_UP) * total_s
     made = after.updates - before.updates
     ages = np.sum([rank.ages_s for rank in world.ranks], axis=0)
     return Measured(

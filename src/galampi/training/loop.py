@@ -61,7 +61,7 @@ def _update(rank: Rank, rollout: Rollout | None, *, signalled: bool) -> UpdateRo
     learner.gradient[:] = 0
     if rollout is not None:
         num_samples = rollout.num_valid
-        losses = learner.compute_gradient(rollout)
+        losses = learner.compute_gradient(rollout, rank.done)
     learn_s = laps.lap_s()
     rank.update += 1
     rank.env_steps += num_samples

@@ -102,6 +102,23 @@ class Start:
 
 
 @dataclass(frozen=True)
+class _Head:
+    """What one rank finds for all.
+
+    Attributes:
+        num_restarts: Times the run has been resumed, this time included.
+        changes: Settings that have changed.
+        num_ranks: Ranks of the job that is resumed, as its job.h5 says.
+        ranks: Those that have a checkpoint, or the one before.
+    """
+
+    num_restarts: int
+    changes: str
+    num_ranks: int
+    ranks: list[int]
+
+
+@dataclass(frozen=True)
 class _Set:
     """What all ranks must know of a set of checkpoints.
 
@@ -131,6 +148,9 @@ class _Set:
 def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
     """Find where this rank goes on in the run at `out`. Collective over comm.
 
+    The ranks share the reading: of every checkpoint one of them reads all but the learner, and whole it is read by the
+    rank that goes on from it, or for the mean by one.
+
     Every rank goes on from its own checkpoint, or from the one before if that is gone or damaged. If the set was saved
     after a drain by this number of ranks, push-sum weights go on too; otherwise every weight is 1. When the number of
     ranks has changed, every rank starts from the mean of all parameters, weighted by push-sum weight, and one that is
@@ -146,12 +166,18 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
             or fewer than before, have no mean.
     """
     rank, num_ranks = comm.rank, comm.size
-    found: _Set | None = None
+    head: _Head | None = None
     with together(comm):
         if rank == 0:
-            found = _find_set(job, out, num_ranks)
-    found = comm.bcast(found)
-    assert found is not None
+            head = _read_head(job, out)
+    head = comm.bcast(head)
+    assert head is not None
+    part: dict[int, tuple[dict[str, Any], bool]] = {}
+    with together(comm):
+        part = {each: _load(out, each, without=("learner",)) for each in head.ranks[rank::num_ranks]}
+    loaded = {each: state for read in comm.allgather(part) for each, state in read.items()}
+    with together(comm):
+        found = _find_set(job, out, num_ranks, head, loaded)
     summaries = found.summaries
     same_ranks = found.num_ranks == num_ranks
     exact = same_ranks and found.is_exact()
@@ -176,14 +202,11 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
     if not same_ranks and rank >= found.num_ranks:
         # So that checkpoints that are kept by their update stay those of one moment.
         start.counters["update"] = max(int(s["counters"]["update"]) for s in summaries.values())
-    mean = None
-    with together(comm):
-        if same_ranks:
+    if same_ranks:
+        with together(comm):
             start.learner = _load(out, rank)[0]["learner"]
-        elif rank == 0:
-            mean = _weighted_mean(out, range(found.num_ranks))
-    if not same_ranks:
-        start.learner = comm.bcast(mean)
+    else:
+        start.learner = _weighted_mean(out, found.num_ranks, comm)
     return start
 
 
@@ -253,22 +276,29 @@ def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
             _recover(old)
 
 
-def _find_set(job: Job, out: Path, num_ranks: int) -> _Set:
-    """Read what all ranks must know. Local, on rank 0.
+def _read_head(job: Job, out: Path) -> _Head:
+    """Read what one rank finds for all. Local, on rank 0.
 
     Raises:
-        UserError: See `find_start`.
+        UserError: There is no run, or the job is another one.
     """
     _recover(out / "checkpoint")
     run = open_run(out)
     changes = _changes(parse_job(run.job_toml, f"{out}/job.h5"), job, out)
     paths = {*(out / "checkpoint").glob("rank-*.h5"), *(out / "checkpoint" / "previous").glob("rank-*.h5")}
-    summaries, from_previous = {}, []
-    for rank in sorted({_rank_of(path) for path in paths}):
-        summaries[rank], is_previous = _load(out, rank, without=("learner",))
-        if is_previous:
-            from_previous.append(rank)
-    old_num_ranks = max((int(s["num_ranks"]) for s in summaries.values()), default=run.num_ranks)
+    ranks = sorted({_rank_of(path) for path in paths})
+    return _Head(int(run.attributes["num_restarts"]) + 1, changes, run.num_ranks, ranks)
+
+
+def _find_set(job: Job, out: Path, num_ranks: int, head: _Head, loaded: dict[int, tuple[dict[str, Any], bool]]) -> _Set:
+    """Make a set of what all ranks have read: each checkpoint without its learner, and whether it is the one before.
+
+    Raises:
+        UserError: See `find_start`.
+    """
+    summaries = {rank: summary for rank, (summary, _) in sorted(loaded.items())}
+    from_previous = [rank for rank, (_, is_previous) in sorted(loaded.items()) if is_previous]
+    old_num_ranks = max((int(s["num_ranks"]) for s in summaries.values()), default=head.num_ranks)
     missing = [rank for rank in range(max(old_num_ranks, 1)) if rank not in summaries]
     if missing:
         first = checkpoint_path(out, missing[0])
@@ -281,7 +311,7 @@ def _find_set(job: Job, out: Path, num_ranks: int) -> _Set:
             f"{out}: its {old_num_ranks} ranks never exchanged parameters (gossip.method is 'none'), so there is no "
             f"mean for {num_ranks} ranks to start from; resume it on {old_num_ranks}"
         )
-    return _Set(int(run.attributes["num_restarts"]) + 1, changes, summaries, from_previous)
+    return _Set(head.num_restarts, head.changes, summaries, from_previous)
 
 
 def _changes(before: Job, now: Job, out: Path) -> str:
@@ -367,18 +397,36 @@ def _recover(folder: Path) -> None:
         new.rename(folder)
 
 
-def _weighted_mean(out: Path, ranks: range) -> dict[str, Any]:
-    """Average every float32 array of the learners, weighted by push-sum weight; the rest stays unset."""
+def _weighted_mean(out: Path, num_old: int, comm: MPI.Intracomm) -> dict[str, Any]:
+    """Average every float32 array of the learners, weighted by push-sum weight; the rest stays unset.
+
+    Each rank reads its part of the checkpoints. Collective over comm; the same on every rank, to the bit.
+
+    Args:
+        out: Folder of the run.
+        num_old: Ranks of the job that saved the set.
+        comm: The ranks of the job.
+    """
     sums: dict[str, Any] = {}
     total = 0.0
-    for rank in ranks:
-        state, _ = _load(out, rank)
-        weight = float(state["weight"])
-        total += weight
-        for key, value in state["learner"].items():
-            if isinstance(value, np.ndarray) and value.dtype == np.float32:
-                sums[key] = sums.get(key, 0.0) + weight * value.astype(np.float64)
-    return {key: (value / total).astype(np.float32) for key, value in sums.items()}
+    with together(comm):
+        for old in range(comm.rank, num_old, comm.size):
+            state, _ = _load(out, old)
+            weight = float(state["weight"])
+            total += weight
+            for key, value in state["learner"].items():
+                if isinstance(value, np.ndarray) and value.dtype == np.float32:
+                    sums[key] = sums.get(key, 0.0) + weight * value.astype(np.float64)
+    shapes = comm.bcast({key: value.shape for key, value in sums.items()})
+    total = comm.allreduce(total)
+    mean = {}
+    for key, shape in shapes.items():
+        # A rank for whom there was nothing to read adds nothing.
+        part = np.ascontiguousarray(sums.get(key, np.zeros(shape)))
+        comm.Reduce(MPI.IN_PLACE if comm.rank == 0 else part, part, root=0)
+        mean[key] = (part / total).astype(np.float32)
+        comm.Bcast(mean[key], root=0)
+    return mean
 
 
 def _reason(found: _Set, num_ranks: int, *, exact: bool) -> str:

@@ -29,7 +29,7 @@ from galampi.learning import (
     Learner,
     RolloutCollector,
     Simulators,
-    has_convolutions,
+    has_large_convolutions,
     lerp,
     make_simulators,
     resolve_device,
@@ -105,7 +105,7 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
         first_number=rank * job.environment.num_envs,
         num_ranks_on_node=placement.num_ranks_on_node,
     )
-    convolutions = has_convolutions(job.network, simulators.single_observation_space)
+    convolutions = has_large_convolutions(job.network, simulators.encoding)
     precision = resolve_precision(job.precision, device, convolutions=convolutions)
     learner = Learner(
         job,
@@ -320,7 +320,7 @@ def _gives_up(waited_s: float, job: Job, signals: StopSignals, mailboxes: Mailbo
 
 
 def _make_equal(learner: Learner, start: Start, comm: MPI.Intracomm) -> None:
-    """Begin on every rank with the parameters and mean squares of the rank that has come farthest. Collective.
+    """Begin on every rank with the parameters and the optimizer of the rank that has come farthest. Collective.
 
     Ranks that average gradients must be equal at every moment, and checkpoints saved on the way are not all of one
     update.
@@ -328,8 +328,10 @@ def _make_equal(learner: Learner, start: Start, comm: MPI.Intracomm) -> None:
     updates = comm.allgather(start.counters["update"])
     first = int(np.argmax(updates))
     state = learner.state()
-    for name in ("z", "square_avg"):
-        comm.Bcast(state[name], root=first)
+    for values in state.values():
+        # Random numbers stay each rank's own.
+        if values.dtype == np.float32:
+            comm.Bcast(values, root=first)
     learner.load_state(state)
     start.counters["update"] = max(updates)
 

@@ -112,7 +112,12 @@ def test_scores_of_evaluations(tmp_path) -> None:
         rliable_scores([run], "evaluation")
     path = run.path / "evaluation.h5"
     drawn, greedy = (
-        [EvaluatedEpisode(episode=k, episodic_return=float(k), length=3, end="stuck", seed=k) for k in returns]
+        [
+            EvaluatedEpisode(
+                episode=k, episodic_return=float(k), length=3, end="stuck", seed=k, taken=np.zeros(3, np.int64)
+            )
+            for k in returns
+        ]
         for returns in ((1, 2, 6), (0, 2))
     )
     save_evaluation(path, {"sample": drawn, "greedy": greedy}, {})

@@ -19,10 +19,10 @@ from galampi.analysis.figures import JobCurve, distances, learning_curves
 from galampi.analysis.figures.drawing import Canvas, Figure
 from galampi.analysis.published import A2C_CURVES
 from galampi.analysis.report import _energy_lines, report
-from galampi.analysis.statistics import Interval
+from galampi.analysis.statistics import Interval, settings_changed
 from galampi.analysis.summary import Energy, RunReport
 from galampi.errors import ResultsError, UserError
-from galampi.results import Position, RankWriter, Restart
+from galampi.results import Position, RankWriter, Restart, Sketch
 from galampi.results.sole import sole_writer
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
@@ -494,3 +494,28 @@ def test_every_key_of_the_summary_is_documented(seeds):
     found = {key.rsplit(".", 1)[-1] for key in keys(summary) if not key.startswith("environment.")}
     words = set(re.findall(r"`\.?(?:runs\.)?(\w+)`", text.split("## `python")[0]))
     assert found <= words, f"docs/report.md lacks {found - words}"
+
+
+def test_settings_that_a_restart_has_changed_label_a_run(no_pictures, tmp_path):
+    runs = [make_run(tmp_path / name, settings={"seed": seed}) for name, seed in (("kept", "1"), ("changed", "2"))]
+    for rank in range(2):
+        RankWriter(
+            runs[1] / f"rank-{rank:04d}.h5",
+            rank=rank,
+            sketch=Sketch(64, 500),
+            resume_at=Position(100, 100, 10),
+            restart=Restart(
+                update=100,
+                time_s=10.0,
+                reason="test",
+                weights_restarted=True,
+                changes="max_time_s 1.0 -> 2.0; gossip.topology 'ring' -> 'exponential'",
+            ),
+        ).close()
+    changed = RunReport(runs[1]).run
+    assert settings_changed(changed) == [(100, "gossip.topology 'ring' -> 'exponential'")]
+    report(runs, tmp_path / "out")
+    # Not two seeds of one job, and not under one name.
+    labels = [job["label"] for job in json.loads((tmp_path / "out/summary.json").read_text())["jobs"]]
+    assert labels == ["made", "made: later gossip.topology 'ring' -> 'exponential'"]
+    assert "From update 100 of rank 0 on: gossip.topology" in (tmp_path / "out/index.html").read_text()

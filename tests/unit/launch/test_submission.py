@@ -437,7 +437,7 @@ def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:
         run(["submit", str(job), "--dry-run"])
 
 
-@pytest.mark.parametrize("command", [[name, "--help"] for name in ("submit", "status", "sweep", "jobs")])
+@pytest.mark.parametrize("command", [[name, "--help"] for name in ("submit", "status", "sweep", "jobs", "verify")])
 def test_login_node_commands_know_neither_torch_nor_mpi(command) -> None:
     code = (
         "import sys; from galampi.cli import run\n"

@@ -53,11 +53,11 @@ def make_learner(
 def make_rollout(learner, seed, num_steps=5, num_envs=4, action_space=FOUR_ACTIONS, pixels=False):
     """Random content, with ends of both kinds and the rows that follow them."""
     rng = np.random.default_rng(seed)
-    activations = learner.policy.new_activations(num_steps + 1, num_envs)
+    activations = learner.policy.trunk.new_activations(num_steps + 1, num_envs)
     for row in activations[0]:
         shape = (num_envs, 4, 84, 84) if pixels else (num_envs, 3)
         observations = rng.integers(0, 256, shape, np.uint8) if pixels else rng.normal(size=shape)
-        learner.policy.encode(observations, row)
+        learner.policy.trunk.encode(observations, row)
     shape = (num_steps, num_envs)
     terminated, truncated, valid = np.zeros(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
     terminated[1, 0] = truncated[2, 1] = terminated[4, 2] = truncated[4, 3] = True
@@ -283,7 +283,18 @@ def test_the_same_seed_gives_the_same_bytes(environment_id, precision, num_updat
     assert results[0][0] == results[2][0] and results[0][1] != results[2][1]
 
 
-@pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop-tf"])
+@pytest.mark.parametrize(("schedule", "expected"), [("constant", 0.3), ("linear", 0.3 * 0.75)])
+def test_the_weight_of_the_entropy_may_fall(schedule, expected):
+    settings = {"learner__entropy_coefficient": 0.3, "learner__entropy_coefficient_schedule": schedule}
+    learner, constant = make_learner(**settings), make_learner(learner__entropy_coefficient=expected)
+    learner.compute_gradient(make_rollout(learner, seed=0), progress=0.25)
+    constant.compute_gradient(make_rollout(constant, seed=0), progress=0.25)
+    close(learner.gradient, constant.gradient)
+    if schedule == "linear":
+        assert learner.entropy_coefficient(1.0) == 0
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop-tf", "adam"])
 def test_a_loaded_state_goes_on_as_the_saved_one(optimizer):
     saved = make_learner(learner__optimizer=optimizer)
     loaded = make_learner(learner__optimizer=optimizer, action_seed=99)

@@ -104,7 +104,7 @@ def test_the_bootstrap_of_a_cut_episode_is_the_value_where_it_was_cut(clock):
     rollout, _ = collector.collect()
     # Row 2 is cut; row 3, which resets, shows what the episode was cut at.
     np.testing.assert_array_equal(rollout.activations[0][3, 0], [1, 3])
-    activations = learner.policy.new_activations(1)
+    activations = learner.policy.trunk.new_activations(1)
     activations[0][:] = rollout.activations[0][3]
     # A batch of one is summed in another order; the terms are at most 1.
     assert rollout.values[3, 0] == pytest.approx(learner.policy.forward(activations)[1].item(), abs=1e-5)

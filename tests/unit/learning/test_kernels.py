@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from galampi.job import Network
+from galampi.job.settings import Learner
 from galampi.learning import kernels
-from galampi.learning.optimizer import RMSprop
+from galampi.learning.optimizer import make_optimizer
 from galampi.learning.policy import Policy
 
 SEEN_WITH = ("2.6", "2.13")
@@ -68,14 +69,15 @@ def test_convolution(plain, stride, needs_input):
     assert expected[1].is_contiguous(**last)
 
 
+@pytest.mark.parametrize("form", ["rmsprop", "adam"])
 @pytest.mark.parametrize("gradient_scale", [1.0, 0.25])
-def test_optimizer(plain, gradient_scale):
+def test_optimizer(plain, gradient_scale, form):
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(3, (1 << 17) + 1003)).astype(np.float32)
 
     def trained():
         z, gradient = np.zeros_like(gradients[:2])
-        optimizer = RMSprop(z, gradient, "rmsprop", alpha=0.9, epsilon=1e-5)
+        optimizer = make_optimizer(Learner(optimizer=form, rmsprop_alpha=0.9), z, gradient)
         for each in gradients:
             gradient[:] = each
             optimizer.step(0.01, gradient_scale)
@@ -109,8 +111,8 @@ def test_network(plain, kind):
             device=torch.device("cpu"),
             precision=torch.float32,
         )
-        activations = policy.new_activations(5)
-        policy.encode(observations, activations[0])
+        activations = policy.trunk.new_activations(5)
+        policy.trunk.encode(observations, activations[0])
         policy.forward(activations)
         policy.backward(activations, lambda outputs, values, free: outputs.square().sum() + values.sum())
         return policy.parameters.gradient

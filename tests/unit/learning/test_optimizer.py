@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from galampi.learning.optimizer import RMSprop
+from galampi.learning.optimizer import Adam, RMSprop
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -83,3 +83,47 @@ def test_a_learning_rate_may_change_between_steps():
     first = z.copy()
     optimizer.step(learning_rate=0.0)
     np.testing.assert_array_equal(z, first)
+
+
+@pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.999), (0.0, 0.9), (0.5, 0.5)])
+def test_adam_is_torchs(beta1, beta2):
+    rng = np.random.default_rng(0)
+    # Of several chunks, the last of them short.
+    num_parameters = (1 << 17) + 1003
+    z = rng.normal(size=num_parameters).astype(np.float32)
+    expected = torch.nn.Parameter(torch.from_numpy(z.astype(np.float64)))
+    reference = torch.optim.Adam([expected], lr=0.01, betas=(beta1, beta2), eps=1e-5)
+    gradient = np.zeros(num_parameters, np.float32)
+    optimizer = Adam(z, gradient, beta1, beta2, 1e-5)
+    tolerance = np.zeros(num_parameters)
+    for _ in range(20):
+        gradient[:] = rng.normal(size=num_parameters) * 10.0 ** rng.uniform(-8, 2, num_parameters)
+        expected.grad = torch.from_numpy(gradient.astype(np.float64))
+        before = expected.detach().numpy().copy()
+        reference.step()
+        optimizer.step(learning_rate=0.01)
+        # As of RMSprop; but the mean gradient has terms of both signs, and its roundings are relative to the greatest:
+        # a step is at most what one gradient alone would make it.
+        after = expected.detach().numpy()
+        largest = 0.01 * (1 - beta1) / np.sqrt(1 - beta2) + np.abs(after - before)
+        tolerance += EPS * np.maximum(np.abs(before), np.abs(after)) + 20 * EPS * largest
+    assert (np.abs(z - after) <= tolerance).all()
+    state = reference.state[expected]
+    np.testing.assert_allclose(optimizer.square_avg, state["exp_avg_sq"], rtol=35 * EPS)
+    assert optimizer.num_steps == 20
+
+
+def test_adam_goes_on_from_its_state():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(4, 9)).astype(np.float32)
+    (z, other), gradient = np.zeros((2, 9), np.float32), np.zeros(9, np.float32)
+    saved, loaded = Adam(z, gradient, 0.9, 0.999, 1e-5), Adam(other, gradient, 0.9, 0.999, 1e-5)
+    for k, each in enumerate(gradients):
+        gradient[:] = each
+        saved.step(0.01)
+        if k == 1:
+            loaded.load_state(saved.state())
+            other[:] = z
+        elif k > 1:
+            loaded.step(0.01)
+    np.testing.assert_array_equal(other, z)

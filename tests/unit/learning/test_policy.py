@@ -9,8 +9,10 @@ from torch.nn import functional
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.actions import DiscreteActions, GaussianActions
+from galampi.learning.architectures import has_large_convolutions
+from galampi.learning.layers import squares
 from galampi.learning.plain import PlainNetwork
-from galampi.learning.policy import Policy, has_convolutions, squares
+from galampi.learning.policy import Policy
 from galampi.learning.spaces import Encoding
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -33,11 +35,10 @@ def make_policy(observation_space, action_space=TWO_ACTIONS, precision=torch.flo
 
 def blocks_of_z(policy):
     """The vector's blocks as leaves of autograd, each in the shape it has in the vector."""
-    shapes = [block.shape for block in policy.parameters.working]
-    for k, layer in enumerate(policy.layers):
-        shapes[2 * k] = torch.Size(layer.weight_shape)
-    flat = torch.from_numpy(policy.parameters.z).split([shape.numel() for shape in shapes])
-    return [block.view(shape).clone().requires_grad_() for block, shape in zip(flat, shapes, strict=True)]
+    blocks = policy.parameters.blocks()
+    for k, layer in enumerate(policy.trunk.layers):
+        blocks[2 * k] = blocks[2 * k].view(layer.weight_shape)
+    return [block.requires_grad_() for block in blocks]
 
 
 def reference_outputs(policy, kind, observations, blocks):
@@ -76,8 +77,8 @@ def test_forward_and_backward_equal_autograd(kind, space, action_space):
         if kind == "cnn"
         else rng.normal(size=(6, 3)).astype(np.float32)
     )
-    activations = policy.new_activations(6)
-    policy.encode(observations, activations[0])
+    activations = policy.trunk.new_activations(6)
+    policy.trunk.encode(observations, activations[0])
     outputs, values = policy.forward(activations)
 
     blocks = blocks_of_z(policy)
@@ -97,8 +98,8 @@ def test_bfloat16_equals_float32_to_rounding(shape):
     results = []
     for precision in (torch.float32, torch.bfloat16):
         policy = make_policy(gym.spaces.Box(0, 255, shape, np.uint8), precision=precision)
-        activations = policy.new_activations(80)
-        policy.encode(observations, activations[0])
+        activations = policy.trunk.new_activations(80)
+        policy.trunk.encode(observations, activations[0])
         outputs, values = policy.forward(activations)
         policy.backward(activations, loss_of)
         results.append((outputs, values, torch.from_numpy(policy.parameters.gradient.copy())))
@@ -142,18 +143,18 @@ def test_channels_last_images_are_read_as_such():
     policy = make_policy(space)
     first = make_policy(gym.spaces.Box(0, 255, (3, 96, 80), np.uint8))
     observations = np.random.default_rng(0).integers(0, 256, (2, 96, 80, 3), np.uint8)
-    activations, others = policy.new_activations(2), first.new_activations(2)
-    policy.encode(Encoding(space).batch(observations), activations[0])
-    first.encode(np.ascontiguousarray(observations.transpose(0, 3, 1, 2)), others[0])
+    activations, others = policy.trunk.new_activations(2), first.trunk.new_activations(2)
+    policy.trunk.encode(Encoding(space).batch(observations), activations[0])
+    first.trunk.encode(np.ascontiguousarray(observations.transpose(0, 3, 1, 2)), others[0])
     assert torch.equal(activations[0], others[0])
     assert activations[0].shape == (2, 24, 20, 48)
-    assert policy.input_shape == (96, 80, 3)
+    assert policy.trunk.input_shape == (3, 96, 80)
 
 
 def test_images_are_seen_by_convolutions_unless_told_otherwise():
-    assert has_convolutions(Network(), PIXELS)
-    assert not has_convolutions(Network(kind="mlp"), PIXELS)
-    assert not has_convolutions(Network(), VECTOR)
+    assert has_large_convolutions(Network(), Encoding(PIXELS))
+    assert not has_large_convolutions(Network(kind="mlp"), Encoding(PIXELS))
+    assert not has_large_convolutions(Network(), Encoding(VECTOR))
 
 
 def test_squares_become_channels():
@@ -170,8 +171,8 @@ def test_bytes_count_as_fractions_in_a_network_without_convolutions(network):
     space = gym.spaces.Box(0, 255, (7,), np.uint8)
     policy = make_policy(space, kind="mlp", **network)
     observations = np.random.default_rng(0).integers(0, 256, (6, 7), np.uint8)
-    activations = policy.new_activations(6)
-    policy.encode(observations, activations[0])
+    activations = policy.trunk.new_activations(6)
+    policy.trunk.encode(observations, activations[0])
     outputs, values = policy.forward(activations)
     plain = PlainNetwork(policy)
     expected_outputs, expected_values = plain(torch.from_numpy(observations) / 255)
@@ -191,7 +192,8 @@ def test_bytes_count_as_fractions_in_a_network_without_convolutions(network):
         (gym.spaces.Text(16), TWO_ACTIONS, {}, "the observation space is a Text; must be Box"),
         (VECTOR, gym.spaces.Text(5), {}, "the action space is a Text; must be Discrete, MultiDiscrete"),
         (VECTOR, TWO_ACTIONS, {"kind": "cnn"}, "network.kind is 'cnn'"),
-        (gym.spaces.Box(0, 255, (20, 20, 3), np.uint8), TWO_ACTIONS, {}, "20 x 20 are too small"),
+        (gym.spaces.Box(0, 255, (20, 20, 3), np.uint8), TWO_ACTIONS, {"kind": "cnn"}, "20 x 20 are too small"),
+        (gym.spaces.Box(0, 255, (20, 2, 3), np.uint8), TWO_ACTIONS, {}, "20 x 2 are too small; must be 3 x 3 at least"),
     ],
 )
 def test_unsupported_spaces_are_one_line_errors(observation_space, action_space, network, message):

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from galampi.learning.optimizer import RMSprop
+from galampi.job.settings import Learner
+from galampi.learning.optimizer import make_optimizer
 
 
-@pytest.mark.parametrize("form", ["rmsprop", "rmsprop-tf"])
+@pytest.mark.parametrize("form", ["rmsprop", "rmsprop-tf", "adam"])
 @pytest.mark.parametrize("num_parameters", [1, 70_000])
 def test_norm_of_a_step_is_that_of_the_change(form, num_parameters):
     rng = np.random.default_rng(3)
     # Small, so that rounding of z does not cover the change.
     z, gradient = np.zeros((2, num_parameters), np.float32)
-    optimizer = RMSprop(z, gradient, form, alpha=0.9, epsilon=1e-5)
+    optimizer = make_optimizer(Learner(optimizer=form, rmsprop_alpha=0.9), z, gradient)
     for _ in range(3):
         gradient[:] = rng.normal(size=num_parameters)
         before = z.copy()

@@ -36,8 +36,8 @@ def played(request, store):
     observations = simulators.reset()
     for _ in range(20):
         policy = learner.policy
-        activations = policy.new_activations(3)
-        policy.encode(observations, activations[0])
+        activations = policy.trunk.new_activations(3)
+        policy.trunk.encode(observations, activations[0])
         outputs, values = policy.forward(activations)
         seen = observations.copy()
         observations = simulators.step(policy.sample(outputs, learner.generator)).observations

@@ -1,0 +1,70 @@
+"""A trunk of the user's own: `network.kind = "module:Name"`.
+
+Owns how it is built and what it must be; how its module is found is `galampi.job`'s to know.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from galampi.errors import UserError
+from galampi.job import Network, import_module
+from galampi.job.modules import one_line
+from galampi.learning.spaces import Encoding
+
+
+def users_module(network: Network, encoding: Encoding) -> tuple[nn.Module, int]:
+    """Build the module that a job names, by calling it with the encoding and `network.kwargs`.
+
+    Returns:
+        The module, float32 on the processor, and the length of its features.
+
+    Raises:
+        UserError: It cannot be built, or is no network from observations [N, *shape] to features [N, width].
+    """
+    subject = f"network.kind is {network.kind!r}"
+    name, _, attribute = network.kind.partition(":")
+    import_module(name, f"network.kind: module {name!r}")
+    make: Any = getattr(sys.modules[name], attribute, None)
+    if not callable(make):
+        raise UserError(f"{subject}; {name!r} has no such class or function")
+    try:
+        module = make(encoding, **network.kwargs)
+    except Exception as error:
+        raise UserError(f"{subject}, and building it raises {one_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{subject}, which makes a {type(module).__name__}; must make a torch.nn.Module")
+    _refuse_unknown_state(module, subject)
+    return module, _width(module, encoding, subject)
+
+
+def _refuse_unknown_state(module: nn.Module, subject: str) -> None:
+    """Refuse what neither gossip nor checkpoints would carry."""
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise UserError(f"{subject}, whose parameter {name!r} is of {parameter.dtype}; must be of torch.float32")
+    kept = sorted(set(module.state_dict()) - {name for name, _ in module.named_parameters(remove_duplicate=False)})
+    if kept:
+        raise UserError(
+            f"{subject}, whose buffer {kept[0]!r} would be neither averaged nor saved; what changes must be a "
+            "parameter, and a constant be registered with persistent=False"
+        )
+
+
+def _width(module: nn.Module, encoding: Encoding, subject: str) -> int:
+    """Try the module on two observations of zeros."""
+    observations = torch.zeros(2, *encoding.shape)
+    subject = f"{subject}, which for observations {list(observations.shape)}"
+    try:
+        with torch.no_grad():
+            features = module.eval()(observations)
+    except Exception as error:
+        raise UserError(f"{subject} raises {one_line(error)}") from error
+    if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != 2 or not features.numel():
+        shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise UserError(f"{subject} returns {shape}; must be [2, width]")
+    return int(features.shape[1])

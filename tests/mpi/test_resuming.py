@@ -1,0 +1,65 @@
+"""How ranks read the checkpoints of a job of another number of ranks."""
+
+import numpy as np
+import pytest
+
+NUM_OLD = 5
+
+
+@pytest.mark.mpi(ranks=[1, 2, 5, 6])
+def test_ranks_share_the_reading_of_checkpoints(comm, monkeypatch) -> None:
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    from galampi.job import dump_job, load_job
+    from galampi.results import JobFile, load_checkpoint, save_checkpoint
+    from galampi.training import resuming
+
+    job = load_job(None, {"environment.id": "CartPole-v1"})
+    out = Path(comm.bcast(tempfile.mkdtemp() if comm.rank == 0 else None))
+    z = np.random.default_rng(1).normal(size=(NUM_OLD, 1000)).astype(np.float32)
+    weights = np.array([0.25, 1.75, 1.0, 0.5, 1.5])
+    if comm.rank == 0:
+        JobFile.create(out, {"job_toml": dump_job(job), "num_restarts": 0}, NUM_OLD)
+        for old in range(NUM_OLD):
+            state = {
+                "num_ranks": NUM_OLD,
+                "num_restarts": 0,
+                "exact": False,
+                "time_s": 10.0 + old,
+                "weight": float(weights[old]),
+                "step_scale": {},
+                "counters": {"update": 70 + old, "env_steps": 100 * old, "sent": 1, "received": 1, "skipped": 0},
+                "position": {"num_updates": 7, "num_episodes": 0, "num_sketches": 0},
+                "learner": {"z": z[old], "num_steps": 3},
+            }
+            save_checkpoint(out / f"checkpoint/rank-{old:04d}.h5", state)
+    comm.Barrier()
+    read: list[tuple[str, bool]] = []
+
+    def load(path, without=()):
+        read.append((path.name, not without))
+        return load_checkpoint(path, without)
+
+    monkeypatch.setattr(resuming, "load_checkpoint", load)
+    start = resuming.find_start(job, out, comm)
+    everything = [each for part in comm.allgather(read) for each in part]
+    comm.Barrier()
+    if comm.rank == 0:
+        shutil.rmtree(out)
+
+    names = sorted(f"rank-{old:04d}.h5" for old in range(NUM_OLD))
+    assert sorted(name for name, is_whole in everything if not is_whole) == names
+    assert sum(not is_whole for _, is_whole in read) <= -(-NUM_OLD // comm.size)
+    assert start.time_s == 14.0
+    assert start.progress.sum() + start.retired_env_steps == 1000
+    if comm.size == NUM_OLD:
+        assert [name for name, is_whole in read if is_whole] == [f"rank-{comm.rank:04d}.h5"]
+        np.testing.assert_array_equal(start.learner["z"], z[comm.rank])
+        return
+    assert sorted(name for name, is_whole in everything if is_whole) == names
+    assert sum(is_whole for _, is_whole in read) <= -(-NUM_OLD // comm.size)
+    np.testing.assert_allclose(start.learner["z"], weights @ z / weights.sum(), rtol=1e-5, atol=1e-6)
+    assert list(start.learner) == ["z"]
+    assert len({bytes(each) for each in comm.allgather(start.learner["z"])}) == 1

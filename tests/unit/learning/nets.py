@@ -1,0 +1,70 @@
+"""Networks as users write them, good and bad."""
+
+import torch
+from torch import nn
+
+from galampi.job import Network
+from galampi.learning.architectures import describe, image_layers, sequential
+
+
+def nature(encoding):
+    return sequential(describe(image_layers(Network(kind="cnn"), encoding.shape)))
+
+
+class Trunk(nn.Module):
+    """With what a flat vector may get wrong: tied and frozen and unused parameters, a constant, a scalar."""
+
+    def __init__(self, encoding, width=6, depth=2):
+        super().__init__()
+        self.first = nn.Linear(encoding.shape[0], width)
+        self.again = nn.ModuleList([nn.Linear(width, width)] * depth)
+        self.frozen = nn.Linear(width, width).requires_grad_(False)
+        self.unused = nn.Parameter(torch.ones(3))
+        self.factor = nn.Parameter(torch.tensor(0.5))
+        self.register_buffer("shift", torch.full((width,), 0.25), persistent=False)
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x)) * self.factor + self.shift
+        for layer in self.again:
+            x = torch.tanh(layer(x))
+        return self.frozen(x)
+
+
+class Raises(nn.Module):
+    def __init__(self, encoding):
+        raise ValueError("no\nwidth")
+
+
+class Counts(nn.Module):
+    def __init__(self, encoding):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(encoding.shape[0])
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+class Images(nn.Module):
+    def __init__(self, encoding):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 2)
+
+    def forward(self, x):
+        return self.convolution(x).flatten(1)
+
+
+class Unflat(nn.Module):
+    def __init__(self, encoding):
+        super().__init__()
+
+    def forward(self, x):
+        return x[None]
+
+
+class Double(nn.Linear):
+    def __init__(self, encoding):
+        super().__init__(encoding.shape[0], 2, dtype=torch.float64)
+
+
+def text(encoding):
+    return "no module"

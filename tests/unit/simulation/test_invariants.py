@@ -1,0 +1,141 @@
+"""What must hold of any job holds of some dozen, and would be missed if a rule were broken."""
+
+import re
+
+import pytest
+
+from galampi.cli import run
+from galampi.errors import LostRankError
+from galampi.gossip import MailboxRules, Patience, PushSum, Stage
+from galampi.simulation import command
+from galampi.simulation.invariants import BrokenInvariantError, check, draw
+
+NUM_SEEDS = 50
+
+
+@pytest.mark.parametrize("first", range(0, NUM_SEEDS, 10))
+def test_jobs_drawn_at_random_are_as_they_must_be(first) -> None:
+    assert [seed for seed in range(first, first + 10) if command.failure_of(seed)] == []
+
+
+def test_a_seed_always_draws_the_same_job() -> None:
+    first, again = (check(draw(8)) for _ in range(2))
+    assert str(draw(8)) == str(draw(8)) != str(draw(9))
+    assert [rank.left_s for rank in first.ranks] == [rank.left_s for rank in again.ranks]
+    assert (first.z == again.z).all()
+
+
+def push_whatever_is_unread(monkeypatch) -> None:
+    push = MailboxRules.push
+
+    def broken(self, edge, *message):
+        self._acks[edge] = self._num_sent[edge]
+        return push(self, edge, *message)
+
+    monkeypatch.setattr(MailboxRules, "push", broken)
+
+
+def raise_the_flag_at_once(monkeypatch) -> None:
+    push = MailboxRules.push
+
+    def broken(self, edge, *message):
+        sent = push(self, edge, *message)
+        if edge in self._under_way:
+            self._raise_flag(edge, int(self._num_sent[edge]))
+        return sent
+
+    monkeypatch.setattr(MailboxRules, "push", broken)
+
+
+def keep_what_is_given(monkeypatch) -> None:
+    monkeypatch.setattr(PushSum, "give", lambda self, share: None)
+
+
+def weigh_wrongly(monkeypatch) -> None:
+    receive = PushSum.receive
+
+    def broken(self, z, waiting, round_edges):
+        before = z.copy()
+        used = receive(self, z, waiting, round_edges)
+        z += 0.01 * (before - z)
+        return used
+
+    monkeypatch.setattr(PushSum, "receive", broken)
+
+
+def drop_what_is_left(monkeypatch) -> None:
+    monkeypatch.setattr(PushSum, "settle", lambda self, z, waiting: None)
+
+
+def wait_for_a_full_mailbox(monkeypatch) -> None:
+    push = MailboxRules.push
+
+    def broken(self, *message):
+        while not push(self, *message):
+            pass
+        return True
+
+    monkeypatch.setattr(MailboxRules, "push", broken)
+
+
+def keep_a_stop_to_oneself(monkeypatch) -> None:
+    def broken(self):
+        self._sync()
+        return bool(self._stop[0])
+
+    monkeypatch.setattr(MailboxRules, "stop_announced", property(broken))
+
+
+def wait_for_ever_at_the_end(monkeypatch) -> None:
+    monkeypatch.setattr(Patience, "is_over", lambda self, now_s, signalled_s: False)
+    monkeypatch.setattr(Patience, "ends_job", lambda self, rank, stages, now_s, signalled_s: False)
+
+
+def say_it_too_early(monkeypatch) -> None:
+    def broken(self):
+        if self.stages[self._rank] < Stage.SENT_ALL:
+            self.announce(Stage.SENT_ALL)
+        return bool((self.stages >= Stage.SENT_ALL).all())
+
+    monkeypatch.setattr(MailboxRules, "finish", broken)
+
+
+@pytest.mark.parametrize(
+    ("break_a_rule", "found"),
+    [
+        (push_whatever_is_unread, "is torn"),
+        (raise_the_flag_at_once, "is torn|empty mailbox"),
+        (keep_what_is_given, "weights sum to"),
+        (weigh_wrongly, "the mass is"),
+        (drop_what_is_left, "weights sum to"),
+        (wait_for_a_full_mailbox, "waits: it looks on and on"),
+        (keep_a_stop_to_oneself, "ranks have left .* apart|have not ended"),
+        (wait_for_ever_at_the_end, "have not ended"),
+        (say_it_too_early, "in flight after a whole end"),
+    ],
+)
+def test_a_broken_rule_is_found(monkeypatch, break_a_rule, found) -> None:
+    break_a_rule(monkeypatch)
+    for seed in range(2 * NUM_SEEDS):
+        try:
+            check(draw(seed))
+        except BrokenInvariantError as error:
+            if re.search(found, str(error)):
+                return
+    raise AssertionError("no job has shown it")
+
+
+def test_a_failing_seed_is_told_with_what_plays_it_again(monkeypatch, capsys) -> None:
+    def torn(scenario) -> None:
+        if scenario.seed in (3, 5):
+            raise BrokenInvariantError("at 1 s:\n it is torn") from LostRankError()
+
+    monkeypatch.setattr(command, "check", torn)
+    lines = list(command.check_seeds(0, 8, num_processes=1))
+    assert lines == [
+        f"seed {seed}: at 1 s: it is torn; again by: python -m galampi simulate --replay {seed}" for seed in (3, 5)
+    ]
+    assert run(["simulate", "--replay", "5"]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("seed 5: ") and told.endswith("at 1 s: it is torn\n")
+    assert run(["simulate", "--replay", "4"]) == 0
