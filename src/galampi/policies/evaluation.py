@@ -30,7 +30,7 @@ from galampi.errors import UserError
 from galampi.job import import_again
 from galampi.learning import Learner, Simulators, make_simulators
 from galampi.learning.actions import masked
-from galampi.learning.envs import MOST_SEED
+from galampi.learning.envs import MOST_SEED, life_loss_ends_return
 from galampi.policies.played import Bounds, Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
 from galampi.policies.video import Video
@@ -115,7 +115,9 @@ def evaluate(
                     learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
                     filmed = firsts[actions] if film is not None and num_before == 0 else None
                     greedy = actions == "greedy"
-                    for simulator, ended in _play(simulators, learner, greedy, bounds, filmed, progress):
+                    # As in training, where a lost life is the end of a return.
+                    forgets_lives = life_loss_ends_return(environment, stored.job.learner.end_return_on_life_loss)
+                    for simulator, ended in _play(simulators, learner, greedy, forgets_lives, bounds, filmed, progress):
                         number = num_before + simulator + 1
                         episode = EvaluatedEpisode(episode=number, seed=first_seed + number - 1, **asdict(ended))
                         report(actions, episode)
@@ -193,6 +195,7 @@ def _play(
     simulators: Simulators,
     learner: Learner,
     greedy: bool,
+    forgets_lives: bool,
     bounds: Bounds,
     filmed: list[_Filmed] | None,
     progress: Progress,
@@ -205,6 +208,7 @@ def _play(
     policy = learner.policy
     num_envs = simulators.num_envs
     activations = policy.trunk.new_activations(num_envs)
+    memory = policy.recurrence.new_memory(num_envs) if policy.recurrence is not None else None
     # Scores are sums of up to 100,000 rewards: float32 would lose single points.
     returns = np.zeros(num_envs)
     idle = np.zeros(num_envs, np.int64)
@@ -214,7 +218,7 @@ def _play(
     observations = simulators.reset()
     while playing.any():
         policy.trunk.encode(observations, activations[0])
-        outputs, _ = policy.forward(activations)
+        outputs, _ = policy.forward(activations, memory)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))
         actions = policy.actions.mode(outputs).numpy() if greedy else policy.sample(outputs, learner.generator)
@@ -228,6 +232,8 @@ def _play(
         returns += rewards
         idle = np.where((rewards != 0) | life_lost, 0, idle + 1)
         presses_fire = life_lost
+        if memory is not None and forgets_lives:
+            memory.keeps = torch.from_numpy(~life_lost)[None]
         stuck = idle >= (bounds.stuck_after or np.inf)
         ended = playing & (terminated | truncated | stuck | (length >= (bounds.max_episode_steps or np.inf)))
         for i in np.flatnonzero(ended):
