@@ -160,6 +160,10 @@ class Network(Section):
     """Arguments for a module of your own."""
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(max_length=16)] = (64, 64)
     """Units of the hidden layers of mlp."""
+    recurrent: Literal["none", "gru", "lstm"] = "none"
+    """Memory between the network and its heads: a gated recurrent unit, a long short-term memory, or none."""
+    recurrent_size: int = Field(128, ge=1, le=65_536)
+    """Units of the memory."""
 
 
 class Gossip(Section):

@@ -44,12 +44,13 @@ def describe_jobs() -> str:
 
 
 def copy_shipped(folder: Path) -> None:
-    """Copy the shipped jobs to `folder/jobs` and the batch files to `folder/slurm`, to be changed there.
+    """Copy the shipped jobs, with the modules they name, to `folder/jobs`, and the batch files to `folder/slurm`.
 
     Raises:
         UserError: One of them is there already, or cannot be written.
     """
-    copies = {folder / "jobs": sorted(JOBS.glob("*.toml")), folder / "slurm": sorted(BATCH_FILES.glob("*.sbatch"))}
+    jobs = sorted([*JOBS.glob("*.toml"), *JOBS.glob("*.py")])
+    copies = {folder / "jobs": jobs, folder / "slurm": sorted(BATCH_FILES.glob("*.sbatch"))}
     for copy in copies:
         if copy.exists():
             raise UserError(f"{copy}: is there already; choose another folder")

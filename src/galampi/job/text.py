@@ -108,6 +108,8 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
     of_others = "rmsprop_" if job.learner.optimizer == "adam" else "adam_"
     names = [name for name in type(job.learner).model_fields if name.startswith(of_others)]
     yield "learner", names, f"learner.optimizer is {job.learner.optimizer!r}"
+    if job.network.recurrent == "none":
+        yield "network", ("recurrent_size",), "network.recurrent is 'none'"
     kind = job.network.kind
     if ":" in kind:
         yield "network", ("hidden_sizes",), f"network.kind is {kind!r}, which takes network.kwargs"

@@ -131,9 +131,9 @@ class Learner:
         values = rollout.values
         if rollout.parameters_version != policy.parameters.version:
             # The stored activations are those of other parameters than z.
-            fresh = policy.forward(activations)[1].numpy().reshape(rollout.valid.shape)
-            last = policy.forward([layer[-1] for layer in rollout.activations])[1].numpy()
-            values = np.concatenate([fresh, last[None]])
+            memory = rollout.memory.copy(len(values)) if rollout.memory is not None else None
+            every = [layer.flatten(0, 1) for layer in rollout.activations]
+            values = policy.forward(every, memory)[1].numpy().reshape(values.shape)
         advantages = gae(
             rollout.rewards,
             values,
@@ -163,7 +163,7 @@ class Learner:
             weighted_value_loss = settings.value_coefficient * value_loss
             return policy_loss + weighted_value_loss - entropy_coefficient * mean_entropy
 
-        policy.backward(activations, loss)
+        policy.backward(activations, loss, rollout.memory.copy(len(values) - 1) if rollout.memory is not None else None)
         return Losses(*(term.item() for term in terms))
 
     def apply_gradient(self, learning_rate: float) -> float:

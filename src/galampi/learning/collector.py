@@ -16,6 +16,7 @@ from galampi.learning.a2c import Learner
 from galampi.learning.actions import masked
 from galampi.learning.envs import Simulators
 from galampi.learning.memory import require_memory
+from galampi.learning.recurrence import Memory
 from galampi.learning.rollout import Episode, Rollout
 from galampi.learning.simulator import Failure
 
@@ -54,6 +55,10 @@ class RolloutCollector:
         self._lengths = np.zeros(shape[1], np.int64)
         self._resets_next = np.zeros(shape[1], np.bool_)
         self.env_s = self.act_s = 0.0
+        recurrence = learner.policy.recurrence
+        self._memory = recurrence.new_memory(shape[1]) if recurrence is not None else None
+        # Of the observations before each step and after the last: whether what is remembered goes on into it.
+        self._keeps = np.ones(values_shape, np.bool_)
         self.failures: list[Failure] = []
         learner.policy.trunk.encode(simulators.reset(), self._activations[0][-1])
         num_masked = actuation.num_choices if simulators.masks is not None else 0
@@ -72,8 +77,10 @@ class RolloutCollector:
         self.env_s = 0.0
         self.failures = []
         inputs[0].copy_(inputs[-1])
+        self._keeps[0] = self._keeps[-1]
+        memory = Memory(self._memory.state, torch.from_numpy(self._keeps)) if self._memory is not None else None
         for t in range(len(self._rewards)):
-            outputs, values = policy.forward([layer[t] for layer in self._activations])
+            outputs, values = policy.forward([layer[t] for layer in self._activations], self._memory_for(t))
             if self._masks is not None and self._simulators.masks is not None:
                 self._masks[t] = self._simulators.masks
                 outputs = masked(outputs, torch.from_numpy(self._masks[t]))
@@ -99,8 +106,12 @@ class RolloutCollector:
             self._rewards[t] = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
             self._terminated[t] = terminated | life_lost
             self._truncated[t] = truncated
+            # An episode that was cut is remembered into its last observation; what follows that is a new one.
+            self._keeps[t + 1] = self._valid[t] & ~self._terminated[t]
             policy.trunk.encode(observations, inputs[t + 1])
-        _, values = policy.forward([layer[-1] for layer in self._activations])
+        # The next rollout begins with this observation, and then remembers it.
+        last = self._memory_for(len(self._rewards))
+        _, values = policy.forward([layer[-1] for layer in self._activations], last.copy(1) if last else None)
         self._values[-1] = values.numpy()
         self.act_s = time.perf_counter() - start_s - self.env_s
         rollout = Rollout(
@@ -113,5 +124,12 @@ class RolloutCollector:
             self._valid,
             policy.parameters.version,
             self._masks,
+            memory,
         )
         return rollout, episodes
+
+    def _memory_for(self, t: int) -> Memory | None:
+        """Return what is remembered by each simulator before the observation t of the rollout."""
+        if self._memory is not None:
+            self._memory.keeps = torch.from_numpy(self._keeps[t : t + 1])
+        return self._memory

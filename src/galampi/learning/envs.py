@@ -218,8 +218,7 @@ def make_simulators(
         environment: What to simulate.
         seed: Seed of the first simulator; simulator i takes seed + i, so ranks need ranges apart.
         num_threads: Threads of the emulator, or processes of other simulators; the calling thread waits meanwhile.
-        life_ends_return: Whether to report lost lives; "auto" does for Atari but in its preset machado. No other
-            environment has lives.
+        life_ends_return: Whether to report lost lives, see `life_loss_ends_return`.
         first_number: Number of the first simulator among those of all ranks.
         num_ranks_on_node: Ranks that do the same here and share this machine's memory.
 
@@ -250,11 +249,17 @@ def make_simulators(
         else:
             vector = Row(environment, range(num_envs), first_number, seed)
         settings |= {"vector": "galampi", "num_processes": num_processes}
-    if life_ends_return == "auto":
-        life_ends_return = environment.preset != "machado"
-    return Simulators(
-        vector, num_envs, is_atari=is_atari, life_ends_return=life_ends_return and is_atari, settings=settings
-    )
+    ends = life_loss_ends_return(environment, life_ends_return)
+    return Simulators(vector, num_envs, is_atari=is_atari, life_ends_return=ends, settings=settings)
+
+
+def life_loss_ends_return(environment: Environment, setting: bool | Literal["auto"]) -> bool:
+    """Tell whether a lost life is reported; "auto" does for Atari but in its preset machado.
+
+    No other environment has lives.
+    """
+    wanted = environment.preset != "machado" if setting == "auto" else setting
+    return wanted and is_atari_game(environment.id)
 
 
 def atari_settings(environment: Environment, num_threads: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from galampi.learning.actions import GaussianActions
 from galampi.learning.architectures import describe, sequential
 from galampi.learning.layers import Convolution
 from galampi.learning.policy import Policy
+from galampi.learning.recurrence import advance
 from galampi.learning.trunk import ModuleTrunk, WrittenTrunk
 
 
@@ -23,6 +24,7 @@ class PlainNetwork(nn.Module):
 
     Attributes:
         trunk: What policy and value share.
+        recurrent: What remembers its features; None for a policy without a memory.
         policy: Logits of the actions, or means of the Gaussian.
         value: The value head.
         log_std: [k] log standard deviations of continuous actions; None for discrete ones.
@@ -33,16 +35,28 @@ class PlainNetwork(nn.Module):
         super().__init__()
         policy_weight, policy_bias, value_weight, value_bias, free = _head(policy)
         self.trunk = _trunk(policy)
+        recurrence = policy.recurrence
+        self.recurrent = copy.deepcopy(recurrence.cell) if recurrence is not None else None
+        if self.recurrent is not None:
+            # The working copy may hold a factor on the observations.
+            _fill(self.recurrent.parameters(), policy.parameters.blocks()[-9:-5])
         self.policy = nn.Linear(policy_weight.shape[1], policy_weight.shape[0])
         self.value = nn.Linear(value_weight.shape[1], 1)
         heads = [policy_weight, policy_bias, value_weight, value_bias]
         _fill([*self.policy.parameters(), *self.value.parameters()], heads)
         self.log_std = nn.Parameter(free) if isinstance(policy.actions, GaussianActions) else None
 
-    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return outputs of the policy head [N, outputs] and values [N, 1] for observations as `trunk` takes them."""
+    def forward(self, observations: torch.Tensor, state: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """Return outputs of the policy head [N, outputs] and values [N, 1] for observations as `trunk` takes them.
+
+        With a memory, of hidden states [N, S] before the observations, also those after them.
+        """
         features = self.trunk(observations)
-        return self.policy(features), self.value(features)
+        if self.recurrent is None or state is None:
+            return self.policy(features), self.value(features)
+        state = advance(self.recurrent, features, state)
+        features = state[:, : self.recurrent.hidden_size]
+        return self.policy(features), self.value(features), state
 
 
 def _trunk(policy: Policy) -> nn.Module:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from galampi.learning.recurrence import Memory
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -44,6 +46,7 @@ class Rollout:
         valid: [T, B] bool; False for a row that only reset a simulator.
         parameters_version: Version of the parameters that computed the activations and values.
         masks: [T, B, outputs] bool, the choices that were allowed; None where all were.
+        memory: Of a policy that has one: the state before the first observation, and for all T+1 whether it goes on.
     """
 
     activations: list[torch.Tensor]
@@ -55,6 +58,7 @@ class Rollout:
     valid: np.ndarray
     parameters_version: int
     masks: np.ndarray | None = None
+    memory: Memory | None = None
 
     @property
     def num_valid(self) -> int:

@@ -29,7 +29,7 @@ from galampi.errors import UserError
 from galampi.job import dump_job, import_again
 from galampi.learning import Learner, Simulators
 from galampi.learning.actions import masked
-from galampi.learning.envs import MOST_SEED
+from galampi.learning.envs import MOST_SEED, life_loss_ends_return
 from galampi.policies.play import MOST_SIMULATORS, Choose, Filmed, play, simulators_of
 from galampi.policies.played import Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
@@ -106,7 +106,9 @@ def evaluate(
                 with closing(simulators):
                     learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
                     filmed = firsts[actions] if film is not None and num_before == 0 else None
-                    choose = _acting(simulators, learner, greedy=actions == "greedy")
+                    # As in training, where a lost life is the end of a return.
+                    forgets_lives = life_loss_ends_return(environment, stored.job.learner.end_return_on_life_loss)
+                    choose = _acting(simulators, learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
                     for simulator, ended in play(simulators, choose, bounds, progress, filmed):
                         number = num_before + simulator + 1
                         episode = EvaluatedEpisode(episode=number, seed=first_seed + number - 1, **asdict(ended))
@@ -165,15 +167,18 @@ def _fire(simulators: Simulators) -> int | None:
     return meanings.index("FIRE") if "FIRE" in meanings else None
 
 
-def _acting(simulators: Simulators, learner: Learner, *, greedy: bool) -> Choose:
-    """Return what plays as a learner's policy does; FIRE in its place after a lost life."""
+def _acting(simulators: Simulators, learner: Learner, *, greedy: bool, forgets_lives: bool) -> Choose:
+    """Return what plays as a learner's policy does, from the first step on; FIRE in its place after a lost life."""
     fire = _fire(simulators)
     policy = learner.policy
     activations = policy.trunk.new_activations(simulators.num_envs)
+    memory = policy.recurrence.new_memory(simulators.num_envs) if policy.recurrence is not None else None
 
     def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
+        if memory is not None and forgets_lives:
+            memory.keeps = torch.from_numpy(~life_lost)[None]
         policy.trunk.encode(observations, activations[0])
-        outputs, _ = policy.forward(activations)
+        outputs, _ = policy.forward(activations, memory)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))
         actions = policy.actions.mode(outputs).numpy() if greedy else policy.sample(outputs, learner.generator)

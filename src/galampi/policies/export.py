@@ -44,22 +44,27 @@ def export_policy(stored: StoredPolicy, path: Path) -> None:
 def export_onnx(stored: StoredPolicy, path: Path) -> None:
     """Write a policy as an ONNX graph from `observations` to `outputs` and `value`, for any number of rows.
 
+    With a memory, from `observations` and `state` to those and `next_state`.
+
     Raises:
         UserError: onnx is not installed, the environment is unknown, or the file cannot be written.
     """
     _imported("onnxscript", "--onnx")
     network, about = _plain(stored)
-    example = torch.zeros(2, *about["input_shape"])
+    inputs, outputs = {"observations": torch.zeros(2, *about["input_shape"])}, ["outputs", "value"]
+    if about["state_size"]:
+        inputs["state"] = torch.zeros(2, about["state_size"])
+        outputs.append("next_state")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # The exporter warns of its own parts.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network.eval(),
-            (example,),
-            input_names=["observations"],
-            output_names=["outputs", "value"],
-            dynamic_shapes=({0: torch.export.Dim("rows")},),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=({0: torch.export.Dim("rows")},) * len(inputs),
             dynamo=True,
             verbose=False,
         )
@@ -89,6 +94,8 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         "trunk": policy.trunk.description,
         "input_shape": policy.trunk.input_shape,
         "input_scale": policy.trunk.input_scale,
+        "recurrent": stored.job.network.recurrent,
+        "state_size": policy.recurrence.state_size if policy.recurrence is not None else 0,
         "environment": environment.model_dump(exclude={"num_envs"}),
         "policy": stored.source,
         "updates": stored.updates,

@@ -80,7 +80,7 @@ def concatenated(rollouts):
     joined = {
         field.name: np.concatenate([getattr(r, field.name) for r in rollouts], axis=1)
         for field in dataclasses.fields(Rollout)
-        if field.name not in ("activations", "parameters_version", "masks")
+        if field.name not in ("activations", "parameters_version", "masks", "memory")
     }
     layers = zip(*(r.activations for r in rollouts), strict=True)
     return Rollout([torch.cat(layer, dim=1) for layer in layers], parameters_version=-1, **joined)
