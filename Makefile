@@ -18,7 +18,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-package test-simulation test-lowest-torch wheel bench bench-one gpu-check check format clean
+	test-jobs test-cluster test-package test-simulation test-lowest-torch wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -93,13 +93,17 @@ bench-one: $(READY) .venv-sb3/.ready
 gpu-check: $(READY)  ## On a machine with a GPU: test the learner on it and measure 1 to 8 ranks; ten minutes
 	python benchmarks/gpu_check.py
 
-check: $(READY)  ## Lint, types, architecture, spelling, shell
+docs: $(READY)  ## Build the site of the documentation in build/site; a dead link fails
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
+check: $(READY)  ## Lint, types, architecture, spelling, shell, links of the documentation
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 	codespell
 	shellcheck .ci/run slurm/*.sbatch tests/cluster/*.sh
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 format: $(READY)
 	ruff check --fix .
@@ -107,7 +111,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,report,notebook,video,export,energy]'
+	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,docs,report,notebook,video,export,energy]'
 	touch $@
 
 .venv-sb3/.ready: benchmarks/sb3-requirements.txt

@@ -111,7 +111,9 @@ def test_a_folder_is_all_that_is_needed(galampi, folder, tmp_path) -> None:
     for command in (("report", out), ("status", out), ("export", out, "--tensorboard", tmp_path / "logs")):
         code, output, errors = galampi(*command, ranks=None, env={"NOTES": str(notes)}).finish()
         assert code == 0, output + errors
-    assert "level" in (out / "report/index.html").read_text() and not notes.exists()
+    page = (out / "report/index.html").read_text()
+    assert "Means of what the environment tells of an episode, over the last 100: level 20" in page
+    assert not notes.exists()
 
     # When the folder has moved it is told, and may be given.
     moved = folder.rename(tmp_path / "moved")
@@ -170,3 +172,16 @@ def test_a_module_that_is_not_there_is_told_before_the_queue(galampi, folder) ->
     code, output, errors = galampi("submit", folder / "job.toml", "--dry-run", ranks=None).finish()
     assert code == 2, output + errors
     assert f"environment.id names the module 'my_env', which is neither in {folder} nor installed" in errors
+
+
+@pytest.mark.one_mpi
+def test_the_example_of_the_documentation_learns(galampi, tmp_path) -> None:
+    text = (Path(__file__).parents[2] / "docs/environments.md").read_text()
+    module, job = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "toml"))
+    (tmp_path / "my_env.py").write_text(module)
+    (tmp_path / "job.toml").write_text(job)
+    code, output, errors = galampi("train", tmp_path / "job.toml", "--out", tmp_path / "run").finish()
+    assert code == 0, output + errors
+    success = np.concatenate([rank.episodes["success"][-50:] for rank in open_run(tmp_path / "run").ranks])
+    # By chance every second door is the right one.
+    assert success.mean() > 0.9

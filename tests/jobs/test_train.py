@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,23 @@ def test_a_stopped_rank_holds_nobody_up(galampi, small_job, tmp_path) -> None:
     during = np.count_nonzero((times > others[gap]) & (times < others[gap + 1]))
     print(f"updates of rank 0 while rank 1 is stopped: {during}")
     assert during > 5000
+
+
+def test_a_script_trains_as_the_command_does(tmp_path) -> None:
+    """The example of the README, on ranks."""
+    documented = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")
+    (example,) = [block.split("```")[0] for block in documented if "import load_job, train" in block]
+    short = example.replace('"3"}', '"3", "total_env_steps": "4000"}')
+    assert short != example
+    (tmp_path / "script.py").write_text(short)
+    done = subprocess.run(
+        ["mpirun", "-n", "2", sys.executable, "script.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLOCK_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_sound(tmp_path / "runs/cartpole-3", num_ranks=2, status="finished")
+    assert len(re.findall(r"^\d+\.\d+$", done.stdout, re.MULTILINE)) == 2

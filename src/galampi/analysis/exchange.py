@@ -26,6 +26,8 @@ _SAME_S = 1e-7
 """Most by which a mean age may differ from the recorded one: rounding of float64."""
 _SKEW_S = 1.0
 """Most by which the clocks of two ranks are taken to differ; both began at the start barrier."""
+_MOST_UPDATES = 5_000_000
+"""Most updates of all ranks that are told again: each takes 50 us, and 800 bytes at the most."""
 _MOST_CHOICES = 10_000
 """Most choices of messages that are compared with the recorded age of one update."""
 
@@ -90,6 +92,9 @@ def replay(run: Run, job: Job) -> Exchange:
         UntoldError: The files do not tell it.
     """
     gossip = job.gossip
+    num_updates = sum(rank.updates.num_rows for rank in run.ranks)
+    if num_updates > _MOST_UPDATES:
+        raise UntoldError(f"its ranks made {num_updates:,} updates, and {_MOST_UPDATES:,} at most are told again")
     logs = [_Log(rank, run.num_ranks, job) for rank in run.ranks]
     steps_first = any(log.steps_first for log in logs)
     exchange = Exchange(

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from galampi.analysis.statistics import episodes, final_return
+from galampi.analysis.tensorboard import EventFile, scalars
 from galampi.errors import ResultsError, UserError
 from galampi.job import Job, parse_job
 from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, load_evaluation
-from galampi.results.reader import Run, Table
+from galampi.results.reader import Run
 
 Scores = dict[str, list[list[float]]]
 Score = Literal["training", "evaluation", "evaluation-greedy"]
@@ -23,8 +22,7 @@ def write_tensorboard(run: Run, folder: Path) -> int:
     """Write every row of `updates` and `episodes` as TensorBoard events.
 
     Each rank, also one that has left the job, becomes a TensorBoard run `RUN/rank-0000`; tags are `updates/entropy` and
-    the like. The step is the row's `env_steps`, and the time is the job time, counted from 1970, so that TensorBoard's
-    relative axis is right.
+    the like.
 
     Args:
         run: The run.
@@ -36,34 +34,17 @@ def write_tensorboard(run: Run, folder: Path) -> int:
     Raises:
         UserError: tensorboardX is not installed, the folder holds events of this run already, or cannot be written.
     """
-    try:
-        from tensorboardX.event_file_writer import EventFileWriter
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-    except ModuleNotFoundError:
-        raise UserError("--tensorboard needs tensorboardX: pip install 'galampi[export]'") from None
     num_events = 0
     for rank in run.all_ranks:
         logs = folder / run.path.resolve().name / rank.path.stem
-        try:
-            if logs.exists() and any(logs.iterdir()):
-                raise UserError(f"{logs}: holds events already; TensorBoard would show both")
-            writer = EventFileWriter(str(logs))
-        except OSError as error:
-            raise UserError(f"{logs}: cannot be written: {error.strerror}") from None
+        if logs.is_dir() and any(logs.iterdir()):
+            raise UserError(f"{logs}: holds events already; TensorBoard would show both")
+        file = EventFile(logs)
         try:
             for table in (rank.updates, rank.episodes):
-                tags, rows, steps, times = _scalars(table)
-                for step, time_s, row in zip(steps, times, rows, strict=True):
-                    values = [
-                        Summary.Value(tag=tag, simple_value=value)
-                        for tag, value in zip(tags, row, strict=True)
-                        if np.isfinite(value)
-                    ]
-                    writer.add_event(Event(wall_time=time_s, step=step, summary=Summary(value=values)))
-                num_events += len(rows)
+                num_events += file.add(*scalars(table))
         finally:
-            writer.close()
+            file.close()
     return num_events
 
 
@@ -108,16 +89,6 @@ def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> list[str]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     return games
-
-
-def _scalars(table: Table) -> tuple[list[str], list[list[float]], list[int], list[float]]:
-    """Return tags, rows of values, and step and time of each row."""
-    columns = table.read()
-    steps, times = columns.pop("env_steps"), columns.pop("time_s")
-    columns.pop(table.schema.scale if table.schema.name == "episodes" else "", None)
-    tags = [f"{table.schema.name}/{name}" for name in columns]
-    rows = np.stack([np.asarray(values, np.float64) for values in columns.values()], axis=1)
-    return tags, rows.tolist(), steps.tolist(), times.tolist()
 
 
 def _algorithm(job: Job, run: Run) -> str:

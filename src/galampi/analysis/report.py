@@ -288,12 +288,16 @@ def _about(job: JobReport) -> str:
     distance = "" if not isinstance(first.distance, str) else f" No distances between ranks: {first.distance}."
     num_left = len(first.run.all_ranks) - job.num_ranks
     left = f" Until it was resumed on fewer there were {num_left} more, who count in all sums." if num_left else ""
+    told = ", ".join(f"{shown(name)} {value:.4g}" for name, value in first.last_numbers.items())
+    numbers = f" Means of what the environment tells of an episode, over the last 100: {told}." if told else ""
+    count = first.num_failures
+    failures = f" Simulators raised exceptions {count} times, see /failures." if count else ""
     changes = "".join(
         f" From update {update:,} of rank 0 on: {shown(text)}." for update, text in settings_changed(first.run)
     )
     return (
         f"{job.num_ranks} ranks of {first.job.environment.num_envs} simulators, {exchange}; {first.run.status}.{left}"
-        f"{changes} {which} Energy: {used}{why}{distance}"
+        f"{changes} {which}{numbers}{failures} Energy: {used}{why}{distance}"
     )
 
 

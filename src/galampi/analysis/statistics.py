@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.results.reader import Run, Table
+from galampi.results.schema import EPISODES
 
 Floats = NDArray[np.float64]
 
@@ -103,6 +104,25 @@ def final_return(finished: Episodes) -> float | None:
     """Return the mean return of the last 100 episodes of a run; None if fewer than 10 ended."""
     last = finished.returns[-WINDOW_EPISODES:]
     return float(last.mean()) if len(last) >= _FEWEST_EPISODES else None
+
+
+def last_numbers(run: Run) -> dict[str, float]:
+    """Return the means over the last 100 episodes of all ranks of what the environment itself told of each.
+
+    An episode that told nothing of a name has no part in its mean; one of which none did is left out.
+    """
+    known = {column.name for column in EPISODES}
+    names = sorted({name for rank in run.all_ranks for name in rank.episodes if name not in known})
+    tables = [rank.episodes.read(start=-WINDOW_EPISODES) for rank in run.all_ranks]
+    means: dict[str, float] = {}
+    if not names:
+        return means
+    last = np.argsort(np.concatenate([table["time_s"] for table in tables]), kind="stable")[-WINDOW_EPISODES:]
+    for name in names:
+        values = np.concatenate([table.get(name, np.full(len(table["time_s"]), np.nan)) for table in tables])[last]
+        if np.isfinite(values).any():
+            means[name] = float(values[np.isfinite(values)].mean())
+    return means
 
 
 @dataclass(frozen=True, eq=False)

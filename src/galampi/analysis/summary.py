@@ -23,6 +23,7 @@ from galampi.analysis.statistics import (
     episodes,
     final_return,
     last,
+    last_numbers,
     learning_curve,
     over_runs,
     since_start,
@@ -92,6 +93,16 @@ class RunReport:
     def episodes(self) -> Episodes:
         """Episodes of all ranks."""
         return episodes(self.run)
+
+    @cached_property
+    def last_numbers(self) -> dict[str, float]:
+        """Means of what the environment told of the last episodes."""
+        return last_numbers(self.run)
+
+    @property
+    def num_failures(self) -> int:
+        """Times a simulator raised an exception."""
+        return sum(rank.failures.num_rows for rank in self.run.all_ranks)
 
     @cached_property
     def distance(self) -> ConsensusDistance | str:
@@ -173,6 +184,8 @@ class RunReport:
             - sum(int(rank.attributes.get("joined_after_update", 0)) for rank in self.run.all_ranks),
             "num_episodes": len(self.episodes.returns),
             "final_return": final_return(self.episodes),
+            "last_numbers": self.last_numbers,
+            "num_failures": self.num_failures,
             "effective_step": effective_step(self.run),
             "messages": {key: self._total(key) for key in ("sent", "received", "skipped")},
             "message_age_s": {"median": _percentile(ages, 50), "p95": _percentile(ages, 95)},

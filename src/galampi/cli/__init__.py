@@ -10,11 +10,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from galampi.cli.analysis import add_report, add_watch
+from galampi.cli.analysis import add_mirror, add_report, add_watch
 from galampi.cli.bench import add_bench
 from galampi.cli.cluster import add_doctor, add_status, add_submit, add_sweep
 from galampi.cli.jobs import add_jobs
-from galampi.cli.policies import add_evaluate, add_export
+from galampi.cli.policies import add_evaluate, add_export, add_verify
 from galampi.cli.settings import Parser, as_named, make_paths_absolute
 from galampi.cli.simulation import add_simulate
 from galampi.cli.train import add_train
@@ -88,7 +88,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, by_command
 
 
-_ONE_PROCESS = ("submit", "sweep", "report", "evaluate", "export", "simulate")
+_ONE_PROCESS = ("submit", "sweep", "mirror", "report", "evaluate", "verify", "export", "simulate")
 _COMMANDS = {
     "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train pong --seed 3"),
     "jobs": (add_jobs, "List the jobs that come with galampi", "python -m galampi jobs"),
@@ -101,6 +101,11 @@ _COMMANDS = {
     "doctor": (add_doctor, "Check what a job needs where it will run", "mpirun -n 4 python -m galampi doctor"),
     "status": (add_status, "Say what became of runs", "python -m galampi status runs/pong"),
     "watch": (add_watch, "Watch a running job", "python -m galampi watch runs/pong"),
+    "mirror": (
+        add_mirror,
+        "Follow runs into TensorBoard until they are finished",
+        "python -m galampi mirror runs/pong --tensorboard logs",
+    ),
     "report": (
         add_report,
         "Write figures, a page and a summary of runs",
@@ -110,6 +115,11 @@ _COMMANDS = {
         add_evaluate,
         "Play episodes with a run's policy",
         "python -m galampi evaluate runs/pong --episodes 10",
+    ),
+    "verify": (
+        add_verify,
+        "Replay what evaluate wrote, and say whether its returns are right",
+        "python -m galampi verify runs/pong/evaluation.h5",
     ),
     "export": (
         add_export,

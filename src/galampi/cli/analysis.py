@@ -1,8 +1,9 @@
-"""The commands that show what became of runs: `report` and `watch`."""
+"""The commands that show what became of runs: `report`, `watch` and `mirror`."""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from galampi.cli.settings import Parser
@@ -49,4 +50,19 @@ def _watch(arguments: argparse.Namespace) -> int:
     from galampi.analysis.watch.command import watch
 
     watch(arguments.folder)
+    return 0
+
+
+def add_mirror(parser: Parser) -> None:
+    """Add the arguments of `mirror`."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--tensorboard", type=Path, required=True, metavar="DIR", help="log folder of TensorBoard")
+    parser.set_defaults(run=_mirror)
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    from galampi.analysis.mirror import mirror
+
+    with suppress(KeyboardInterrupt):
+        mirror(arguments.runs, arguments.tensorboard, tell=lambda line: print(line, flush=True))
     return 0

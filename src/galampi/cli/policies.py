@@ -1,4 +1,4 @@
-"""The commands that put a stored policy to use: `evaluate` and `export`."""
+"""The commands that put a stored policy to use: `evaluate`, `verify` and `export`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,39 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.video:
         print(f"film: {arguments.video}, {played.better} episode 1")
     return 0
+
+
+def add_verify(parser: Parser) -> None:
+    """Add the arguments of `verify`."""
+    parser.epilog = "exit codes: 0 every return is what was claimed; 1 one is not; 2 a mistake in the command"
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="FILE.h5", help="what evaluate wrote, or the run in whose folder it lies"
+    )
+    parser.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from galampi.results.evaluation import EVALUATION_FILE_NAME
+
+    with heavy_imports():
+        from galampi.policies.replay import other_versions, verify
+
+    code = 0
+    for path in arguments.paths:
+        file = path / EVALUATION_FILE_NAME if path.is_dir() else path
+        replayed = verify(file, tell=lambda line: print(line, flush=True))
+        for way in replayed:
+            num_right = way.num_episodes - len(way.mismatches)
+            print(
+                f"{file}: {way.actions}: {num_right} of {way.num_episodes} episodes went as the file says; "
+                f"mean return {way.mean_return:.2f}"
+            )
+            print(*(f"  {line}\n" for line in way.mismatches), sep="", end="", flush=True)
+        if any(way.mismatches for way in replayed):
+            code = 1
+            if others := other_versions(file):
+                print(f"  simulated by other versions: {others}")
+    return code
 
 
 def add_export(parser: Parser) -> None:

@@ -7,11 +7,12 @@ that says how; what is raised in the middle of an episode ends that episode, and
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import numbers
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
@@ -137,16 +138,15 @@ class Simulator:
                 words = np.random.SeedSequence([self._seed, self._num_failures]).generate_state(1)
                 seed = int(words[0]) >> 1
             answer = self._env.reset(seed=seed)
+            _check_reset(answer)
             self._is_broken = False
+        except UnfitError as error:
+            raise self._fault(str(error)) from None
         except Exception as error:
             if self._episode == 1:
                 raise self._fault(f"its reset raises {one_line(error)}") from error
             return self._failed(error)
-        if not isinstance(answer, tuple) or len(answer) != 2:
-            raise self._fault(f"reset returned {_told(answer)}; gymnasium wants (observation, info)")
-        observation, info = answer
-        self._check_info("reset", info)
-        return self._answer(observation, info)
+        return self._answer(*answer)
 
     def step(self, action: np.ndarray) -> Answer:
         """Take one action of a policy.
@@ -157,14 +157,12 @@ class Simulator:
         self._step += 1
         try:
             answer = self._env.step(self.actuation(action))
+            _check_step(answer)
+        except UnfitError as error:
+            raise self._fault(str(error)) from None
         except Exception as error:
             return self._failed(error)
-        if not isinstance(answer, tuple) or len(answer) != 5:
-            raise self._fault(
-                f"step returned {_told(answer)}; gymnasium wants (observation, reward, terminated, truncated, info)"
-            )
         observation, reward, terminated, truncated, info = answer
-        self._check_info("step", info)
         if not _is_number(reward):
             raise self._fault(f"the reward is {_told(reward)}; must be a number")
         if not math.isfinite(reward := float(reward)):
@@ -226,10 +224,6 @@ class Simulator:
         if flat.shape != (num_choices,) or flat.dtype.kind not in "biuf":
             raise self._fault(f"the action mask is {_told(mask)}; must say of {num_choices} choices which are allowed")
         return flat.astype(np.bool_)
-
-    def _check_info(self, method: str, info: Any) -> None:
-        if not isinstance(info, Mapping):
-            raise self._fault(f"the info that {method} returned is {_told(info)}; must be a dict")
 
     def _not_finite(self, row: np.ndarray) -> str:
         for part in self.encoding.parts:
@@ -307,6 +301,8 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
         raise UserError(f"{name}, which cannot be made: {one_line(error)}") from error
     if environment.is_atari:
         made = Game(made, environment)
+    else:
+        _watch(made.unwrapped)
     for entry in environment.wrappers:
         reference, arguments = (entry.wrapper, entry.kwargs) if isinstance(entry, Wrapper) else (entry, {})
         module, _, wrapper = reference.partition(":")
@@ -329,6 +325,40 @@ def render_modes(environment: Environment) -> tuple[list[str], float]:
     """
     with closing(make_environment(environment)) as undrawn:
         return undrawn.metadata.get("render_modes", []), undrawn.metadata.get("render_fps", 30)
+
+
+def _watch(environment: gym.Env[Any, Any]) -> None:
+    """Check what an environment itself returns, before a wrapper takes it apart and raises what says nothing of it."""
+
+    def checked(method: Callable[..., Any], check: Callable[[Any], None]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*arguments: Any, **settings: Any) -> Any:
+            answer = method(*arguments, **settings)
+            check(answer)
+            return answer
+
+        return call
+
+    environment.reset = checked(environment.reset, _check_reset)  # type: ignore[method-assign]
+    environment.step = checked(environment.step, _check_step)  # type: ignore[method-assign]
+
+
+def _check_reset(answer: Any) -> None:
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise UnfitError(f"reset returned {_told(answer)}; gymnasium wants (observation, info)")
+    _check_info("reset", answer[1])
+
+
+def _check_step(answer: Any) -> None:
+    if not isinstance(answer, tuple) or len(answer) != 5:
+        wanted = "(observation, reward, terminated, truncated, info)"
+        raise UnfitError(f"step returned {_told(answer)}; gymnasium wants {wanted}")
+    _check_info("step", answer[4])
+
+
+def _check_info(method: str, info: Any) -> None:
+    if not isinstance(info, Mapping):
+        raise UnfitError(f"the info that {method} returned is {_told(info)}; must be a dict")
 
 
 def _filled(value: Any, number: int) -> Any:

@@ -14,32 +14,29 @@ taken, as in the paper. Early in training, and where chance is part of the skill
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 
 from galampi.errors import UserError
-from galampi.job import import_again
-from galampi.learning import Learner, Simulators, make_simulators
+from galampi.job import dump_job, import_again
+from galampi.learning import Learner, Simulators
 from galampi.learning.actions import masked
 from galampi.learning.envs import MOST_SEED, life_loss_ends_return
-from galampi.policies.played import Bounds, Played, Progress, bounds_of
+from galampi.policies.play import MOST_SIMULATORS, Choose, Filmed, play, simulators_of
+from galampi.policies.played import Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
 from galampi.policies.video import Video
-from galampi.ranks.launched import own_cpus
 from galampi.results.evaluation import Actions, EvaluatedEpisode, save_evaluation
 from galampi.results.sole import sole_writer
 
-MOST_SIMULATORS = 16
-"""Episodes played at once."""
 _PACKAGES = ("galampi", "torch", "h5py", "gymnasium", "ale-py", "numpy")
 _SEEDS = 0x6576616C
 """Keeps the seeds of evaluations apart from those of training."""
@@ -94,9 +91,11 @@ def evaluate(
     words = sequence.generate_state(2, np.uint32)
     first_seed = int(words[0]) % (MOST_SEED - num_episodes)
     environment = stored.job.environment
+    # As in training, where a lost life may be the end of a return.
+    forgets_lives = life_loss_ends_return(environment, stored.job.learner.end_return_on_life_loss)
     learner: Learner | None = None
     episodes: dict[Actions, list[EvaluatedEpisode]] = {actions: [] for actions in ways}
-    firsts: dict[Actions, list[_Filmed]] = {actions: [] for actions in ways}
+    firsts: dict[Actions, list[Filmed]] = {actions: [] for actions in ways}
     with ExitStack() as stack:
         for file in filter(None, (path, video)):
             stack.enter_context(sole_writer(file))
@@ -105,19 +104,12 @@ def evaluate(
             progress = Progress(tell, environment.id, actions, bounds)
             for num_before in range(0, num_episodes, MOST_SIMULATORS):
                 num_envs = min(MOST_SIMULATORS, num_episodes - num_before)
-                simulators = make_simulators(
-                    environment.model_copy(update={"num_envs": num_envs}),
-                    seed=first_seed + num_before,
-                    num_threads=min(num_envs, len(own_cpus())),
-                    life_ends_return=True,
-                )
+                simulators = simulators_of(environment, first_seed=first_seed + num_before, num_envs=num_envs)
                 with closing(simulators):
                     learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
                     filmed = firsts[actions] if film is not None and num_before == 0 else None
-                    greedy = actions == "greedy"
-                    # As in training, where a lost life is the end of a return.
-                    forgets_lives = life_loss_ends_return(environment, stored.job.learner.end_return_on_life_loss)
-                    for simulator, ended in _play(simulators, learner, greedy, forgets_lives, bounds, filmed, progress):
+                    choose = _acting(simulators, learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
+                    for simulator, ended in play(simulators, choose, bounds, progress, filmed):
                         number = num_before + simulator + 1
                         episode = EvaluatedEpisode(episode=number, seed=first_seed + number - 1, **asdict(ended))
                         report(actions, episode)
@@ -128,7 +120,9 @@ def evaluate(
             path,
             episodes,
             {
+                "job_toml": dump_job(stored.job),
                 "policy": stored.source,
+                "modules": list(stored.modules),
                 "updates": list(stored.updates),
                 "env_steps": stored.env_steps,
                 **{name: bound for name, bound in asdict(bounds).items() if bound is not None},
@@ -141,24 +135,6 @@ def evaluate(
             for step in firsts[played.better]:
                 film.follow(*step)
     return played
-
-
-class _Filmed(NamedTuple):
-    """A step of the episode that may be filmed: the action and what the simulator answered."""
-
-    action: np.ndarray
-    reward: float
-    terminated: bool
-    truncated: bool
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """How an episode went."""
-
-    episodic_return: float
-    length: int
-    end: str
 
 
 def make_learner(stored: StoredPolicy, simulators: Simulators, action_seed: int) -> Learner:
@@ -191,53 +167,21 @@ def _fire(simulators: Simulators) -> int | None:
     return meanings.index("FIRE") if "FIRE" in meanings else None
 
 
-def _play(
-    simulators: Simulators,
-    learner: Learner,
-    greedy: bool,
-    forgets_lives: bool,
-    bounds: Bounds,
-    filmed: list[_Filmed] | None,
-    progress: Progress,
-) -> Iterator[tuple[int, _Ended]]:
-    """Play one episode in every simulator, and yield each with its simulator when it ends.
-
-    A simulator whose episode has ended plays on unseen until the last has: its steps are cheap beside the rest.
-    """
+def _acting(simulators: Simulators, learner: Learner, *, greedy: bool, forgets_lives: bool) -> Choose:
+    """Return what plays one episode as a learner's policy does; FIRE in its place after a lost life."""
     fire = _fire(simulators)
     policy = learner.policy
-    num_envs = simulators.num_envs
-    activations = policy.trunk.new_activations(num_envs)
-    memory = policy.recurrence.new_memory(num_envs) if policy.recurrence is not None else None
-    # Scores are sums of up to 100,000 rewards: float32 would lose single points.
-    returns = np.zeros(num_envs)
-    idle = np.zeros(num_envs, np.int64)
-    playing = np.ones(num_envs, np.bool_)
-    presses_fire = np.zeros(num_envs, np.bool_)
-    length = 0
-    observations = simulators.reset()
-    while playing.any():
+    activations = policy.trunk.new_activations(simulators.num_envs)
+    memory = policy.recurrence.new_memory(simulators.num_envs) if policy.recurrence is not None else None
+
+    def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
         policy.trunk.encode(observations, activations[0])
+        if memory is not None and forgets_lives:
+            memory.keeps = torch.from_numpy(~life_lost)[None]
         outputs, _ = policy.forward(activations, memory)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))
         actions = policy.actions.mode(outputs).numpy() if greedy else policy.sample(outputs, learner.generator)
-        if fire is not None:
-            actions = np.where(presses_fire, fire, actions)
-        step = simulators.step(actions)
-        observations, rewards, terminated, truncated, life_lost = step[:5]
-        if filmed is not None and playing[0]:
-            filmed.append(_Filmed(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0])))
-        length += 1
-        returns += rewards
-        idle = np.where((rewards != 0) | life_lost, 0, idle + 1)
-        presses_fire = life_lost
-        if memory is not None and forgets_lives:
-            memory.keeps = torch.from_numpy(~life_lost)[None]
-        stuck = idle >= (bounds.stuck_after or np.inf)
-        ended = playing & (terminated | truncated | stuck | (length >= (bounds.max_episode_steps or np.inf)))
-        for i in np.flatnonzero(ended):
-            end = "terminated" if terminated[i] else "truncated" if truncated[i] else "stuck" if stuck[i] else "cut"
-            yield int(i), _Ended(float(returns[i]), length, end)
-        playing &= ~ended
-        progress.after(length, num_playing=int(playing.sum()), any_ended=not playing.all())
+        return actions if fire is None else np.where(life_lost, fire, actions)
+
+    return choose

@@ -9,7 +9,7 @@ from galampi.results.distance import ConsensusDistance
 from galampi.results.energy import EnergyMeter, visible_gpus
 from galampi.results.job_file import JobFile
 from galampi.results.reader import RankFile, Run, Table, open_run
-from galampi.results.schema import SCHEMA_VERSION, UpdateRow
+from galampi.results.schema import SCHEMA_VERSION, UpdateRow, flush_period_s
 from galampi.results.sketch import Sketch
 from galampi.results.writer import Position, RankWriter, Restart
 
@@ -26,6 +26,7 @@ __all__ = [
     "Sketch",
     "Table",
     "UpdateRow",
+    "flush_period_s",
     "load_checkpoint",
     "open_run",
     "previous_checkpoint",

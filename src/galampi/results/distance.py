@@ -31,7 +31,7 @@ class ConsensusDistance:
     norm: NDArray[np.float64]
     """`[M, N]`: norm of every rank's z, to compare with."""
     between: NDArray[np.float64]
-    """`[N, N]`: distance between every two ranks, mean over the last half of the moments."""
+    """`[N, N]`: distance between every two ranks, mean over the last half of the moments; `[0, 0]` if not asked for."""
     updates: NDArray[np.int64]
     """`[M, N]`: update after which each rank was sketched."""
     apart_s: NDArray[np.float64]
@@ -45,19 +45,22 @@ class ConsensusDistance:
         return np.asarray(self.to_mean / self.norm.mean(axis=1, keepdims=True))
 
 
-def consensus_distance(tables: Sequence[Sketches], align: Literal["time", "update"]) -> ConsensusDistance:
+def consensus_distance(
+    tables: Sequence[Sketches], align: Literal["time", "update"], *, pairs: bool = True
+) -> ConsensusDistance:
     """Estimate how far each rank's parameters are from the mean of all; see `Run.consensus_distance`.
 
     Args:
         tables: Sketches of every rank, one at least, all of one size.
         align: What makes sketches of two ranks one moment.
+        pairs: Whether to compute the distances between every two ranks.
     """
     positions = [table[{"time": "time_s", "update": "update"}[align]] for table in tables]
     at = _common_stretch(positions) if align == "time" else reduce(np.intersect1d, positions)
     rows = np.stack([_nearest(each, at) for each in positions], axis=1)
     to_mean = np.empty((len(at), len(tables)))
     norm = np.empty_like(to_mean)
-    between = np.zeros((len(tables), len(tables)))
+    between = np.zeros((len(tables), len(tables)) if pairs else (0, 0))
     for row, chosen in enumerate(rows):
         sketches = np.stack(
             [table["value"][each].astype(np.float64) for each, table in zip(chosen, tables, strict=True)]
@@ -65,7 +68,7 @@ def consensus_distance(tables: Sequence[Sketches], align: Literal["time", "updat
         differences = sketches - sketches.mean(axis=0)
         to_mean[row] = np.linalg.norm(differences, axis=1)
         norm[row] = np.linalg.norm(sketches, axis=1)
-        if row >= len(at) // 2:
+        if pairs and row >= len(at) // 2:
             squares, products = to_mean[row] ** 2, differences @ differences.T
             between += np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0))
     between /= max(1, len(at) - len(at) // 2)

@@ -4,7 +4,7 @@ Written as a whole when the last episode has ended, so it is never half there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from galampi.errors import ResultsError
 from galampi.results.files import reading, replacing
+from galampi.results.job_file import Attribute
 from galampi.results.schema import NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, TableSchema
 
 EVALUATION_FILE_NAME = "evaluation.h5"
@@ -38,13 +39,14 @@ EVALUATED = TableSchema(
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedEpisode:
-    """One row of `episodes`; `EVALUATED` says what each value is."""
+    """One row of `episodes`, of which `EVALUATED` says what each value is; and the actions it took, [length(, k)]."""
 
     episode: int
     episodic_return: float
     length: int
     end: str
     seed: int
+    taken: NDArray[Any] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +56,25 @@ class Evaluation:
     Attributes:
         attributes: Root attributes: whose policy, how it was played, versions.
         episodes: How the policy was played to its episodes, column name to [num_episodes].
+        taken: How it was played to the actions of all episodes, one after the other, [sum of lengths] or
+            [sum of lengths, k]; of files by older versions empty.
     """
 
     attributes: dict[str, Any]
     episodes: dict[Actions, dict[str, NDArray[Any]]]
+    taken: dict[Actions, NDArray[Any]]
 
 
 def save_evaluation(
     path: Path,
     episodes: Mapping[Actions, Sequence[EvaluatedEpisode]],
-    attributes: Mapping[str, str | int | float | Sequence[int]],
+    attributes: Mapping[str, Attribute],
 ) -> None:
     """Write an evaluation in place of one that is there.
 
     The first kind of episodes becomes the table `episodes`, of which the root attribute `actions` says how they were
-    played, as in files that hold one kind alone; a second one becomes `greedy_episodes`.
+    played, as in files that hold one kind alone; a second one becomes `greedy_episodes`. The actions they took are in
+    `taken/sample` and `taken/greedy`.
 
     Args:
         path: The file, `OUT/evaluation.h5`.
@@ -79,6 +85,7 @@ def save_evaluation(
         file.attrs.update({**attributes, "actions": next(iter(episodes))})
         for actions, rows in episodes.items():
             _write_table(file.create_group(_table_name(file, actions)), rows)
+            _write_taken(file.require_group("taken"), actions, rows)
 
 
 def _table_name(file: h5py.File, actions: Actions) -> str:
@@ -97,6 +104,16 @@ def _write_table(group: h5py.Group, episodes: Sequence[EvaluatedEpisode]) -> Non
     datasets[1].make_scale(EVALUATED.scale)
     for dataset in datasets[2:]:
         dataset.dims[0].attach_scale(datasets[1])
+
+
+def _write_taken(group: h5py.Group, actions: Actions, episodes: Sequence[EvaluatedEpisode]) -> None:
+    taken = np.concatenate([episode.taken for episode in episodes])
+    if np.issubdtype(taken.dtype, np.integer):
+        # The numbers of buttons fit into a byte.
+        taken = taken.astype(np.result_type(np.min_scalar_type(taken.min()), np.min_scalar_type(taken.max())))
+    dataset = group.create_dataset(actions, data=taken, compression="gzip", shuffle=True)
+    description = "actions of all episodes, one after the other, as the policy has them; their lengths say whose"
+    dataset.attrs.update({"units": "1", "description": description})
 
 
 def _read_table(group: h5py.Group) -> dict[str, NDArray[Any]]:
@@ -121,6 +138,7 @@ def load_evaluation(path: Path) -> Evaluation:
                 name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
                 for name, value in file.attrs.items()
             }
-            return Evaluation(attributes, episodes)
+            taken = {actions: file["taken"][actions][:] for actions in episodes} if "taken" in file else {}
+            return Evaluation(attributes, episodes, taken)
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: no such evaluation; python -m galampi evaluate writes it") from error

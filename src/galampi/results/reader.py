@@ -284,7 +284,7 @@ class Run:
         return xarray.concat(datasets, dim=ranks, join="outer", data_vars="all", combine_attrs="override")
 
     def consensus_distance(
-        self, align: Literal["time", "update"] = "time", last: int | None = None
+        self, align: Literal["time", "update"] = "time", last: int | None = None, *, pairs: bool = True
     ) -> ConsensusDistance:
         """Estimate from the sketches how far each rank's parameters are from the mean of all ranks.
 
@@ -298,6 +298,7 @@ class Run:
                 whenever each of them was: right where ranks are in step, as with allreduce, and meaningless
                 where some are slower.
             last: Read only so many of the newest sketches of each rank; None for all.
+            pairs: Compute the distances between every two ranks too, which takes N^2 of everything.
 
         Returns:
             The distances; of no moment if there is none that all ranks' sketches reach.
@@ -311,7 +312,7 @@ class Run:
         tables = [file.sketches.read(start=-last if last else 0) for file in self.ranks]
         if len({table["value"].shape[1] for table in tables}) > 1:
             raise ResultsError(f"{self.path}: the ranks' sketches differ in size")
-        return consensus_distance(tables, align)
+        return consensus_distance(tables, align, pairs=pairs)
 
 
 def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:

@@ -49,7 +49,7 @@ class TableSchema:
     description: str
     columns: tuple[Column, ...]
     chunk_rows: int
-    """Rows a chunk of the file holds."""
+    """Rows a chunk of the file holds; a flush writes whole chunks, so about as many as come between two flushes."""
 
     def __iter__(self) -> Iterator[Column]:
         """Iterate over the columns."""
@@ -112,7 +112,7 @@ UPDATES = TableSchema(
     "updates",
     "one row for each update (optimizer step) of this rank, or for each `thinning`-th one",
     _columns(UpdateRow),
-    chunk_rows=1024,
+    chunk_rows=256,
 )
 
 EPISODES = TableSchema(
@@ -126,7 +126,7 @@ EPISODES = TableSchema(
         Column("time_s", "float64", "s", _TIME),
         Column("simulator", "int64", "1", "index of the simulator on this rank, from 0"),
     ),
-    chunk_rows=1024,
+    chunk_rows=256,
 )
 
 MOST_NUMBERS = 64
@@ -217,6 +217,14 @@ COMPONENT = Column("component", "int64", "1", "index of the component of a sketc
 """Dimension scale of the second dimension of `sketch/value`."""
 
 NUM_ROWS_DESCRIPTION = "rows that are committed; rows beyond it were never finished and are to be ignored"
+
+
+def flush_period_s(num_ranks: int) -> float:
+    """Return the time between two flushes of a rank's file, s.
+
+    A flush is some 75 writes; with this period all ranks together make at most 10,000 a second up to 4,000 ranks.
+    """
+    return min(30.0, max(2.0, num_ranks / 128))
 
 
 def rank_file_name(rank: int) -> str:

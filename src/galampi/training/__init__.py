@@ -40,11 +40,11 @@ Resume = Literal["no", "yes", "auto", "anew"]
 
 def train(
     job: Job,
-    out: Path | None,
+    out: Path | str | None = None,
     *,
-    resume: Resume,
-    argv: Sequence[str],
-    comm: MPI.Intracomm,
+    resume: Resume = "no",
+    argv: Sequence[str] = sys.argv,
+    comm: MPI.Intracomm = MPI.COMM_WORLD,
     origin: Path | None = None,
     quiet: bool = False,
 ) -> tuple[Path, Outcome | None]:
@@ -52,7 +52,7 @@ def train(
 
     Args:
         job: What to train.
-        out: Folder of the run, absolute; None for a new one named after the job.
+        out: Folder of the run; None for a new one named after the job.
         resume: See `Resume`.
         argv: Command line, for the record.
         comm: The ranks of the job.
@@ -66,6 +66,8 @@ def train(
         UserError: On every rank, before anything is written over.
     """
     signals = StopSignals()
+    # Environments are the user's code, and may change the folder.
+    out = None if out is None else Path(out).absolute()
     try:
         with signals:
             with together(comm):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 from galampi.gossip import Patience, Stage
 from galampi.gossip.mixing import Int64s
@@ -23,9 +25,12 @@ from galampi.training.signals import StopSignals
 
 log = logging.getLogger(__name__)
 
+Floats = NDArray[np.float64]
+
 PARTIAL_CODE = 4
 """Exit code of a job that has ended without some of its ranks."""
 _LOOK_PERIOD_S = 0.01
+_RECENT_EPISODES = 100
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,12 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         if patience.ends_job(comm.rank, stages, time.monotonic(), signals.caught_at_s):
             _end_without_some(rank, stages)
         time.sleep(_LOOK_PERIOD_S)
-    weights = comm.allgather(rank.gossip.mixing.weight)
-    if (rank.mailboxes.stages == Stage.SAVED).all():
-        assert abs(sum(weights) - comm.size) < 1e-9 * comm.size, f"push-sum weights sum to {sum(weights)}"
+    is_whole = bool((rank.mailboxes.stages == Stage.SAVED).all())
     rank.mailboxes.free()
-    outcome = _sum_up(rank, weights, z_while_training, elapsed_s)
+    outcome = sum_up(rank, z_while_training, elapsed_s)
+    if is_whole:
+        total = outcome.weights[2]
+        assert abs(total - comm.size) < 1e-9 * comm.size, f"push-sum weights sum to {total}"
     if comm.rank == 0:
         JobFile.set_status(rank.out, outcome.status)
     comm.Barrier()
@@ -113,20 +119,30 @@ def _end_without_some(rank: Rank, stages: Int64s) -> NoReturn:
     raise AssertionError("a job of one rank has no others to wait for")
 
 
-def _sum_up(rank: Rank, weights: list[float], z_while_training: np.ndarray, elapsed_s: float) -> Outcome:
-    """Gather what the job came to. Collective over comm."""
+def sum_up(rank: Rank, z_while_training: np.ndarray, elapsed_s: float) -> Outcome:
+    """Gather on rank 0, as arrays, what the job came to, and tell the outcome to all. Collective over comm.
+
+    Args:
+        rank: This one.
+        z_while_training: Its parameters at the end of its training, [P].
+        elapsed_s: Time it has trained.
+    """
     comm, start, mixing = rank.comm, rank.start, rank.gossip.mixing
-    env_steps = start.total_env_steps(np.array(comm.allgather(rank.env_steps), dtype=np.int64))
-    recent = sorted(pair for pairs in comm.allgather(list(rank.returns)) for pair in pairs)[-100:]
-    moved = comm.allreduce(mixing.weight * mixing.moved)
-    num_updates = comm.allreduce(rank.update - start.counters["update"])
+    limit_s = rank.job.max_time_s
     mean = z_while_training / comm.size
     comm.Allreduce(MPI.IN_PLACE, mean)
-    distance = max(comm.allgather(float(np.linalg.norm(z_while_training - mean))))
-    limit_s = rank.job.max_time_s
-    time_is_over = bool(limit_s and start.time_s + elapsed_s >= limit_s)
-    # A signal may come while the last update meets the budget, and another rank may have caught it.
-    is_finished = env_steps >= rank.job.total_env_steps or comm.allreduce(time_is_over, MPI.LOR)
+    facts = {
+        # Whole numbers are exact in float64 up to 2^53.
+        "env_steps": rank.env_steps,
+        "updates": rank.update - start.counters["update"],
+        "sent": rank.counts["sent"],
+        "weight": mixing.weight,
+        "moved": mixing.weight * mixing.moved,
+        "distance": float(np.linalg.norm(z_while_training - mean)),
+        "time_is_over": bool(limit_s and start.time_s + elapsed_s >= limit_s),
+    }
+    gathered = dict(zip(facts, _gather(comm, np.array(list(facts.values()), np.float64)), strict=True))
+    recent = _gather(comm, _newest(rank.returns))
     told = ""
     if rank.fails_too_often:
         told = (
@@ -134,18 +150,45 @@ def _sum_up(rank: Rank, weights: list[float], z_while_training: np.ndarray, elap
             f"{rank.job.environment.max_failures}; the last time: {rank.last_failure}"
         )
     failure = next(filter(None, comm.allgather(told)), "")
-    return Outcome(
-        status="failed" if failure else "finished" if is_finished else "stopped",
-        failure=failure,
-        env_steps=env_steps,
-        steps_per_s=(env_steps - start.total_env_steps(start.progress)) / elapsed_s,
-        mean_return=float(np.mean([value for _, value in recent])) if recent else float("nan"),
-        messages=comm.allreduce(rank.counts["sent"]),
-        weights=(min(weights), max(weights), sum(weights)),
-        effective_step=moved / num_updates if num_updates else float("nan"),
-        distance=distance,
-        relative_distance=distance / float(np.linalg.norm(mean)),
-    )
+    outcome: Outcome | None = None
+    if comm.rank == 0:
+        env_steps = start.total_env_steps(gathered["env_steps"].astype(np.int64))
+        # A signal may come while the last update meets the budget, and another rank may have caught it.
+        is_finished = env_steps >= rank.job.total_env_steps or gathered["time_is_over"].any()
+        ended_s, returns = recent.reshape(2, -1)
+        returns = returns[np.lexsort((returns, ended_s))][: np.isfinite(ended_s).sum()][-_RECENT_EPISODES:]
+        weights, num_updates = gathered["weight"], gathered["updates"].sum()
+        distance = float(gathered["distance"].max())
+        outcome = Outcome(
+            status="failed" if failure else "finished" if is_finished else "stopped",
+            failure=failure,
+            env_steps=env_steps,
+            steps_per_s=(env_steps - start.total_env_steps(start.progress)) / elapsed_s,
+            mean_return=float(returns.mean()) if len(returns) else float("nan"),
+            messages=int(gathered["sent"].sum()),
+            weights=(float(weights.min()), float(weights.max()), float(weights.sum())),
+            effective_step=float(gathered["moved"].sum() / num_updates) if num_updates else float("nan"),
+            distance=distance,
+            relative_distance=distance / float(np.linalg.norm(mean)),
+        )
+    outcome = comm.bcast(outcome)
+    assert outcome is not None
+    return outcome
+
+
+def _gather(comm: MPI.Intracomm, row: Floats) -> Floats:
+    """Return on rank 0 the rows of all ranks, transposed, [length, n]; elsewhere nothing. Collective over comm."""
+    rows = np.empty((comm.size if comm.rank == 0 else 0, row.size))
+    comm.Gather(row, rows, root=0)
+    return np.ascontiguousarray(rows.T)
+
+
+def _newest(returns: Iterable[tuple[float, float]]) -> Floats:
+    """Return times and returns of a rank's last episodes, one after the other; NaN for those it has not had."""
+    newest = np.full((2, _RECENT_EPISODES), np.nan)
+    pairs = np.array(list(returns)[-_RECENT_EPISODES:]).reshape(-1, 2)
+    newest[:, : len(pairs)] = pairs.T
+    return newest.ravel()
 
 
 def _close_simulators(rank: Rank) -> None:

@@ -9,14 +9,15 @@ import zlib
 
 from galampi.errors import LostRankError
 from galampi.learning import Episode, Failure, Rollout
-from galampi.results import UpdateRow
+from galampi.results import UpdateRow, flush_period_s
 from galampi.training.display import Display
 from galampi.training.rank import Rank
 from galampi.training.signals import StopNow, StopSignals
 
 log = logging.getLogger(__name__)
 
-_FLUSH_PERIOD_S = 2.0
+_LOOK_PERIOD_S = 2.0
+"""Between two looks for ranks that have fallen silent."""
 _STEP_NORM_EVERY = 8
 _FEW_PARAMETERS = 100_000
 _CHECKSUM_EVERY = 100
@@ -123,7 +124,9 @@ class Recorder:
         """Record nothing yet."""
         self._rank = rank
         self._display = display
-        self._flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
+        self._flush_period_s = flush_period_s(rank.comm.size)
+        self._flush_due_s = time.monotonic() + self._flush_period_s
+        self._look_due_s = 0.0
         self._sketch_due_s = 0.0
         self._record_s = 0.0
         self._tracebacks: set[str] = set()
@@ -151,8 +154,10 @@ class Recorder:
             writer.write_energy(row.time_s, rank.placement.hostname, rank.energy.counted_j())
         if time.monotonic() >= self._flush_due_s:
             writer.flush()
+            self._flush_due_s = time.monotonic() + self._flush_period_s
+        if time.monotonic() >= self._look_due_s:
             rank.silence.look(rank.mailboxes.progress, rank.gossip)
-            self._flush_due_s = time.monotonic() + _FLUSH_PERIOD_S
+            self._look_due_s = time.monotonic() + _LOOK_PERIOD_S
         rank.save_if_due()
         if self._display is not None and self._display.due:
             self._display.update(round(rank.done * rank.job.total_env_steps), rank.mean_return())

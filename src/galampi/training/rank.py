@@ -165,7 +165,9 @@ class Rank:
     def save_if_due(self) -> None:
         """Save a checkpoint if it is time, by the clock or by updates; keep one apart if it is wanted."""
         settings, now_s = self.job.checkpoint, time.monotonic()
-        if now_s >= self._checkpoint_due_s or self.update % settings.every_updates == 0:
+        # Ranks of one speed would all save at the same updates.
+        own_turn = settings.every_updates * self.comm.rank // self.comm.size
+        if now_s >= self._checkpoint_due_s or self.update % settings.every_updates == own_turn:
             self.save(exact=False)
             self._checkpoint_due_s = now_s + settings.every_s
         if settings.keep_every_updates and self.update % settings.keep_every_updates == 0:

@@ -6,6 +6,7 @@ from made_runs import make_run
 from simulated_exchange import NUM_PARAMETERS, simulate, write_rank
 
 from galampi.analysis import ball
+from galampi.analysis import exchange as telling
 from galampi.analysis.ball import Bound, bound, constants
 from galampi.analysis.exchange import replay
 from galampi.errors import UntoldError
@@ -256,3 +257,15 @@ def test_no_bound_has_a_reason(tmp_path, settings, reason):
     found = bound(run, parse_job(run.job_toml, "test"), run.consensus_distance())
     assert isinstance(found, str)
     assert reason in found
+
+
+def test_a_run_that_is_too_long_to_be_told_again_has_no_bound_and_says_why(tmp_path, monkeypatch):
+    simulate(tmp_path, num_ranks=2, slowness=[1, 1.3], end_s=3.0)
+    run = open_run(tmp_path)
+    job = parse_job(run.job_toml, "test")
+    num_updates = sum(rank.updates.num_rows for rank in run.ranks)
+    monkeypatch.setattr(telling, "_MOST_UPDATES", num_updates)
+    assert len(replay(run, job).rank) > 0
+    monkeypatch.setattr(telling, "_MOST_UPDATES", num_updates - 1)
+    with pytest.raises(UntoldError, match=f"its ranks made {num_updates} updates, and {num_updates - 1} at most"):
+        replay(run, job)

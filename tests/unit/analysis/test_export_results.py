@@ -1,9 +1,8 @@
 """TensorBoard's files read back record by record, and rliable's scores."""
 
-import struct
-
 import numpy as np
 import pytest
+from event_records import records
 
 from galampi.analysis.export import rliable_scores, write_rliable, write_tensorboard
 from galampi.errors import ResultsError, UserError
@@ -22,31 +21,6 @@ def write_run(out, *, game="CartPole-v1", seed=1, method="push-sum", returns=(),
                     episodic_return=value + rank, length=7, env_steps=10 * k, time_s=float(k), simulator=0
                 )
     return open_run(out)
-
-
-def masked_crc32c(data: bytes) -> int:
-    """The checksum of a TFRecord, bit by bit."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def records(path):
-    """Yield the events of a TensorBoard file, as the TFRecord format has them."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    data, at = path.read_bytes(), 0
-    while at < len(data):
-        (length, length_crc) = struct.unpack_from("<QI", data, at)
-        body = data[at + 12 : at + 12 + length]
-        assert masked_crc32c(data[at : at + 8]) == length_crc
-        assert masked_crc32c(body) == struct.unpack_from("<I", data, at + 12 + length)[0]
-        yield Event.FromString(body)
-        at += 16 + length
 
 
 def test_every_row_becomes_an_event(tmp_path) -> None:
@@ -112,7 +86,12 @@ def test_scores_of_evaluations(tmp_path) -> None:
         rliable_scores([run], "evaluation")
     path = run.path / "evaluation.h5"
     drawn, greedy = (
-        [EvaluatedEpisode(episode=k, episodic_return=float(k), length=3, end="stuck", seed=k) for k in returns]
+        [
+            EvaluatedEpisode(
+                episode=k, episodic_return=float(k), length=3, end="stuck", seed=k, taken=np.zeros(3, np.int64)
+            )
+            for k in returns
+        ]
         for returns in ((1, 2, 6), (0, 2))
     )
     save_evaluation(path, {"sample": drawn, "greedy": greedy}, {})

@@ -37,6 +37,8 @@ SUMMARY_OF_A_RUN = {
     "num_updates",
     "num_episodes",
     "final_return",
+    "last_numbers",
+    "num_failures",
     "messages",
     "message_age_s",
     "weight",
@@ -292,12 +294,13 @@ def test_hostile_names_are_shown_as_text(tmp_path):
     [
         ("environment.frame_skip", "2", "environment.frame_skip is 4 in"),
         ("environment.repeat_action_probability", "0.25", "environment.repeat_action_probability is 0.0 in"),
-        ("environment.id", "Acrobot-v1", "environment.id is CartPole-v1 in"),
+        ("environment.id", "ALE/Qbert-v5", "environment.id is ALE/Pong-v5 in"),
     ],
 )
 def test_other_environments_and_units_are_refused(no_pictures, tmp_path, key, value, line):
-    one = make_run(tmp_path / "one", num_updates=30)
-    two = make_run(tmp_path / "two", num_updates=30, settings={key: value})
+    game = {"environment.id": "ALE/Pong-v5"}
+    one = make_run(tmp_path / "one", num_updates=30, settings=game)
+    two = make_run(tmp_path / "two", num_updates=30, settings={**game, key: value})
     with pytest.raises(UserError, match=re.escape(line)) as raised:
         report([one, two], tmp_path / "out")
     assert "--mixed" in str(raised.value)

@@ -437,11 +437,11 @@ def test_a_mistake_in_the_job_shows_before_the_wait(tmp_path) -> None:
         run(["submit", str(job), "--dry-run"])
 
 
-@pytest.mark.parametrize("command", [[name, "--help"] for name in ("submit", "status", "sweep", "jobs")])
-def test_login_node_commands_know_neither_torch_nor_mpi(command) -> None:
+@pytest.mark.parametrize("name", ["submit", "status", "sweep", "jobs", "verify", "mirror"])
+def test_login_node_commands_know_neither_torch_nor_mpi(name) -> None:
     code = (
         "import sys; from galampi.cli import run\n"
-        f"try: run({command!r})\nexcept SystemExit: pass\n"
+        f"try: run([{name!r}, '--help'])\nexcept SystemExit: pass\n"
         "import galampi.launch.commands, galampi.launch.here\n"
         "assert not {'torch', 'mpi4py', 'gymnasium'} & set(sys.modules)"
     )

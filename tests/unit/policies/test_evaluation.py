@@ -190,7 +190,9 @@ def told(sample, greedy) -> list[str]:
     """What is told of these returns."""
     episodes = {
         actions: [
-            EvaluatedEpisode(episode=k, episodic_return=value, length=9, end="terminated", seed=k)
+            EvaluatedEpisode(
+                episode=k, episodic_return=value, length=9, end="terminated", seed=k, taken=np.zeros(9, np.int64)
+            )
             for k, value in enumerate(returns, 1)
         ]
         for actions, returns in (("sample", sample), ("greedy", greedy))
@@ -225,7 +227,7 @@ def test_files_of_one_kind_of_episodes_stay_readable(store, tmp_path) -> None:
     played = evaluate(find_policy(store("CartPole-v1")), path, num_episodes=2, ways=["greedy"])
     with h5py.File(path) as file:
         assert file.attrs["actions"] == "greedy"
-        assert [name for name in file] == ["episodes"]
+        assert [name for name in file] == ["episodes", "taken"]
     read = load_evaluation(path)
     assert list(read.episodes) == ["greedy"]
     assert read.episodes["greedy"]["return"].tolist() == played.returns("greedy").tolist()
@@ -313,7 +315,7 @@ def test_the_file_is_plain_and_says_what_it_is(store, tmp_path) -> None:
 
 
 def test_nothing_is_played_for_a_file_that_cannot_be_written(store, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "make_simulators", None)
+    monkeypatch.setattr(evaluation, "simulators_of", None)
     stored = find_policy(store("CartPole-v1"))
     with pytest.raises(UserError, match=r"nowhere is no folder to write to"):
         evaluate(stored, tmp_path / "nowhere/e.h5")
@@ -325,7 +327,7 @@ def test_nothing_is_played_for_a_file_that_cannot_be_written(store, tmp_path, mo
 
 
 def test_nothing_is_played_for_a_file_that_is_being_written(store, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "make_simulators", None)
+    monkeypatch.setattr(evaluation, "simulators_of", None)
     stored = find_policy(store("CartPole-v1"))
     for held in (tmp_path / "e.h5", tmp_path / "film.mp4"):
         with sole_writer(held), pytest.raises(UserError, match=rf"^{held}: is being written by another process"):

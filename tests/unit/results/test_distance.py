@@ -34,6 +34,9 @@ def test_consensus_distance_against_the_exact_one(tmp_path):
     assert found.updates[0].tolist() == [10, 10, 0]
     assert found.relative_error == sketch.relative_error
     np.testing.assert_allclose(found.to_mean[near], np.tile(exact, (8, 1)), rtol=5 * sketch.relative_error)
+    alone = open_run(tmp_path).consensus_distance(pairs=False)
+    assert alone.between.size == 0 and found.between.shape == (3, 3)
+    np.testing.assert_array_equal(alone.to_mean, found.to_mean)
     norms = np.array([[np.linalg.norm(start + each + direction * time_s) for each in offsets] for time_s in found.at])
     np.testing.assert_allclose(found.norm[near], norms[near], rtol=5 * sketch.relative_error)
 

@@ -15,7 +15,7 @@ import rank_rows
 from rank_rows import SKETCH, write_row
 
 from galampi.errors import ResultsError
-from galampi.results import Position, RankWriter, Restart, Sketch, open_run
+from galampi.results import Position, RankWriter, Restart, Sketch, UpdateRow, flush_period_s, open_run
 from galampi.results.schema import TABLES
 
 
@@ -232,3 +232,27 @@ def test_close_flushes_and_may_be_repeated(tmp_path):
     writer.close()
     writer.close()
     assert assert_whole(tmp_path) == rows(1)
+
+
+def test_a_flush_writes_chunks_that_are_about_as_long_as_what_comes_between_two(tmp_path) -> None:
+    def written_bytes() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
+
+    each = []
+    with RankWriter(tmp_path / "rank-0000.h5", rank=0) as writer:
+        for update in range(1, 40 * 30 + 1):
+            n = float(update)
+            numbers = dict.fromkeys(UpdateRow._fields, n)
+            writer.write_update(UpdateRow(**{**numbers, "update": update}))
+            writer.write_episode(episodic_return=n, length=1, env_steps=update, time_s=n, simulator=0)
+            if update % 40 == 0:
+                before = written_bytes()
+                writer.flush()
+                each.append(written_bytes() - before)
+    # Two chunks a column, were one always to end; with 1,024 rows a chunk it was twice as much.
+    assert np.mean(each[1:]) < 2 * 256 * 8 * (len(UpdateRow._fields) + 6)
+
+
+def test_all_ranks_together_flush_at_a_bounded_rate() -> None:
+    assert [flush_period_s(num_ranks) for num_ranks in (1, 256, 1024, 100_000)] == [2, 2, 8, 30]

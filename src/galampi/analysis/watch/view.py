@@ -13,11 +13,12 @@ from galampi.analysis.shown import number, shown, span
 from galampi.errors import ResultsError
 from galampi.job import parse_job
 from galampi.results.reader import RankFile, Run, open_run
+from galampi.results.schema import flush_period_s
 
 _GIVE_UP_AFTER_S = 60.0
 _RECENT_S = 60.0
-# Ranks flush every two seconds, so this is far more than an update of any sensible job takes.
-_SILENT_AFTER_S = 30.0
+# Beside the time between two flushes; far more than an update of any sensible job takes.
+_SILENT_AFTER_S = 28.0
 _WINDOW_EPISODES = 100
 
 
@@ -186,7 +187,7 @@ class RunView:
             quiet_s = now_s - view.seen_s
             if newest_s is not None and view.time_s is not None:
                 quiet_s = max(quiet_s, newest_s - view.time_s)
-            if quiet_s > _SILENT_AFTER_S:
+            if quiet_s > _SILENT_AFTER_S + flush_period_s(len(self.ranks)):
                 never = " (no update yet)" if view.time_s is None else ""
                 silent[view.rank] = f"rank {view.rank} on {shown(view.hostname)} silent for {span(quiet_s)}{never}"
         return silent
@@ -238,7 +239,7 @@ class RunView:
             return
         # Not yet, or by this job never, if some rank has no sketch.
         with suppress(ResultsError):
-            distance = run.consensus_distance(last=8)
+            distance = run.consensus_distance(last=8, pairs=False)
             if len(distance.at):
                 relative = distance.relative[-1]
                 for view, value in zip(self.ranks, relative, strict=True):

@@ -1,0 +1,62 @@
+"""What is asked of runs most often, in a call each: learning curves and final returns, with intervals over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from galampi.analysis import statistics
+from galampi.analysis.statistics import Floats, Interval, duration_s, episodes, learning_curve, over_runs
+from galampi.errors import ResultsError
+from galampi.results.reader import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Curve(Interval):
+    """A learning curve: the mean return of the last 100 episodes, as interquartile mean over runs.
+
+    Attributes:
+        at: [M] moments, in env steps of all ranks or in s of job time.
+    """
+
+    at: Floats
+
+
+def curve(
+    runs: Run | Sequence[Run], along: Literal["env_steps", "time_s"] = "env_steps", num_moments: int = 200
+) -> Curve:
+    """Return the learning curve of a run, or of several that are one job with different seeds.
+
+    Args:
+        runs: One, whose curve is `iqm` and has no interval; or several, with a 95 % bootstrap interval (scipy).
+        along: What the moments count.
+        num_moments: M; they divide what every run has equally. NaN where a run had ended fewer than 10 episodes.
+    """
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    ends = [_env_steps(run) if along == "env_steps" else duration_s(run) for run in runs]
+    at = np.linspace(0, min(ends), num_moments + 1)[1:]
+    over = over_runs(np.stack([learning_curve(episodes(run), along, at) for run in runs]))
+    return Curve(over.iqm, over.low, over.high, at)
+
+
+def final_return(runs: Run | Sequence[Run]) -> tuple[float, float, float]:
+    """Return the mean return of the last 100 episodes, and the ends of its interval: as `curve` has them, at the end.
+
+    Raises:
+        ResultsError: Fewer than 10 episodes of a run have ended.
+    """
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    finals = [statistics.final_return(episodes(run)) for run in runs]
+    for run, final in zip(runs, finals, strict=True):
+        if final is None:
+            raise ResultsError(f"{run.path}: too few episodes have ended for a return")
+    over = over_runs(np.array(finals, np.float64)[:, None])
+    return float(over.iqm[0]), float(over.low[0]), float(over.high[0])
+
+
+def _env_steps(run: Run) -> int:
+    """Return the env steps of all ranks, those that have left the job included."""
+    return sum(int(statistics.last(rank.updates, "env_steps")) for rank in run.all_ranks if rank.updates.num_rows)

@@ -1,0 +1,49 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from made_runs import make_run
+
+from galampi import curve, final_return, open_run
+from galampi.analysis.statistics import episodes, learning_curve
+from galampi.errors import ResultsError
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [open_run(make_run(tmp_path / str(seed), settings={"seed": str(seed)}, slope=seed)) for seed in (1, 2, 3)]
+
+
+def test_the_curve_of_a_run_is_its_own(runs) -> None:
+    for along in ("env_steps", "time_s"):
+        found = curve(runs[0], along, 7)
+        assert np.array_equal(found.iqm, learning_curve(episodes(runs[0]), along, found.at), equal_nan=True)
+        assert np.isnan(found.low).all()
+    # All ranks together.
+    assert curve(runs[0]).at[-1] == 2 * 200 * 80
+    assert found.at[-1] == 20.0
+    assert final_return(runs[0])[0] == pytest.approx(found.iqm[-1]) == pytest.approx(curve(runs[0]).iqm[-1])
+
+
+def test_several_runs_have_an_interval(runs) -> None:
+    found = curve(runs)
+    finals = [final_return(run)[0] for run in runs]
+    assert final_return(runs) == pytest.approx((found.iqm[-1], found.low[-1], found.high[-1]))
+    assert found.iqm[-1] == pytest.approx(np.mean(finals))
+    # One resample in 27 of three runs is three times the best: more than the 2.5 % beyond the interval.
+    assert (found.low[-1], found.high[-1]) == pytest.approx((min(finals), max(finals)))
+
+
+def test_a_run_without_episodes(tmp_path, runs) -> None:
+    fresh = open_run(make_run(tmp_path / "fresh", num_updates=2))
+    with pytest.raises(ResultsError, match="fresh: too few episodes have ended"):
+        final_return([*runs, fresh])
+
+
+def test_reading_needs_neither_torch_nor_mpi() -> None:
+    code = (
+        "import sys; from galampi import curve, final_return, load_job, open_run\n"
+        "assert not {'torch', 'mpi4py', 'gymnasium', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,130 @@
+"""Evaluations replayed: as they were, and after somebody has had a hand in the file."""
+
+import h5py
+import numpy as np
+import pytest
+
+from galampi.cli import run
+from galampi.errors import ResultsError
+from galampi.policies import evaluation, replay
+from galampi.policies.evaluation import evaluate
+from galampi.policies.replay import verify
+from galampi.policies.stored import find_policy
+from galampi.results.evaluation import load_evaluation
+
+NOOP = 0
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ALE/Breakout-v5", {"environment.repeat_action_probability": "0.25", "environment.full_action_space": "true"}),
+        ("ALE/Pong-v5", {"environment.max_episode_frames": "400", "environment.frame_skip": "3"}),
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", {}),
+    ],
+)
+def test_what_was_played_is_played_again(store, tmp_path, monkeypatch, name, settings) -> None:
+    path = tmp_path / "e.h5"
+    for module in (evaluation, replay):
+        monkeypatch.setattr(module, "MOST_SIMULATORS", 2)
+    played = evaluate(find_policy(store(name, settings=settings)), path, num_episodes=3, max_episode_steps=150)
+    # Neither checkpoints nor a network.
+    monkeypatch.setattr(evaluation, "Learner", None)
+    replayed = verify(path)
+    assert [way.actions for way in replayed] == ["sample", "greedy"]
+    for way in replayed:
+        assert (way.num_episodes, list(way.mismatches)) == (3, [])
+        assert way.mean_return == played.returns(way.actions).mean()
+    assert path.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize(("stuck_after", "most", "end"), [(150, None, "stuck"), (None, 90, "cut")])
+def test_episodes_that_were_ended(store, constant_policy, tmp_path, monkeypatch, stuck_after, most, end) -> None:
+    monkeypatch.setattr(evaluation, "_fire", lambda simulators: None)
+    stored = find_policy(store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP)))
+    limits = {"stuck_after": stuck_after, "max_episode_steps": most}
+    evaluate(stored, tmp_path / "e.h5", num_episodes=2, ways=["greedy"], **limits)
+    assert set(load_evaluation(tmp_path / "e.h5").episodes["greedy"]["end"]) == {end}
+    assert not any(replayed.mismatches for replayed in verify(tmp_path / "e.h5"))
+
+
+@pytest.fixture
+def played(store, tmp_path):
+    """An evaluation of CartPole, which ends as soon as actions are worse."""
+    evaluate(find_policy(store("CartPole-v1")), tmp_path / "e.h5", num_episodes=4, ways=["sample"], seed=3)
+    return tmp_path / "e.h5"
+
+
+def a_better_return(file) -> None:
+    file["episodes/return"][1] += 1
+
+
+def another_seed(file) -> None:
+    file["episodes/seed"][:] = file["episodes/seed"][:] + 1
+
+
+def other_actions(file) -> None:
+    file["taken/sample"][:] = 1 - file["taken/sample"][:]
+
+
+def ended_before_it_was_bad(file) -> None:
+    """All rewards are 1, so that the return of the first steps is known."""
+    lengths = file["episodes/length"][:]
+    keep = np.ones(lengths.sum(), bool)
+    keep[lengths[:2].sum() - 1] = False
+    taken = file["taken/sample"][:][keep]
+    del file["taken/sample"]
+    file["taken/sample"] = taken
+    file["episodes/length"][1] -= 1
+    file["episodes/return"][1] -= 1
+
+
+def called_cut(file) -> None:
+    ended_before_it_was_bad(file)
+    file["episodes/end"][1] = "cut"
+
+
+@pytest.mark.parametrize("change", [a_better_return, another_seed, other_actions, ended_before_it_was_bad, called_cut])
+def test_a_file_that_was_changed(played, capsys, change) -> None:
+    assert run(["verify", str(played)]) == 0
+    with h5py.File(played, "r+") as file:
+        length = int(file["episodes/length"][1])
+        change(file)
+    capsys.readouterr()
+    assert run(["verify", str(played)]) == 1
+    told = capsys.readouterr().out
+    if change is a_better_return:
+        assert told.splitlines() == [
+            f"{played}: sample: 3 of 4 episodes went as the file says; mean return "
+            f"{load_evaluation(played).episodes['sample']['length'].mean():.2f}",
+            f"  episode 2: the file says return {length + 1}, {length} env steps, terminated; "
+            f"replayed: return {length}, {length} env steps, terminated",
+        ]
+    if change in (ended_before_it_was_bad, called_cut):
+        assert "3 of 4" in told
+
+
+def test_other_versions_are_named(played, capsys) -> None:
+    with h5py.File(played, "r+") as file:
+        a_better_return(file)
+        file.attrs["ale_py_version"] = "0.1"
+    assert run(["verify", str(played.parent / "e.h5")]) == 1
+    assert "  simulated by other versions: ale-py 0.1 then, " in capsys.readouterr().out
+
+
+def test_files_that_cannot_be_replayed(played, tmp_path) -> None:
+    with pytest.raises(ResultsError, match=r"/evaluation\.h5: no such evaluation"):
+        run(["verify", str(tmp_path)])
+    with h5py.File(played, "r+") as file:
+        file["taken/sample"][3] = 7
+    with pytest.raises(ResultsError, match=r"e\.h5: damaged: sample actions that CartPole-v1 does not have$"):
+        verify(played)
+    with h5py.File(played, "r+") as file:
+        file["episodes/length"][0] += 1
+    with pytest.raises(ResultsError, match=r"e\.h5: damaged: its sample episodes do not fit"):
+        verify(played)
+    with h5py.File(played, "r+") as file:
+        del file["taken"]
+    with pytest.raises(ResultsError, match=r"e\.h5: holds no actions, for an older galampi wrote it"):
+        verify(played)
