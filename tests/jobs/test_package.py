@@ -85,7 +85,7 @@ def test_the_wheel_holds_the_package_and_no_more(wheel) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {name for name in names if not re.match(r"galampi-[^/]*\.dist-info/", name)}
     expected = {f"galampi/{path.relative_to(ROOT / 'src/galampi')}" for path in (ROOT / "src/galampi").rglob("*.py")}
-    expected |= {f"galampi/jobs/{path.name}" for path in (ROOT / "jobs").iterdir()}
+    expected |= {f"galampi/jobs/{path.name}" for path in (ROOT / "jobs").iterdir() if path.is_file()}
     expected |= {f"galampi/slurm/{path.name}" for path in (ROOT / "slurm").iterdir()}
     assert package == expected | {"galampi/py.typed"}
 

@@ -91,6 +91,8 @@ def evaluate(
     words = sequence.generate_state(2, np.uint32)
     first_seed = int(words[0]) % (MOST_SEED - num_episodes)
     environment = stored.job.environment
+    # As in training, where a lost life may be the end of a return.
+    forgets_lives = life_loss_ends_return(environment, stored.job.learner.end_return_on_life_loss)
     learner: Learner | None = None
     episodes: dict[Actions, list[EvaluatedEpisode]] = {actions: [] for actions in ways}
     firsts: dict[Actions, list[Filmed]] = {actions: [] for actions in ways}
@@ -106,8 +108,6 @@ def evaluate(
                 with closing(simulators):
                     learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
                     filmed = firsts[actions] if film is not None and num_before == 0 else None
-                    # As in training, where a lost life is the end of a return.
-                    forgets_lives = life_loss_ends_return(environment, stored.job.learner.end_return_on_life_loss)
                     choose = _acting(simulators, learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
                     for simulator, ended in play(simulators, choose, bounds, progress, filmed):
                         number = num_before + simulator + 1
@@ -168,16 +168,16 @@ def _fire(simulators: Simulators) -> int | None:
 
 
 def _acting(simulators: Simulators, learner: Learner, *, greedy: bool, forgets_lives: bool) -> Choose:
-    """Return what plays as a learner's policy does, from the first step on; FIRE in its place after a lost life."""
+    """Return what plays one episode as a learner's policy does; FIRE in its place after a lost life."""
     fire = _fire(simulators)
     policy = learner.policy
     activations = policy.trunk.new_activations(simulators.num_envs)
     memory = policy.recurrence.new_memory(simulators.num_envs) if policy.recurrence is not None else None
 
     def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
+        policy.trunk.encode(observations, activations[0])
         if memory is not None and forgets_lives:
             memory.keeps = torch.from_numpy(~life_lost)[None]
-        policy.trunk.encode(observations, activations[0])
         outputs, _ = policy.forward(activations, memory)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))

@@ -134,7 +134,15 @@ def test_what_is_no_trunk_is_refused_in_one_line(name, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("space", [SMALL, gym.spaces.Box(0.0, 1.0, (3, 7, 9), np.float32), PIXELS])
+@pytest.mark.parametrize(
+    "space",
+    [
+        SMALL,
+        gym.spaces.Box(0.0, 1.0, (3, 7, 9), np.float32),
+        gym.spaces.Box(0.0, 1.0, (44, 40, 3), np.float32),
+        PIXELS,
+    ],
+)
 def test_small_images_have_a_network_of_their_own(space):
     policy = make_policy(space)
     channels, height, width = Encoding(space).shape
