@@ -106,6 +106,10 @@ def test_a_folder_is_all_that_is_needed(galampi, folder, tmp_path) -> None:
     assert code == 0, output + errors
     assert says in output and "module my_walls has changed since the run began" in output
 
+    code, output, errors = galampi("export", out, "--policy", tmp_path / "p.safetensors", ranks=None).finish()
+    assert code == 0, output + errors
+    assert says in output
+
     # What only reads a run imports nothing.
     notes = tmp_path / "notes"
     for command in (("report", out), ("status", out), ("export", out, "--tensorboard", tmp_path / "logs")):

@@ -21,6 +21,7 @@ from galampi import __version__
 from galampi.errors import UserError
 from galampi.learning import make_simulators
 from galampi.learning.plain import PlainNetwork
+from galampi.learning.spaces import Actuation
 from galampi.policies.evaluation import make_learner
 from galampi.policies.stored import StoredPolicy
 
@@ -88,7 +89,7 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
     environment = stored.job.environment.model_copy(update={"num_envs": 1})
     with closing(make_simulators(environment, seed=0, num_threads=1, life_ends_return="auto")) as simulators:
         policy = make_learner(stored, simulators, action_seed=0).policy
-        space = simulators.single_action_space
+        space, encoding = simulators.single_action_space, simulators.encoding
     network = PlainNetwork(policy)
     about = {
         "trunk": policy.trunk.description,
@@ -102,11 +103,30 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         "env_steps": stored.env_steps,
         "galampi_version": __version__,
     }
+    if len(encoding.parts) > 1:
+        # What is where in a row that was put together of several.
+        about["parts"] = [[part.name, part.kind, part.shape, part.start] for part in encoding.parts]
+    return network, about | _about_actions(simulators.actuation, space)
+
+
+def _about_actions(actuation: Actuation, space: gym.Space[Any]) -> dict[str, Any]:
+    """Return what a program must know to make an action of outputs."""
     if isinstance(space, gym.spaces.Discrete):
-        return network, {**about, "actions": "discrete", "first_action": int(space.start)}
-    assert isinstance(space, gym.spaces.Box)
-    bounds = {"low": _plain_numbers(space.low), "high": _plain_numbers(space.high)}
-    return network, {**about, "actions": "gaussian", **bounds}
+        return {"actions": "discrete", "first_action": int(space.start)}
+    if not isinstance(space, gym.spaces.Box):
+        first = (
+            space.start.ravel().tolist() if isinstance(space, gym.spaces.MultiDiscrete) else [0] * len(actuation.least)
+        )
+        sizes = (actuation.most - actuation.least + 1).tolist()
+        return {"actions": "multi-discrete", "sizes": sizes, "first_actions": first, "action_shape": space.shape}
+    return {
+        "actions": "gaussian",
+        "middle": actuation.middle.tolist(),
+        "half_range": actuation.half_range.tolist(),
+        "low": _plain_numbers(actuation.low),
+        "high": _plain_numbers(actuation.high),
+        "action_shape": space.shape,
+    }
 
 
 def _plain_numbers(values: np.ndarray) -> list[float | None]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from galampi.errors import UserError
 from galampi.job import Environment
 from galampi.learning import Simulators, make_simulators
 from galampi.policies.played import Bounds, Progress
@@ -76,6 +77,9 @@ def play(
         bounds: What ends an episode that does not end by itself.
         progress: Told after each step.
         filmed: Takes the steps of the first episode.
+
+    Raises:
+        UserError: A simulator raises an exception, or does not keep to what gymnasium wants.
     """
     num_envs = simulators.num_envs
     # Scores are sums of up to 100,000 rewards: float32 would lose single points.
@@ -87,7 +91,10 @@ def play(
     observations = simulators.reset()
     while playing.any():
         actions = choose(observations, life_lost)
-        observations, rewards, terminated, truncated, life_lost = simulators.step(actions)[:5]
+        step = simulators.step(actions)
+        if step.failures:
+            raise UserError(step.failures[0].error)
+        observations, rewards, terminated, truncated, life_lost = step[:5]
         if filmed is not None and playing[0]:
             filmed.append(Filmed(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0])))
         taken.append(actions)

@@ -106,6 +106,7 @@ def test_the_metadata_say_how_to_act(store, tmp_path) -> None:
         log_std = file.get_tensor("log_std")
     assert log_std.tolist() == stored.z[-1:].tolist()
     assert (about["actions"], about["low"], about["high"]) == ("gaussian", [-2.0], [2.0])
+    assert (about["middle"], about["half_range"]) == ([0.0], [2.0])
     assert about["environment"]["id"] == "Pendulum-v1"
     assert (about["policy"], about["env_steps"]) == ("mean", 1000)
 

@@ -1,0 +1,46 @@
+"""Who ends a job without some of its ranks, and when."""
+
+import numpy as np
+
+from galampi.gossip import SIGNALLED_PATIENCE_S, Patience, Stage
+
+TRAINING, SENT_ALL, SAVED, SAVED_ALONE = Stage
+
+
+def ends(patience, rank, stages, now_s, signalled_s=None) -> bool:
+    return patience.ends_job(rank, np.array(stages), now_s, signalled_s)
+
+
+def test_the_first_that_has_saved_ends_a_job_and_any_other_after_as_long_again() -> None:
+    first, other = Patience(0.0, 60.0), Patience(0.0, 60.0)
+    stages = [TRAINING, SAVED_ALONE, SAVED_ALONE]
+    assert not ends(first, 1, stages, 60.0)
+    assert ends(first, 1, stages, 60.1)
+    assert not ends(other, 2, stages, 61.0)
+    assert not ends(other, 2, stages, 121.9)
+    assert ends(other, 2, stages, 122.1)
+
+
+def test_a_rank_that_comes_after_all_is_waited_for_anew() -> None:
+    other = Patience(0.0, 60.0)
+    assert not ends(other, 2, [TRAINING, SAVED, SAVED], 61.0)
+    # It has come to its end: twice the time for all, and only then as long again for the first to act.
+    assert not ends(other, 2, [SENT_ALL, SAVED, SAVED], 119.0)
+    assert not ends(other, 2, [SENT_ALL, SAVED, SAVED], 123.0)
+    assert not ends(other, 2, [SENT_ALL, SAVED, SAVED], 240.0)
+    assert ends(other, 2, [SENT_ALL, SAVED, SAVED], 247.0)
+
+
+def test_after_a_signal_nobody_waits_long() -> None:
+    patience = Patience(0.0, 60.0)
+    stages = [TRAINING, SAVED]
+    assert not ends(patience, 1, stages, 10.0 + SIGNALLED_PATIENCE_S, signalled_s=10.0)
+    assert ends(patience, 1, stages, 10.1 + SIGNALLED_PATIENCE_S, signalled_s=10.0)
+    # A signal that came before the end counts from the end.
+    assert not ends(Patience(20.0, 60.0), 1, stages, 20.0 + SIGNALLED_PATIENCE_S, signalled_s=1.0)
+
+
+def test_once_one_has_given_up_messages_the_others_do() -> None:
+    patience = Patience(0.0, 60.0)
+    assert not patience.is_over_for_messages(np.array([TRAINING, SENT_ALL]), 1.0, None)
+    assert patience.is_over_for_messages(np.array([TRAINING, SAVED_ALONE]), 1.0, None)
