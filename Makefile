@@ -102,7 +102,7 @@ check: $(READY)  ## Lint, types, architecture, spelling, shell, links of the doc
 	mypy
 	lint-imports
 	codespell
-	shellcheck .ci/run slurm/*.sbatch tests/cluster/*.sh
+	shellcheck .ci/run containers/*.sh slurm/*.sbatch tests/cluster/*.sh
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 format: $(READY)

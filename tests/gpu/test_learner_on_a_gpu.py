@@ -1,5 +1,7 @@
 """The learner on a GPU beside the same learner on the processor; `make gpu-check` runs these."""
 
+from types import MappingProxyType
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,18 +9,20 @@ import torch
 
 from galampi.job import parse_job
 from galampi.learning import Learner, Rollout
+from galampi.learning.recurrence import Memory
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 VECTOR = gym.spaces.Box(-1, 1, (3,), np.float32)
 FOUR_ACTIONS = gym.spaces.Discrete(4)
 TWO_NUMBERS = gym.spaces.Box(-2, 2, (2,), np.float32)
+NETWORKS = [{"network.kind": "nets:nature"}, {"network.recurrent": "gru"}, {"network.recurrent": "lstm"}]
 SPACES = [(PIXELS, FOUR_ACTIONS), (VECTOR, FOUR_ACTIONS), (VECTOR, TWO_NUMBERS)]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-def make_learner(spaces, device, precision="float32"):
-    job = parse_job("", "test", {})
+def make_learner(spaces, device, precision="float32", network=MappingProxyType({})):
+    job = parse_job("", "test", network)
     return Learner(job, *spaces, total_simulators=16, seed=1, action_seed=7, device=device, precision=precision)
 
 
@@ -36,6 +40,8 @@ def make_rollout(learner, spaces, num_steps=5, num_envs=8):
     terminated[1, 0] = truncated[2, 1] = True
     valid[2, 0] = valid[3, 1] = False
     discrete = isinstance(action_space, gym.spaces.Discrete)
+    recurrence = learner.policy.recurrence
+    keeps = torch.from_numpy(rng.random((num_steps + 1, num_envs)) > 0.2)
     return Rollout(
         activations,
         rng.integers(0, 4, shape) if discrete else rng.normal(size=(*shape, 2)).astype(np.float32),
@@ -45,11 +51,12 @@ def make_rollout(learner, spaces, num_steps=5, num_envs=8):
         truncated,
         valid,
         parameters_version=-1,
+        memory=Memory(recurrence.new_memory(num_envs).state + 0.5, keeps) if recurrence is not None else None,
     )
 
 
-def gradient_on(device, spaces, precision="float32"):
-    learner = make_learner(spaces, device, precision)
+def gradient_on(device, spaces, precision="float32", network=MappingProxyType({})):
+    learner = make_learner(spaces, device, precision, network)
     losses = learner.compute_gradient(make_rollout(learner, spaces))
     return learner.gradient.copy(), losses
 
@@ -61,6 +68,12 @@ def test_the_gradient_is_that_of_the_processor(spaces) -> None:
     assert np.linalg.norm(on_gpu - expected) < 1e-4 * np.linalg.norm(expected)
     assert losses.value_loss == pytest.approx(losses_there.value_loss, rel=1e-4)
     assert losses.entropy == pytest.approx(losses_there.entropy, rel=1e-4)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_other_networks_have_the_gradient_of_the_processor(network) -> None:
+    on_gpu, expected = (gradient_on(device, SPACES[0], network=network)[0] for device in ("cuda:0", "cpu"))
+    assert np.linalg.norm(on_gpu - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_bfloat16_is_as_near_as_on_the_processor() -> None:

@@ -15,7 +15,7 @@ BATCH_FILES = Path(__file__).parents[1] / "slurm"
 
 def shipped_jobs() -> dict[str, Path]:
     """Return the file of every job that comes with this package, by its name."""
-    return {path.stem: path for path in sorted(JOBS.glob("*.toml"))}
+    return {path.stem: path for path in sorted(JOBS.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def find_job(text: str) -> Path:

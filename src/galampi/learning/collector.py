@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch
 from galampi.job import Job
 from galampi.learning.a2c import Learner
 from galampi.learning.actions import masked
-from galampi.learning.envs import Simulators
+from galampi.learning.envs import Simulators, Step
 from galampi.learning.memory import require_memory
 from galampi.learning.recurrence import Memory
 from galampi.learning.rollout import Episode, Rollout
@@ -95,13 +96,7 @@ class RolloutCollector:
             self._lengths += self._valid[t]
             self._resets_next = terminated | truncated
             self.failures += step.failures
-            failed = {failure.simulator for failure in step.failures}
-            for simulator in np.flatnonzero(self._resets_next).tolist():
-                if simulator not in failed:
-                    numbers = step.numbers.get(simulator, {})
-                    length = int(self._lengths[simulator])
-                    episodes.append(Episode(float(self._returns[simulator]), length, simulator, numbers))
-                self._returns[simulator] = self._lengths[simulator] = 0
+            episodes += self._ended(step)
             rewards = rewards * self._reward_scale
             self._rewards[t] = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
             self._terminated[t] = terminated | life_lost
@@ -127,6 +122,16 @@ class RolloutCollector:
             memory,
         )
         return rollout, episodes
+
+    def _ended(self, step: Step) -> Iterator[Episode]:
+        """Yield the episodes that a step has ended, but for those that a failure has, and begin new ones."""
+        failed = {failure.simulator for failure in step.failures}
+        for simulator in np.flatnonzero(step.terminated | step.truncated).tolist():
+            if simulator not in failed:
+                numbers = step.numbers.get(simulator, {})
+                length = int(self._lengths[simulator])
+                yield Episode(float(self._returns[simulator]), length, simulator, numbers)
+            self._returns[simulator] = self._lengths[simulator] = 0
 
     def _memory_for(self, t: int) -> Memory | None:
         """Return what is remembered by each simulator before the observation t of the rollout."""

@@ -149,7 +149,8 @@ def sum_up(rank: Rank, z_while_training: np.ndarray, elapsed_s: float) -> Outcom
             f"simulators of rank {comm.rank} have raised {rank.num_failures} times, and environment.max_failures is "
             f"{rank.job.environment.max_failures}; the last time: {rank.last_failure}"
         )
-    failure = next(filter(None, comm.allgather(told)), "")
+    # On rank 0 alone, as all the rest.
+    failure = next(filter(None, comm.gather(told) or ()), "")
     outcome: Outcome | None = None
     if comm.rank == 0:
         env_steps = start.total_env_steps(gathered["env_steps"].astype(np.int64))

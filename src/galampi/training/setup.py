@@ -11,6 +11,7 @@ import math
 import platform
 import random
 import subprocess
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,6 +153,11 @@ def make_rank(
         sizes = comm.allgather(num_parameters)
         if len(set(sizes)) > 1:
             raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
+        if start.learner is None and len(set(comm.allgather(zlib.crc32(learning.learner.z.data)))) > 1:
+            raise UserError(
+                f"network.kind is {job.network.kind!r}, which begins with other parameters on each rank; must draw "
+                "them from torch's generator"
+            )
     hostnames = comm.allgather(placement.hostname)
     silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
     mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)

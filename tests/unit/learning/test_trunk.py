@@ -100,6 +100,8 @@ def test_a_users_module_is_trained_on_the_flat_vector():
     # What ranks average and optimizers change is what the module computes with.
     policy.parameters.z -= 1e-3 * gradient
     policy.parameters.refresh()
+    own = torch.cat([p.detach().flatten() for p in policy.trunk.module.parameters()])
+    np.testing.assert_array_equal(own, policy.parameters.z[: own.numel()])
     after = pass_through(policy, observations)
     assert loss_of(*after[:2], None) < loss_of(outputs, values, None)
 
