@@ -18,6 +18,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -88,9 +90,7 @@ class Mailboxes(MailboxRules):
         # Sources of puts and accumulates must hold still until they complete, so each edge has its own.
         self._header_out = np.zeros(num_edges, dtype=header)
         self._flag_out = np.zeros(num_edges, dtype=np.int64)
-        self._ack_out = np.zeros(num_edges, dtype=np.int64)
-        self._stop_out = np.ones(1, dtype=np.int64)
-        self._stage_out = np.zeros(1, dtype=np.int64)
+        self._word_out = np.zeros(1, dtype=np.int64)
         self._staged = {
             edge: np.empty(num_parameters, dtype=self._dtype)
             for edge, peer in enumerate(self._out_peers)
@@ -98,6 +98,11 @@ class Mailboxes(MailboxRules):
         }
         # Puts the network has not yet taken. While an edge is under way it belongs to its thread.
         self._requests: dict[int, list[MPI.Request]] = {}
+        # Ranks that may not answer a word, each with who waits for it in the place of this rank.
+        self._off_node = {
+            rank for rank in range(comm.size) if rank != comm.rank and (rank not in on_node if stage is None else stage)
+        }
+        self._couriers: dict[int, _Courier] = {}
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._thread_error: BaseException | None = None
@@ -143,6 +148,8 @@ class Mailboxes(MailboxRules):
             self._ended.set()
             for thread in self._threads:
                 thread.join()
+            for courier in self._couriers.values():
+                courier.finish()
             self._window.Flush_all()
             self._comm.Barrier()
             self._stop = self._stages = self._acks = self._flags = np.empty(0, dtype=np.int64)
@@ -175,8 +182,7 @@ class Mailboxes(MailboxRules):
                 else:
                     self._complete_put(edge)
         except BaseException as error:
-            # The rank's next call raises it.
-            self._thread_error = error
+            self._fail(error)
 
     def _sync(self) -> None:
         self._window.Sync()
@@ -238,22 +244,66 @@ class Mailboxes(MailboxRules):
         )
 
     def _send_ack(self, edge: int, number: int) -> None:
-        self._ack_out[edge] = number
-        self._replace(self._ack_out[edge : edge + 1], self._in_peers[edge], self._acks_at + edge * _LINE)
+        self._write(number, self._in_peers[edge], self._acks_at + edge * _LINE)
 
     def _tell_stop(self, rank: int) -> None:
-        self._replace(self._stop_out, rank, 0)
+        self._write(1, rank, 0)
 
     def _tell_stage(self, rank: int, stage: Stage) -> None:
-        self._stage_out[0] = stage
-        self._replace(self._stage_out, rank, self._stages_at + 8 * self._comm.rank)
+        self._write(stage, rank, self._stages_at + 8 * self._comm.rank)
 
-    def _replace(self, value: Int64s, rank: int, at: int) -> None:
-        self._window.Accumulate(value, rank, at, MPI.REPLACE)
-        self._window.Flush_local(rank)
+    def _write(self, word: int, rank: int, at: int) -> None:
+        """Write a word into a rank's window; by a courier where it is elsewhere, for a network may need both ends."""
+        if rank not in self._off_node or not self._threads:
+            _replace(self._window, self._word_out, word, rank, at)
+            return
+        if rank not in self._couriers:
+            self._couriers[rank] = _Courier(self._window, rank, self._fail)
+        self._couriers[rank].send(word, at)
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep what has ended a thread; the rank's next call raises it."""
+        self._thread_error = error
 
     def _slot(self, edge: int) -> int:
         return self._slots_at + edge * self._slot_bytes
+
+
+class _Courier:
+    """Writes words into one rank's window, in the order they are given, and waits there in the place of the giver."""
+
+    def __init__(self, window: MPI.Win, rank: int, fail: Callable[[BaseException], None]) -> None:
+        self._window = window
+        self._rank = rank
+        self._fail = fail
+        self._words: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._deliver, name=f"galampi-words-{rank}", daemon=True)
+        self._thread.start()
+
+    def send(self, word: int, at: int) -> None:
+        """Give a word to be written at a place of the window. Waits for nobody."""
+        self._words.put((word, at))
+
+    def finish(self) -> None:
+        """Wait until all are written."""
+        self._words.put(None)
+        self._thread.join()
+
+    def _deliver(self) -> None:
+        word_out = np.zeros(1, dtype=np.int64)
+        try:
+            while (item := self._words.get()) is not None:
+                word, at = item
+                _replace(self._window, word_out, word, self._rank, at)
+        except BaseException as error:
+            self._fail(error)
+
+
+def _replace(window: MPI.Win, word_out: Int64s, word: int, rank: int, at: int) -> None:
+    """Write a word into a rank's window, from an array that holds still meanwhile."""
+    word_out[0] = word
+    window.Accumulate(word_out, rank, at, MPI.REPLACE)
+    window.Flush_local(rank)
 
 
 def _pieces(z: Floats) -> list[tuple[int, Floats]]:
