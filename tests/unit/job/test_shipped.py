@@ -38,7 +38,7 @@ def test_a_name_of_nothing(tmp_path, monkeypatch, command) -> None:
 def test_every_shipped_job_has_a_line(capsys) -> None:
     assert run(["jobs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    files = sorted((ROOT / "jobs").glob("*.toml"))
+    files = sorted((ROOT / "jobs").glob("*.toml"), key=lambda file: file.stem)
     assert [tuple(line.split(maxsplit=1)) for line in lines] == [
         (file.stem, file.read_text().splitlines()[0].removeprefix("# ")) for file in files
     ]
