@@ -96,6 +96,9 @@ class Mailboxes(MailboxRules):
             for edge, peer in enumerate(self._out_peers)
             if (peer not in on_node if stage is None else stage)
         }
+        # Ranks whose memory this one reaches itself, and what was told to others and the network has not yet taken.
+        self._near = on_node if not stage else {comm.rank}
+        self._words: list[tuple[MPI.Request, Int64s]] = []
         # Puts the network has not yet taken. While an edge is under way it belongs to its thread.
         self._requests: dict[int, list[MPI.Request]] = {}
         self._ended = threading.Event()
@@ -144,6 +147,7 @@ class Mailboxes(MailboxRules):
             for thread in self._threads:
                 thread.join()
             self._window.Flush_all()
+            MPI.Request.Waitall([request for request, _ in self._words])
             self._comm.Barrier()
             self._stop = self._stages = self._acks = self._flags = np.empty(0, dtype=np.int64)
             self._headers, self._payloads = [], []
@@ -249,8 +253,14 @@ class Mailboxes(MailboxRules):
         self._replace(self._stage_out, rank, self._stages_at + 8 * self._comm.rank)
 
     def _replace(self, value: Int64s, rank: int, at: int) -> None:
-        self._window.Accumulate(value, rank, at, MPI.REPLACE)
-        self._window.Flush_local(rank)
+        if rank in self._near:
+            self._window.Accumulate(value, rank, at, MPI.REPLACE)
+            self._window.Flush_local(rank)
+            return
+        # A flush would wait for the puts to that rank too, and so for ever if it is stopped.
+        value = value.copy()
+        self._words.append((self._window.Raccumulate(value, rank, at, MPI.REPLACE), value))
+        self._words = [word for word in self._words if not word[0].Test()]
 
     def _slot(self, edge: int) -> int:
         return self._slots_at + edge * self._slot_bytes
