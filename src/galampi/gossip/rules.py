@@ -151,6 +151,7 @@ class MailboxRules(ABC):
     @property
     def stop_announced(self) -> bool:
         """Whether some rank has announced a stop, which is then passed on. One-sided; waits for nobody."""
+        self._drive()
         self._sync()
         if self._stop[0]:
             self.announce_stop()
