@@ -18,7 +18,7 @@ def test_a_run_goes_on_to_its_end(begun, launchers, case) -> None:
         # Slurm's pmi2 and MPICH now and then fail to start; then the job comes back once more, the run does not.
         assert len(rank.restarts["restart"]) == 1, log
         assert 1 <= int(job["Restarts"]) <= 5, log
-        assert rank.restarts["update"][0] >= 5
+        assert rank.restarts["update"][0] > 0
     event, _, launcher = case
     reason = run.ranks[0].restarts["reason"][0]
     print(case, reason)

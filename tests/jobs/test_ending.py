@@ -76,7 +76,7 @@ def test_a_stuck_rank_holds_no_other_edge_up_on_a_network(galampi, small_job, tm
 
     # The two that are left go on to hear of each other.
     before = received_from(0, 2), received_from(2, 0)
-    wait_for(lambda: received_from(0, 2) > before[0] + 100 and received_from(2, 0) > before[1] + 100)
+    wait_for(lambda: received_from(0, 2) > before[0] + 20 and received_from(2, 0) > before[1] + 20)
     rank_process(command, 0).send_signal(signal.SIGTERM)
     code, output, errors = command.finish()
     assert code == 4, output + errors

@@ -32,7 +32,8 @@ def test_push_sum_moves_by_the_learning_rate(comm, all_peers, slow_factor) -> No
                 mailboxes.announce_stop()
         assert gossip.drain(z)
     moved = comm.allreduce(gossip.mixing.weight * float(z[0])) / comm.allreduce(num_steps)
-    assert moved == pytest.approx(1, abs=0.02)
+    # Each rank's own mean of its weight at its steps, over some hundred of them; without it the figure is 0.67 or less.
+    assert moved == pytest.approx(1, abs=0.06)
     assert gossip.mixing.moved == pytest.approx(float(z[0]), rel=1e-4)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
-from galampi.job import find_job, load_job
+from galampi.job import load_job
 
 
 def add_submit(parser: Parser) -> None:
@@ -17,9 +17,7 @@ def add_submit(parser: Parser) -> None:
         "python -m galampi submit JOB|SWEEP [--out DIR] [--sweep KEY=A,B ...] [--section.key VALUE ...] "
         "[-- OPTION OF SBATCH ...]"
     )
-    parser.add_argument(
-        "job", type=find_job, metavar="JOB|SWEEP", help="job file or name, or a sweep's folder: what it lacks"
-    )
+    parser.add_argument("job", metavar="JOB|SWEEP", help="job file or name, or a sweep's folder: what it lacks")
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
     _add_axes(parser)
     parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
@@ -81,7 +79,7 @@ def add_sweep(parser: Parser) -> None:
         "4 some are not done"
     )
     parser.add_argument("folder", type=Path, metavar="SWEEP", help="folder of the sweep; one that is there goes on")
-    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
+    parser.add_argument("job", nargs="?", metavar="JOB", help=JOB_HELP)
     _add_axes(parser)
     parser.add_argument("--at-once", type=positive, default=1, metavar="N", help="most runs at the same time [1]")
     parser.add_argument("--ranks", type=positive, metavar="N", help="ranks of each run [as before, else 2]")
@@ -132,7 +130,7 @@ def add_doctor(parser: Parser) -> None:
     """Add the arguments of `doctor`."""
     parser.usage = "mpirun|srun ... python -m galampi doctor [JOB] [--out DIR] [--json] [--section.key VALUE ...]"
     parser.epilog = "exit codes: 0 nothing failed; 1 something did; 2 a mistake in the command"
-    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
+    parser.add_argument("job", nargs="?", metavar="JOB", help=JOB_HELP)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder its runs will be in [runs]")
     parser.add_argument("--json", action="store_true", help="print a JSON list of the findings")
     add_settings(parser)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
 from galampi.errors import UserError
-from galampi.job import find_job, load_job, parse_job
+from galampi.job import load_job, parse_job
 from galampi.ranks.importing import heavy_imports
 
 
@@ -19,7 +19,7 @@ def add_train(parser: Parser) -> None:
     parser.usage = (
         "python -m galampi [train] [JOB] [--out DIR] [--resume] [--from RUN] [--quiet] [--section.key VALUE ...]"
     )
-    parser.add_argument("job", nargs="?", type=find_job, metavar="JOB", help=JOB_HELP)
+    parser.add_argument("job", nargs="?", metavar="JOB", help=JOB_HELP)
     parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; must be empty or new")
     parser.add_argument(
         "--resume",

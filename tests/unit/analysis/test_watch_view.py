@@ -50,8 +50,9 @@ def test_a_view_tells_the_numbers_of_the_files(running):
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 60), (40, 12)])
-@pytest.mark.parametrize("num_ranks", [1, 2, 40])
-def test_the_picture_fits_the_terminal(tmp_path, width, height, num_ranks):
+@pytest.mark.parametrize(("num_ranks", "num_silent"), [(1, 0), (2, 0), (2, 1), (40, 0), (40, 30)])
+def test_the_picture_fits_the_terminal(tmp_path, monkeypatch, width, height, num_ranks, num_silent):
+    monkeypatch.setattr(RunView, "silent", {rank: f"rank {rank} silent for 35 s" for rank in range(num_silent)})
     run = make_run(tmp_path / "run", num_ranks=num_ranks, num_updates=20, status="running", sketches=False)
     lines = drawn(RunView(run), width, height)
     assert len(lines) <= height
@@ -61,6 +62,7 @@ def test_the_picture_fits_the_terminal(tmp_path, width, height, num_ranks):
     assert "q leaves" in lines[-1]
     if width >= 80:
         assert "distance" in text
+    assert ("silent" in text) == (num_silent > 0)
     if num_ranks == 40 and height < 60:
         assert re.search(r"\+[23]\d", text)
 

@@ -37,9 +37,13 @@ def picture(view: RunView, width: int, height: int) -> Group:
     rate = f"{view.env_steps_per_s:,.0f} steps/s  " if view.status == "running" else ""
     progress.add_row(Text(steps), ProgressBar(total=1.0, completed=done), Text(rate + left))
 
-    warnings = [Text(line, style="bold red", overflow="ellipsis", no_wrap=True) for line in list(silent.values())[:2]]
-    if len(silent) > 2:
-        warnings.append(Text(f"and {len(silent) - 2} more silent ranks", style="bold red"))
+    lines = list(silent.values())
+    # Of a terminal of few lines they leave the rest its place.
+    num_lines = min(3, max(1, height - 11))
+    if len(lines) > num_lines:
+        others = f"and {len(lines) - num_lines + 1} more silent ranks" if num_lines > 1 else f"{len(lines)} silent ranks"
+        lines[num_lines - 1 :] = [others]
+    warnings = [Text(line, style="bold red", overflow="ellipsis", no_wrap=True) for line in lines]
     leave = "q leaves; the job goes on" if view.status == "running" else "q leaves"
     # Above and below the table: head, progress, two gaps, the table's head, the title of the curve, the way out.
     room = height - 7 - len(warnings)
