@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+from types import TracebackType
 
 from galampi.cli import run
 from galampi.errors import BrokenRunError, UserError
@@ -20,6 +21,7 @@ def main() -> int:
     rank = launched_rank()
     # MPICH's network layer warns of what a rank leaves behind that ends by an error, below the line that says which.
     os.environ.setdefault("UCX_LOG_LEVEL", "error")
+    _ignore_released_files()
     if rank > 0 and not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:]):
         return 0
     try:
@@ -47,6 +49,23 @@ def main() -> int:
     except BaseException:
         _fail(rank)
         return 1
+
+
+def _ignore_released_files() -> None:
+    """Say nothing of a file that could not be written and is let go: that it could not is raised besides.
+
+    h5py prints such an error twice, with a traceback and as one that is ignored.
+    """
+
+    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if "decrement id ref count" not in str(error):
+            sys.__excepthook__(kind, error, trace)
+
+    def ignored(unraisable: sys.UnraisableHookArgs) -> None:
+        if "h5py" not in f"{unraisable.err_msg} {unraisable.object!r}":
+            sys.__unraisablehook__(unraisable)
+
+    sys.excepthook, sys.unraisablehook = printed, ignored
 
 
 def _fail(rank: int) -> None:
