@@ -17,7 +17,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run environment test test-mpich test-openmpi test-once test-ranks test-unit test-commands test-mpi test-network \
+.PHONY: run environment test test-mpich test-openmpi test-alone test-once test-ranks test-unit test-commands test-mpi test-network \
 	test-jobs test-cluster test-package test-simulation test-lowest-torch wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
@@ -25,13 +25,14 @@ run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most
 
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
-# Ranks that wait and jobs that queue leave half a machine idle: one column of tests for each MPI library, side by side.
+# Ranks that wait and jobs that queue leave half a machine idle: a column of tests for each MPI library, and one for the
+# rest, side by side.
 # A part that fails hides no other: all run, and those that failed are named at the end.
 test:  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
 	$(MAKE) MPI=mpich environment
 	$(MAKE) MPI=openmpi environment
 	+@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
-	$(MAKE) --jobs=2 --keep-going --output-sync=line FAILED="$$failed" test-mpich test-openmpi; \
+	$(MAKE) --jobs=3 --keep-going --output-sync=line FAILED="$$failed" test-openmpi test-mpich test-alone; \
 	code=$$?; cat "$$failed"; exit $$code
 
 ONCE := test-unit test-commands
@@ -41,10 +42,13 @@ each = +@failed=; for part in $(2); do $(MAKE) MPI=$(1) $$part || failed="$$fail
 	[ -z "$$failed" ] || { echo "failed under $(1):$$failed" | tee -a $(FAILED); exit 1; }
 
 test-mpich:
-	$(call each,mpich,$(ONCE) $(WITH_RANKS) test-cluster)
+	$(call each,mpich,$(WITH_RANKS))
 
 test-openmpi:
 	$(call each,openmpi,$(WITH_RANKS) test-cluster)
+
+test-alone:
+	$(call each,mpich,$(ONCE) test-cluster)
 
 test-once:  ## Run the tests that are the same under every MPI library
 	$(call each,$(MPI),$(ONCE))
