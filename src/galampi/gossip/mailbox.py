@@ -28,7 +28,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from galampi.errors import UserError
-from galampi.gossip.mixing import Floats, Int64s, Message
+from galampi.gossip.mixing import Floats, Message
 from galampi.gossip.rules import MailboxRules, Stage
 from galampi.gossip.topology import Topology
 
@@ -120,6 +120,7 @@ class Mailboxes(MailboxRules):
     def _map(self, memory: np.ndarray, header: np.dtype[Any], payload_bytes: int) -> None:
         """Clear the window's memory, [num_bytes] uint8, and name its parts."""
         memory[:] = 0
+        self._memory = memory
         num_edges = len(self.topology.hops)
         self._stop = memory[:8].view(np.int64)
         self._stages = memory[self._stages_at : self._stages_at + 8 * self._comm.size].view(np.int64)
@@ -152,7 +153,7 @@ class Mailboxes(MailboxRules):
                 courier.finish()
             self._window.Flush_all()
             self._comm.Barrier()
-            self._stop = self._stages = self._acks = self._flags = np.empty(0, dtype=np.int64)
+            self._stop = self._stages = self._acks = self._flags = self._memory = np.empty(0, dtype=np.int64)
             self._headers, self._payloads = [], []
             self._window.Unlock_all()
             self._window.Free()
@@ -254,8 +255,14 @@ class Mailboxes(MailboxRules):
 
     def _write(self, word: int, rank: int, at: int) -> None:
         """Write a word into a rank's window; by a courier where it is elsewhere, for a network may need both ends."""
+        if rank == self._comm.rank:
+            self._memory[at : at + 8].view(np.int64)[0] = word
+            return
         if rank not in self._off_node or not self._threads:
-            _replace(self._window, self._word_out, word, rank, at)
+            # From an array that holds still meanwhile.
+            self._word_out[0] = word
+            self._window.Accumulate(self._word_out, rank, at, MPI.REPLACE)
+            self._window.Flush_local(rank)
             return
         if rank not in self._couriers:
             self._couriers[rank] = _Courier(self._window, rank, self._fail)
@@ -293,17 +300,11 @@ class _Courier:
         word_out = np.zeros(1, dtype=np.int64)
         try:
             while (item := self._words.get()) is not None:
-                word, at = item
-                _replace(self._window, word_out, word, self._rank, at)
+                word_out[0], at = item
+                # A flush may wait for every rank of the window, as Open MPI's does over TCP; a request is this word's.
+                self._window.Raccumulate(word_out, self._rank, at, MPI.REPLACE).Wait()
         except BaseException as error:
             self._fail(error)
-
-
-def _replace(window: MPI.Win, word_out: Int64s, word: int, rank: int, at: int) -> None:
-    """Write a word into a rank's window, from an array that holds still meanwhile."""
-    word_out[0] = word
-    window.Accumulate(word_out, rank, at, MPI.REPLACE)
-    window.Flush_local(rank)
 
 
 def _pieces(z: Floats) -> list[tuple[int, Floats]]:

@@ -41,8 +41,10 @@ def picture(view: RunView, width: int, height: int) -> Group:
     # Of a terminal of few lines they leave the rest its place.
     num_lines = min(3, max(1, height - 11))
     if len(lines) > num_lines:
-        others = f"and {len(lines) - num_lines + 1} more silent ranks" if num_lines > 1 else f"{len(lines)} silent ranks"
-        lines[num_lines - 1 :] = [others]
+        num_others = len(lines) - num_lines + 1
+        lines[num_lines - 1 :] = [
+            f"and {num_others} more silent ranks" if num_lines > 1 else f"{num_others} silent ranks"
+        ]
     warnings = [Text(line, style="bold red", overflow="ellipsis", no_wrap=True) for line in lines]
     leave = "q leaves; the job goes on" if view.status == "running" else "q leaves"
     # Above and below the table: head, progress, two gaps, the table's head, the title of the curve, the way out.
