@@ -21,10 +21,11 @@ from gymnasium.envs.registration import EnvSpec
 
 from galampi.errors import UserError
 from galampi.job import Environment
+from galampi.learning.actuation import Actuation
 from galampi.learning.memory import require_memory
 from galampi.learning.rows import Answers, Processes, Row
 from galampi.learning.simulator import Failure, Simulator, spec_of
-from galampi.learning.spaces import Actuation, Encoding
+from galampi.learning.spaces import Encoding
 
 ATARI_BYTES = 2 << 20
 """What one emulator takes, its frames included."""

@@ -24,8 +24,9 @@ from gymnasium.envs.registration import EnvSpec
 from galampi.errors import UserError
 from galampi.job import Environment, Wrapper, import_module
 from galampi.job.modules import one_line
+from galampi.learning.actuation import Actuation
 from galampi.learning.atari import Game
-from galampi.learning.spaces import Actuation, Encoding, UnfitError
+from galampi.learning.spaces import Encoding, UnfitError
 
 gym.register_envs(ale_py)
 

@@ -20,8 +20,8 @@ import torch
 from galampi import __version__
 from galampi.errors import UserError
 from galampi.learning import make_simulators
+from galampi.learning.actuation import Actuation
 from galampi.learning.plain import PlainNetwork
-from galampi.learning.spaces import Actuation
 from galampi.policies.evaluation import make_learner
 from galampi.policies.stored import StoredPolicy
 

@@ -7,8 +7,6 @@ with its counters, so that no env step is forgotten and its rows go on if it com
 
 from __future__ import annotations
 
-import logging
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,12 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from galampi.errors import ResultsError, UserError
+from galampi.errors import UserError
 from galampi.job import Job, parse_job
 from galampi.policies.stored import checkpoint_path, find_policy
 from galampi.ranks.placement import together
-from galampi.results import (
-    Position,
-    RankWriter,
-    Restart,
-    Sketch,
-    load_checkpoint,
-    open_run,
-    previous_checkpoint,
-    save_checkpoint,
-)
-
-log = logging.getLogger(__name__)
+from galampi.results import Position, open_run
+from galampi.training.checkpoint_set import load, recover, saved_ranks
 
 _COUNTERS = ("update", "env_steps", "sent", "received", "skipped")
 _MAY_CHANGE = (
@@ -174,7 +162,7 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
     assert head is not None
     part: dict[int, tuple[dict[str, Any], bool]] = {}
     with together(comm):
-        part = {each: _load(out, each, without=("learner",)) for each in head.ranks[rank::num_ranks]}
+        part = {each: load(out, each, without=("learner",)) for each in head.ranks[rank::num_ranks]}
     loaded = {each: state for read in comm.allgather(part) for each, state in read.items()}
     with together(comm):
         found = _find_set(job, out, num_ranks, head, loaded)
@@ -204,7 +192,7 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
         start.counters["update"] = max(int(s["counters"]["update"]) for s in summaries.values())
     if same_ranks:
         with together(comm):
-            start.learner = _load(out, rank)[0]["learner"]
+            start.learner = load(out, rank)[0]["learner"]
     else:
         start.learner = _weighted_mean(out, found.num_ranks, comm)
     return start
@@ -249,45 +237,16 @@ def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
     return start
 
 
-def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
-    """Put a new set of checkpoints in the place of one of another number of ranks. Collective over comm.
-
-    A kill in the middle leaves either set whole; `_recover` sees to it. Rows that ranks which have left wrote after
-    their last checkpoint are dropped, as those of any rank are.
-    """
-    old, new = out / "checkpoint", out / "checkpoint.new"
-    with together(comm):
-        if comm.rank == 0:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
-            for path in sorted(old.glob("rank-*.h5")):
-                rank = _rank_of(path)
-                if rank >= comm.size:
-                    state = _load(out, rank)[0]
-                    if state["num_ranks"]:
-                        _cut_rows(out, rank, state, comm.size)
-                    save_checkpoint(new / path.name, {**state, "learner": {}, "num_ranks": 0})
-    with together(comm):
-        save_checkpoint(new / checkpoint_path(out, comm.rank).name, own)
-    with together(comm):
-        if comm.rank == 0:
-            (new / "complete").touch()
-            shutil.rmtree(old)
-            _recover(old)
-
-
 def _read_head(job: Job, out: Path) -> _Head:
     """Read what one rank finds for all. Local, on rank 0.
 
     Raises:
         UserError: There is no run, or the job is another one.
     """
-    _recover(out / "checkpoint")
+    recover(out / "checkpoint")
     run = open_run(out)
     changes = _changes(parse_job(run.job_toml, f"{out}/job.h5"), job, out)
-    paths = {*(out / "checkpoint").glob("rank-*.h5"), *(out / "checkpoint" / "previous").glob("rank-*.h5")}
-    ranks = sorted({_rank_of(path) for path in paths})
-    return _Head(int(run.attributes["num_restarts"]) + 1, changes, run.num_ranks, ranks)
+    return _Head(int(run.attributes["num_restarts"]) + 1, changes, run.num_ranks, saved_ranks(out))
 
 
 def _find_set(job: Job, out: Path, num_ranks: int, head: _Head, loaded: dict[int, tuple[dict[str, Any], bool]]) -> _Set:
@@ -338,63 +297,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _load(out: Path, rank: int, without: tuple[str, ...] = ()) -> tuple[dict[str, Any], bool]:
-    """Read a rank's newest checkpoint that is whole, and whether that is the one before the newest.
-
-    Raises:
-        ResultsError: Neither is.
-    """
-    path = checkpoint_path(out, rank)
-    try:
-        return load_checkpoint(path, without), False
-    except ResultsError as error:
-        if not previous_checkpoint(path).exists():
-            raise
-        log.warning("%s; the one before it is used", error)
-        return load_checkpoint(previous_checkpoint(path), without), True
-
-
-def _cut_rows(out: Path, rank: int, state: dict[str, Any], num_ranks: int) -> None:
-    """Drop the rows that a rank which has left the job wrote after its checkpoint."""
-    path = out / f"rank-{rank:04d}.h5"
-    sketches = open_run(out).all_ranks[rank].sketches
-    size = sketches.read("value", stop=1)["value"].shape[1] if sketches.num_rows else 0
-    writer = RankWriter(
-        path,
-        rank=rank,
-        thinning=int(open_run(out).all_ranks[rank].attributes["thinning"]),
-        sketch=Sketch(size, len(state["learner"]["z"])) if size else None,
-        resume_at=Position(*(int(state["position"][name]) for name in Position._fields)),
-        restart=Restart(
-            update=int(state["counters"]["update"]),
-            time_s=float(state["time_s"]),
-            reason=f"left the job, which went on with {num_ranks} ranks",
-            weights_restarted=True,
-        ),
-    )
-    writer.close()
-
-
-def _rank_of(path: Path) -> int:
-    return int(path.stem.removeprefix("rank-"))
-
-
 def _env_steps(summary: dict[str, Any] | None) -> int:
     return int(summary["counters"]["env_steps"]) if summary is not None else 0
-
-
-def _recover(folder: Path) -> None:
-    """Finish or forget a replacement that was cut short."""
-    new = folder.with_name("checkpoint.new")
-    if (new / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        (new / "complete").unlink()
-        new.rename(folder)
-    elif new.exists() and folder.exists():
-        shutil.rmtree(new)
-    elif new.exists():
-        # Only the marker is gone: the set was complete and about to be renamed.
-        new.rename(folder)
 
 
 def _weighted_mean(out: Path, num_old: int, comm: MPI.Intracomm) -> dict[str, Any]:
@@ -411,7 +315,7 @@ def _weighted_mean(out: Path, num_old: int, comm: MPI.Intracomm) -> dict[str, An
     total = 0.0
     with together(comm):
         for old in range(comm.rank, num_old, comm.size):
-            state, _ = _load(out, old)
+            state, _ = load(out, old)
             weight = float(state["weight"])
             total += weight
             for key, value in state["learner"].items():

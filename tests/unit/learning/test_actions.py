@@ -10,7 +10,7 @@ import torch
 
 from galampi.errors import UserError
 from galampi.learning.actions import DiscreteActions, MultiDiscreteActions, actions_of, masked
-from galampi.learning.spaces import Actuation
+from galampi.learning.actuation import Actuation
 
 
 def test_several_numbers_have_the_density_and_entropy_of_their_product():

@@ -1,0 +1,118 @@
+"""The checkpoints of a run's ranks as one set of files, `OUT/checkpoint/`.
+
+Owns which file of a rank is read, and how a set of another number of ranks is replaced so that no kill loses one. What
+a checkpoint means to who goes on from it is in `resuming`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from galampi.errors import ResultsError
+from galampi.policies.stored import checkpoint_path
+from galampi.ranks.placement import together
+from galampi.results import (
+    Position,
+    RankWriter,
+    Restart,
+    Sketch,
+    load_checkpoint,
+    open_run,
+    previous_checkpoint,
+    save_checkpoint,
+)
+
+log = logging.getLogger(__name__)
+
+
+def saved_ranks(out: Path) -> list[int]:
+    """Return the ranks that have a checkpoint, or the one before."""
+    paths = {*(out / "checkpoint").glob("rank-*.h5"), *(out / "checkpoint" / "previous").glob("rank-*.h5")}
+    return sorted({_rank_of(path) for path in paths})
+
+
+def load(out: Path, rank: int, without: tuple[str, ...] = ()) -> tuple[dict[str, Any], bool]:
+    """Read a rank's newest checkpoint that is whole, and whether that is the one before the newest.
+
+    Raises:
+        ResultsError: Neither is.
+    """
+    path = checkpoint_path(out, rank)
+    try:
+        return load_checkpoint(path, without), False
+    except ResultsError as error:
+        if not previous_checkpoint(path).exists():
+            raise
+        log.warning("%s; the one before it is used", error)
+        return load_checkpoint(previous_checkpoint(path), without), True
+
+
+def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
+    """Put a new set of checkpoints in the place of one of another number of ranks. Collective over comm.
+
+    A kill in the middle leaves either set whole; `recover` sees to it. Rows that ranks which have left wrote after
+    their last checkpoint are dropped, as those of any rank are.
+    """
+    old, new = out / "checkpoint", out / "checkpoint.new"
+    with together(comm):
+        if comm.rank == 0:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            for path in sorted(old.glob("rank-*.h5")):
+                rank = _rank_of(path)
+                if rank >= comm.size:
+                    state = load(out, rank)[0]
+                    if state["num_ranks"]:
+                        _cut_rows(out, rank, state, comm.size)
+                    save_checkpoint(new / path.name, {**state, "learner": {}, "num_ranks": 0})
+    with together(comm):
+        save_checkpoint(new / checkpoint_path(out, comm.rank).name, own)
+    with together(comm):
+        if comm.rank == 0:
+            (new / "complete").touch()
+            shutil.rmtree(old)
+            recover(old)
+
+
+def recover(folder: Path) -> None:
+    """Finish or forget a replacement that was cut short."""
+    new = folder.with_name("checkpoint.new")
+    if (new / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        (new / "complete").unlink()
+        new.rename(folder)
+    elif new.exists() and folder.exists():
+        shutil.rmtree(new)
+    elif new.exists():
+        # Only the marker is gone: the set was complete and about to be renamed.
+        new.rename(folder)
+
+
+def _cut_rows(out: Path, rank: int, state: dict[str, Any], num_ranks: int) -> None:
+    """Drop the rows that a rank which has left the job wrote after its checkpoint."""
+    path = out / f"rank-{rank:04d}.h5"
+    sketches = open_run(out).all_ranks[rank].sketches
+    size = sketches.read("value", stop=1)["value"].shape[1] if sketches.num_rows else 0
+    writer = RankWriter(
+        path,
+        rank=rank,
+        thinning=int(open_run(out).all_ranks[rank].attributes["thinning"]),
+        sketch=Sketch(size, len(state["learner"]["z"])) if size else None,
+        resume_at=Position(*(int(state["position"][name]) for name in Position._fields)),
+        restart=Restart(
+            update=int(state["counters"]["update"]),
+            time_s=float(state["time_s"]),
+            reason=f"left the job, which went on with {num_ranks} ranks",
+            weights_restarted=True,
+        ),
+    )
+    writer.close()
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.stem.removeprefix("rank-"))
