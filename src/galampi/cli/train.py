@@ -7,11 +7,15 @@ import logging
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
 from galampi.errors import UserError
-from galampi.job import load_job, parse_job
+from galampi.job import Job, load_job, parse_job
 from galampi.ranks.importing import heavy_imports
+
+if TYPE_CHECKING:
+    from galampi.training.ending import Outcome
 
 
 def add_train(parser: Parser) -> None:
@@ -73,7 +77,7 @@ def _train(arguments: argparse.Namespace) -> int:
     with heavy_imports():
         from mpi4py import MPI
 
-        from galampi.training import no_return, train
+        from galampi.training import train
 
     comm = MPI.COMM_WORLD
     level = logging.ERROR if arguments.quiet else logging.INFO
@@ -93,25 +97,30 @@ def _train(arguments: argparse.Namespace) -> int:
         if outcome is None:
             print(f"{out}: finished already; raise total_env_steps (or max_time_s) to train further")
         else:
-            low, high, total = outcome.weights
-            is_atari = job.environment.id.startswith("ALE/")
-            frames = f"; one is {job.environment.frame_skip} emulator frames" if is_atari else ""
-            mean_return = f"{outcome.mean_return:.2f} (last 100 episodes, raw score of full games)"
-            if math.isnan(outcome.mean_return):
-                mean_return = f"- ({no_return(job.environment)})"
-            print(
-                f"{outcome.status}: {out}\n"
-                f"  env steps         {outcome.env_steps:,} ({outcome.steps_per_s:,.0f} a second{frames})\n"
-                f"  mean return       {mean_return}\n"
-                f"  gossip messages   {outcome.messages:,}\n"
-                f"  push-sum weights  {low:.3f} to {high:.3f}, sum {total:.9g} of {comm.size}\n"
-                f"  effective step    {outcome.effective_step:.3f} of the learning rate\n"
-                f"  distance          {outcome.distance:.3g} (farthest rank to the mean; "
-                f"{outcome.relative_distance:.2%} of the parameters' norm)",
-                flush=True,
-            )
+            print(_summary(job, out, outcome, comm.size), flush=True)
     if outcome is None:
         return 0
     if outcome.failure and comm.rank == 0:
         print(f"galampi: {outcome.failure}", file=sys.stderr, flush=True)
     return {"finished": 0, "failed": 1, "stopped": 3}[outcome.status]
+
+
+def _summary(job: Job, out: Path, outcome: Outcome, num_ranks: int) -> str:
+    from galampi.training import no_return
+
+    low, high, total = outcome.weights
+    is_atari = job.environment.id.startswith("ALE/")
+    frames = f"; one is {job.environment.frame_skip} emulator frames" if is_atari else ""
+    mean_return = f"{outcome.mean_return:.2f} (last 100 episodes, raw score of full games)"
+    if math.isnan(outcome.mean_return):
+        mean_return = f"- ({no_return(job.environment)})"
+    return (
+        f"{outcome.status}: {out}\n"
+        f"  env steps         {outcome.env_steps:,} ({outcome.steps_per_s:,.0f} a second{frames})\n"
+        f"  mean return       {mean_return}\n"
+        f"  gossip messages   {outcome.messages:,}\n"
+        f"  push-sum weights  {low:.3f} to {high:.3f}, sum {total:.9g} of {num_ranks}\n"
+        f"  effective step    {outcome.effective_step:.3f} of the learning rate\n"
+        f"  distance          {outcome.distance:.3g} (farthest rank to the mean; "
+        f"{outcome.relative_distance:.2%} of the parameters' norm)"
+    )

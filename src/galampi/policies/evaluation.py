@@ -20,6 +20,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -31,7 +32,7 @@ from galampi.learning import Learner, Simulators
 from galampi.learning.actions import masked
 from galampi.learning.envs import MOST_SEED, life_loss_ends_return
 from galampi.policies.play import MOST_SIMULATORS, Choose, Filmed, play, simulators_of
-from galampi.policies.played import Played, Progress, bounds_of
+from galampi.policies.played import Bounds, Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
 from galampi.policies.video import Video
 from galampi.results.evaluation import Actions, EvaluatedEpisode, save_evaluation
@@ -79,11 +80,8 @@ def evaluate(
         UserError: The environment is unknown, does not fit the policy or has no rule that is asked for, or a file
             cannot be written or is being written.
     """
-    for file in (path, video):
-        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-            raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
-        if file is not None and file.is_dir():
-            raise UserError(f"{file}: cannot be written: it is a folder")
+    files = [file for file in (path, video) if file is not None]
+    _check_writable(files)
     import_again(stored.job, stored.modules, tell)
     bounds = bounds_of(stored.job.environment, stuck_after, max_episode_steps)
     torch.set_num_threads(1)
@@ -97,7 +95,7 @@ def evaluate(
     episodes: dict[Actions, list[EvaluatedEpisode]] = {actions: [] for actions in ways}
     firsts: dict[Actions, list[Filmed]] = {actions: [] for actions in ways}
     with ExitStack() as stack:
-        for file in filter(None, (path, video)):
+        for file in files:
             stack.enter_context(sole_writer(file))
         film = stack.enter_context(Video(video, environment, first_seed)) if video is not None else None
         for actions in ways:
@@ -116,25 +114,34 @@ def evaluate(
                         episodes[actions].append(episode)
             episodes[actions].sort(key=lambda episode: episode.episode)
         played = Played(episodes, bounds)
-        save_evaluation(
-            path,
-            episodes,
-            {
-                "job_toml": dump_job(stored.job),
-                "policy": stored.source,
-                "modules": list(stored.modules),
-                "updates": list(stored.updates),
-                "env_steps": stored.env_steps,
-                **{name: bound for name, bound in asdict(bounds).items() if bound is not None},
-                "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
-                **{f"environment_{key}": value for key, value in simulators.description.items()},
-                **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
-            },
-        )
+        save_evaluation(path, episodes, _attributes(stored, bounds, simulators))
         if film is not None:
             for step in firsts[played.better]:
                 film.follow(*step)
     return played
+
+
+def _check_writable(files: Sequence[Path]) -> None:
+    for file in files:
+        if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+            raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
+        if file.is_dir():
+            raise UserError(f"{file}: cannot be written: it is a folder")
+
+
+def _attributes(stored: StoredPolicy, bounds: Bounds, simulators: Simulators) -> dict[str, Any]:
+    """Return what the file says of its episodes, by attribute."""
+    return {
+        "job_toml": dump_job(stored.job),
+        "policy": stored.source,
+        "modules": list(stored.modules),
+        "updates": list(stored.updates),
+        "env_steps": stored.env_steps,
+        **{name: bound for name, bound in asdict(bounds).items() if bound is not None},
+        "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{f"environment_{key}": value for key, value in simulators.description.items()},
+        **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
+    }
 
 
 def make_learner(stored: StoredPolicy, simulators: Simulators, action_seed: int) -> Learner:

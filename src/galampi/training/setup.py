@@ -150,15 +150,7 @@ def make_rank(
         learning = make_learning(job, placement, comm.rank, comm.size, start)
     num_parameters = learning.learner.z.size
     with together(comm):
-        # Each rank's sum of sizes must be the same network, or messages would not fit.
-        sizes = comm.allgather(num_parameters)
-        if len(set(sizes)) > 1:
-            raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
-        if start.learner is None and len(set(comm.allgather(zlib.crc32(learning.learner.z.data)))) > 1:
-            raise UserError(
-                f"network.kind is {job.network.kind!r}, which begins with other parameters on each rank; must draw "
-                "them from torch's generator"
-            )
+        _check_same_network(job, learning.learner, comm, is_new=start.learner is None)
     hostnames = comm.allgather(placement.hostname)
     silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
     mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)
@@ -200,6 +192,18 @@ def make_rank(
             # A run that has begun has something to resume from, whenever it is killed.
             save_checkpoint(checkpoint_path(out, comm.rank), rank.state(exact=False))
     return rank
+
+
+def _check_same_network(job: Job, learner: Learner, comm: MPI.Intracomm, *, is_new: bool) -> None:
+    """Raise on every rank unless all have one network, and a new one begins alike. Collective over comm."""
+    sizes = comm.allgather(learner.z.size)
+    if len(set(sizes)) > 1:
+        raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
+    if is_new and len(set(comm.allgather(zlib.crc32(learner.z.data)))) > 1:
+        raise UserError(
+            f"network.kind is {job.network.kind!r}, which begins with other parameters on each rank; must draw them "
+            "from torch's generator"
+        )
 
 
 def _make_exchange(
