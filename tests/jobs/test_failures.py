@@ -42,6 +42,22 @@ def test_a_simulator_that_raises_again_and_again_on_one_rank_ends_the_job(galamp
     wait_for(lambda: not any(process.is_running() for process in ranks))
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+@pytest.mark.parametrize("command", ["train", "doctor"])
+def test_a_job_file_that_one_rank_alone_cannot_read_is_one_line_and_holds_nobody_up(
+    small_job, tmp_path, command, lacking
+) -> None:
+    launch = ["mpirun"]
+    for rank in range(2):
+        job = tmp_path / "gone.toml" if rank == lacking else small_job
+        launch += [":"] * rank + ["-n", "1", sys.executable, "-m", "galampi", command, job, "--out", tmp_path / "run"]
+    done = subprocess.run(launch, check=False, capture_output=True, text=True, timeout=DEADLOCK_S)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("galampi: ")] == [
+        f"galampi: {tmp_path}/gone.toml: cannot be read: No such file or directory"
+    ]
+
+
 def test_ranks_end_with_their_launcher(galampi, small_job, tmp_path) -> None:
     """As when the launcher's part on a node is killed: those that nobody could stop any more stop by themselves."""
     command = galampi("train", small_job, "--out", tmp_path / "run", "--total_env_steps", 10_000_000, "--quiet")

@@ -19,7 +19,6 @@ from galampi.cli.settings import Parser, as_named, make_paths_absolute
 from galampi.cli.simulation import add_simulate
 from galampi.cli.train import add_train
 from galampi.errors import UserError
-from galampi.job import find_job
 from galampi.ranks.launched import launched_size
 
 _EXIT_CODES = (
@@ -57,9 +56,6 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"{unknown[0]} is not an option{hint}")
     if words[0] in _ONE_PROCESS:
         _refuse_several(words[0])
-    # Not while the options are read: a mistake in one of them may make a job of what is its value.
-    if isinstance(getattr(arguments, "job", None), str):
-        arguments.job = find_job(arguments.job)
     make_paths_absolute(arguments)
     code: int = arguments.run(arguments)
     return code

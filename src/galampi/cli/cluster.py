@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
-from galampi.job import load_job
+from galampi.job import find_job, load_job
+from galampi.ranks.reading import read_by_all
 
 
 def add_submit(parser: Parser) -> None:
@@ -55,7 +56,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     given = {name: value for name in Resources.__dataclass_fields__ if (value := getattr(arguments, name)) is not None}
     return submit(
         Request(
-            job=arguments.job,
+            job=find_job(arguments.job),
             overrides=settings_given(arguments),
             out=arguments.out,
             script=arguments.script,
@@ -93,7 +94,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return sweep_here(
         Asked(
             folder=arguments.folder,
-            job=arguments.job,
+            job=find_job(arguments.job) if arguments.job is not None else None,
             overrides=settings_given(arguments),
             sweeps=arguments.sweep,
             num_seeds=arguments.array_seeds,
@@ -140,4 +141,5 @@ def add_doctor(parser: Parser) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from galampi.launch.doctor import examine
 
-    return examine(load_job(arguments.job, settings_given(arguments)), arguments.out, as_json=arguments.json)
+    job = read_by_all(lambda: load_job(arguments.job, settings_given(arguments)))
+    return examine(job, arguments.out, as_json=arguments.json)

@@ -13,6 +13,7 @@ from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
 from galampi.errors import UserError
 from galampi.job import Job, load_job, parse_job
 from galampi.ranks.importing import heavy_imports
+from galampi.ranks.reading import read_by_all
 
 if TYPE_CHECKING:
     from galampi.training.ending import Outcome
@@ -59,21 +60,12 @@ def add_train(parser: Parser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    overrides = settings_given(arguments)
     out = arguments.out
     if arguments.resume != "no" and out is None:
         raise UserError("--resume needs --out, the folder of the run to go on with")
     if arguments.origin is not None and arguments.resume == "yes":
         raise UserError("--from begins a new run, --resume goes on with one: choose")
-    has_run = out is not None and (out / "job.h5").exists()
-    if arguments.job is None and (arguments.resume == "yes" or (arguments.resume != "no" and has_run)):
-        from galampi.results import open_run
-
-        assert out is not None
-        job = parse_job(open_run(out).job_toml, f"{out}/job.h5", overrides)
-    else:
-        job = load_job(arguments.job, overrides)
-
+    job = read_by_all(lambda: _job(arguments))
     with heavy_imports():
         from mpi4py import MPI
 
@@ -103,6 +95,17 @@ def _train(arguments: argparse.Namespace) -> int:
     if outcome.failure and comm.rank == 0:
         print(f"galampi: {outcome.failure}", file=sys.stderr, flush=True)
     return {"finished": 0, "failed": 1, "stopped": 3}[outcome.status]
+
+
+def _job(arguments: argparse.Namespace) -> Job:
+    """Return the job given, or that of the run to go on with."""
+    overrides, out = settings_given(arguments), arguments.out
+    has_run = out is not None and (out / "job.h5").exists()
+    if arguments.job is None and (arguments.resume == "yes" or (arguments.resume != "no" and has_run)):
+        from galampi.results import open_run
+
+        return parse_job(open_run(out).job_toml, f"{out}/job.h5", overrides)
+    return load_job(arguments.job, overrides)
 
 
 def _summary(job: Job, out: Path, outcome: Outcome, num_ranks: int) -> str:
