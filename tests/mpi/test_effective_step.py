@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from limits import DEADLOCK_S
 
-NUM_UPDATES = 400
+# So many that the first of them, from which a rank learns its mean weight, weigh little however busy the machine is.
+NUM_UPDATES = 1200
 
 
 @pytest.mark.mpi(ranks=[2, 3, 5], timeout=DEADLOCK_S)
@@ -32,8 +33,7 @@ def test_push_sum_moves_by_the_learning_rate(comm, all_peers, slow_factor) -> No
                 mailboxes.announce_stop()
         assert gossip.drain(z)
     moved = comm.allreduce(gossip.mixing.weight * float(z[0])) / comm.allreduce(num_steps)
-    # Each rank's own mean of its weight at its steps, over some hundred of them; without it the figure is 0.67 or less.
-    assert moved == pytest.approx(1, abs=0.06)
+    assert moved == pytest.approx(1, abs=0.02)
     assert gossip.mixing.moved == pytest.approx(float(z[0]), rel=1e-4)
 
 
