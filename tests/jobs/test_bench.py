@@ -5,6 +5,7 @@ import pytest
 from galampi.bench import contestants
 
 
+@pytest.mark.one_mpi
 def test_training_is_measured() -> None:
     sample = contestants.training(2, 1.0, precision="float32")
     assert sample["steps_per_s"] > 0
@@ -16,6 +17,7 @@ def test_training_is_measured() -> None:
     assert sample["first_update_s"] > 0
 
 
+@pytest.mark.one_mpi
 def test_the_slowed_rank_is_slow() -> None:
     together = contestants.training(2, 1.0, precision="float32", method="allreduce", slow_rank=1)
     phases_s = together["phases_s"]

@@ -308,6 +308,7 @@ def test_without_exchange_ranks_are_learners_of_their_own(galampi, small_job, tm
     assert "never exchanged parameters" in the_line(errors)
 
 
+@pytest.mark.one_mpi
 def test_rows_after_the_last_checkpoint_of_ranks_that_left_do_not_count(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER, ranks=3)
@@ -339,6 +340,7 @@ def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_jo
     assert all(load_checkpoint(path)["exact"] for path in (out / "checkpoint").glob("rank-*.h5"))
 
 
+@pytest.mark.one_mpi
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
 def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path) -> None:
     disk = tmp_path / "disk"

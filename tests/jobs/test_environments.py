@@ -81,6 +81,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.one_mpi
 def test_a_folder_is_all_that_is_needed(galampi, folder, tmp_path) -> None:
     out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -131,6 +132,7 @@ def test_a_folder_is_all_that_is_needed(galampi, folder, tmp_path) -> None:
     assert code == 0, output + errors
 
 
+@pytest.mark.one_mpi
 @pytest.mark.parametrize(
     ("habit", "line"),
     [

@@ -137,6 +137,7 @@ def test_a_mistake_in_a_file_names_the_file(galampi, tmp_path) -> None:
     assert_one_line(galampi("train", job), f"{job}: not TOML")
 
 
+@pytest.mark.one_mpi
 def test_a_folder_with_a_run_in_it_is_left_alone_and_what_is_no_run_does_not_matter(
     galampi, small_job, tmp_path
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_folder_with_a_run_in_it_is_left_alone_and_what_is_no_run_does_not_mat
     assert before["thesis.txt"] == b"years of work"
 
 
+@pytest.mark.one_mpi
 def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -164,6 +166,7 @@ def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> N
     assert sorted(path.name for path in folder.glob("rank-*")) == ["rank-0000.h5", "rank-0001.h5"]
 
 
+@pytest.mark.one_mpi
 def test_an_environment_that_changes_the_folder_scatters_nothing(galampi, small_job, tmp_path) -> None:
     python_path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
 
@@ -188,15 +191,18 @@ def test_an_environment_that_changes_the_folder_scatters_nothing(galampi, small_
     assert not [path for path in tmp_path.glob("elsewhere-*/**/*") if path.is_file()]
 
 
+@pytest.mark.one_mpi
 def test_a_folder_that_cannot_be_made(galampi, small_job, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     assert_one_line(galampi("train", small_job, "--out", tmp_path / "file" / "run"), "cannot be written")
 
 
+@pytest.mark.one_mpi
 def test_nothing_to_resume(galampi, small_job, tmp_path) -> None:
     assert_one_line(galampi("train", small_job, "--resume", "--out", tmp_path / "none"), "job.h5 is missing")
 
 
+@pytest.mark.one_mpi
 def test_a_running_job_keeps_its_folder(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     first = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000)

@@ -128,6 +128,7 @@ def test_resume_on_fewer_and_on_more_ranks(galampi, small_job, tmp_path) -> None
     assert "3 ranks instead of 2" in run.ranks[2].restarts["reason"][-1]
 
 
+@pytest.mark.one_mpi
 def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
     out = tmp_path / "run"
     # A machine whose one source has counted 7 J at the end of the first start, and 9 J at the end of the second.
@@ -151,6 +152,7 @@ def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
     assert rank.energy["time_s"][2] == rank.restarts["time_s"][0]
 
 
+@pytest.mark.one_mpi
 def test_the_mean_return_goes_on_after_a_resume(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     train = ("train", small_job, "--out", out, "--total_env_steps")
@@ -170,6 +172,7 @@ def test_the_mean_return_goes_on_after_a_resume(galampi, small_job, tmp_path) ->
     assert f" {mean:.2f} (last 100 episodes" in line
 
 
+@pytest.mark.one_mpi
 def test_the_time_of_a_job_is_a_budget_too(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     train = ("train", small_job, "--out", out, "--total_env_steps", 1_000_000_000)
@@ -189,6 +192,7 @@ def test_the_time_of_a_job_is_a_budget_too(galampi, small_job, tmp_path) -> None
     assert all(rank.restarts["changes"].tolist() == ["max_time_s 1.0 -> 2.0"] for rank in open_run(out).ranks)
 
 
+@pytest.mark.one_mpi
 def test_a_new_run_begins_with_the_policy_of_another(galampi, small_job, tmp_path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     assert galampi("train", small_job, "--out", old, "--total_env_steps", 2000).finish()[0] == 0
@@ -212,6 +216,7 @@ def test_a_new_run_begins_with_the_policy_of_another(galampi, small_job, tmp_pat
         assert len([line for line in errors.splitlines() if line.startswith("galampi: ")]) == 1
 
 
+@pytest.mark.one_mpi
 def test_a_run_that_is_done_says_so(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     arguments = ("train", small_job, "--out", out, "--total_env_steps", 1000)

@@ -36,6 +36,7 @@ def test_one_rank_needs_no_launcher(galampi, small_job, tmp_path) -> None:
     assert "push-sum weights  1.000 to 1.000, sum 1 of 1" in output
 
 
+@pytest.mark.one_mpi
 def test_one_rank_repeats_itself_to_the_byte(galampi, small_job, tmp_path) -> None:
     parameters = []
     for out in (tmp_path / "a", tmp_path / "b"):
@@ -134,6 +135,7 @@ def test_a_stopped_rank_holds_nobody_up(galampi, small_job, tmp_path) -> None:
     assert during > 5000
 
 
+@pytest.mark.one_mpi
 def test_a_script_trains_as_the_command_does(tmp_path) -> None:
     """The example of the README, on ranks."""
     documented = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")
