@@ -14,7 +14,7 @@ def test_ranks_share_the_reading_of_checkpoints(comm, monkeypatch) -> None:
 
     from galampi.job import dump_job, load_job
     from galampi.results import JobFile, load_checkpoint, save_checkpoint
-    from galampi.training import resuming
+    from galampi.training import checkpoint_set, resuming
 
     job = load_job(None, {"environment.id": "CartPole-v1"})
     out = Path(comm.bcast(tempfile.mkdtemp() if comm.rank == 0 else None))
@@ -42,7 +42,7 @@ def test_ranks_share_the_reading_of_checkpoints(comm, monkeypatch) -> None:
         read.append((path.name, not without))
         return load_checkpoint(path, without)
 
-    monkeypatch.setattr(resuming, "load_checkpoint", load)
+    monkeypatch.setattr(checkpoint_set, "load_checkpoint", load)
     start = resuming.find_start(job, out, comm)
     everything = [each for part in comm.allgather(read) for each in part]
     comm.Barrier()
