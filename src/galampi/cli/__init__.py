@@ -19,7 +19,9 @@ from galampi.cli.settings import Parser, as_named, make_paths_absolute
 from galampi.cli.simulation import add_simulate
 from galampi.cli.train import add_train
 from galampi.errors import UserError
+from galampi.job import find_job
 from galampi.ranks.launched import launched_size
+from galampi.ranks.reading import read_by_all
 
 _EXIT_CODES = (
     "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved; "
@@ -56,6 +58,9 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"{unknown[0]} is not an option{hint}")
     if words[0] in _ONE_PROCESS:
         _refuse_several(words[0])
+    # Not while the options are read: a mistake in one of them may make a job of what is its value.
+    if (job := getattr(arguments, "job", None)) is not None:
+        arguments.job = read_by_all(lambda: find_job(job))
     make_paths_absolute(arguments)
     code: int = arguments.run(arguments)
     return code

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
-from galampi.job import find_job, load_job
+from galampi.job import load_job
 from galampi.ranks.reading import read_by_all
 
 
@@ -56,7 +56,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     given = {name: value for name in Resources.__dataclass_fields__ if (value := getattr(arguments, name)) is not None}
     return submit(
         Request(
-            job=find_job(arguments.job),
+            job=arguments.job,
             overrides=settings_given(arguments),
             out=arguments.out,
             script=arguments.script,
@@ -94,7 +94,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return sweep_here(
         Asked(
             folder=arguments.folder,
-            job=find_job(arguments.job) if arguments.job is not None else None,
+            job=arguments.job,
             overrides=settings_given(arguments),
             sweeps=arguments.sweep,
             num_seeds=arguments.array_seeds,
