@@ -1,10 +1,14 @@
 """Fixtures of the tests of whole commands."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from launching import SMALL_JOB, Command
+
+# Tests that run under nohup would hand it on to what they start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
