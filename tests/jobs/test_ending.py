@@ -360,11 +360,12 @@ def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path
         assert run.status == "failed"
         rows = [rank.updates.num_rows for rank in run.ranks]
         assert min(rows) > 100
-        assert not list(out.rglob("*.part"))
+        assert not list((out / "checkpoint").rglob("*.part"))
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         budget = sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) + 4000
         code, _, errors = galampi("train", "--out", out, "--resume", "--total_env_steps", budget).finish()
         assert code == 0, errors
         assert_sound(out, num_ranks=2, status="finished")
+        assert not list(out.rglob("*.part"))
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)

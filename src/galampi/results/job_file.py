@@ -56,6 +56,9 @@ class JobFile:
                 old = dict(file.attrs)
         except FileNotFoundError as error:
             raise ResultsError(f"{path}: no such file") from error
+        # A rank that was killed while it said that it had failed leaves its folder.
+        for left in out.glob("failed-*"):
+            shutil.rmtree(left, ignore_errors=True)
         try:
             JobFile.create(out, {**old, **attributes, "status": status}, int(old["num_ranks"]))
         except OSError:
