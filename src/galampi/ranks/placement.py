@@ -23,6 +23,8 @@ from galampi.ranks.launched import LAUNCHER_PID, launched_size, own_cpus
 
 log = logging.getLogger(__name__)
 
+_LAST_WORDS_S = 1.0
+
 _LAUNCHER_PERIOD_S = 1.0
 _SAVING_S = 20.0
 """What a rank is given to save in when its launcher has died."""
@@ -78,6 +80,8 @@ def end_job(code: int) -> None:
     """
     if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1:
         sys.stderr.flush()
+        # A launcher that is told to end all drops what it has not read yet of what they said.
+        time.sleep(_LAST_WORDS_S)
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 2)
         MPI.COMM_WORLD.Abort(code)
