@@ -10,7 +10,7 @@ from types import TracebackType
 
 from galampi.cli import run
 from galampi.errors import BrokenRunError, UserError
-from galampi.ranks.launched import launched_rank
+from galampi.ranks.launched import launched_rank, prepare_mpi
 
 _PATIENCE_S = 2.0
 
@@ -19,8 +19,7 @@ def main() -> int:
     """Run the command of this process and return its exit code."""
     # Help and mistakes are printed once and not once for each rank.
     rank = launched_rank()
-    # MPICH's network layer warns of what a rank leaves behind that ends by an error, below the line that says which.
-    os.environ.setdefault("UCX_LOG_LEVEL", "error")
+    prepare_mpi()
     _ignore_released_files()
     if rank > 0 and not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:]):
         return 0

@@ -38,8 +38,22 @@ def test_a_simulator_that_raises_again_and_again_on_one_rank_ends_the_job(galamp
     code, _, errors = command.finish()
     assert code == 1
     assert "simulators of rank 1 have raised" in errors and "ZeroDivisionError: the simulator broke" in errors
+    # Below it there is only what the launcher has to say.
+    assert not [line for line in errors.splitlines() if "rcache" in line or " UCX " in line]
     assert open_run(tmp_path / "run").status == "failed"
     wait_for(lambda: not any(process.is_running() for process in ranks))
+
+
+@pytest.mark.one_mpi
+@pytest.mark.parametrize(("own", "level"), [({}, "error"), ({"UCX_LOG_LEVEL": "debug"}, "debug")])
+def test_the_layer_below_mpi_says_nothing_after_the_last_line_unless_it_is_told_to(own, level) -> None:
+    program = "import os; from galampi import __main__ as entry; entry.run = lambda words: print(words); entry.main()"
+    program += '; print(os.environ["UCX_LOG_LEVEL"])'
+    environment = {name: value for name, value in os.environ.items() if name != "UCX_LOG_LEVEL"} | own
+    done = subprocess.run(
+        [sys.executable, "-c", program, "jobs"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"['jobs']\n{level}\n"
 
 
 @pytest.mark.parametrize("lacking", [0, 1])

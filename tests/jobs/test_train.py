@@ -46,6 +46,31 @@ def test_one_rank_repeats_itself_to_the_byte(galampi, small_job, tmp_path) -> No
     assert parameters[0] == parameters[1]
 
 
+# As on macOS, and of a user whose files are also the group's.
+ELSEWHERE = """
+import os, sys
+os.umask(0o002)
+del os.sched_getaffinity, os.sched_setaffinity
+from galampi.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.one_mpi
+def test_a_system_that_tells_no_cores_and_a_folder_for_the_whole_group(small_job, tmp_path) -> None:
+    """Who may write the folder by the umask may go on with the run."""
+    out = tmp_path / "run"
+    train = ("train", small_job, "--out", out, "--total_env_steps", "4000")
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *train], capture_output=True, text=True, timeout=DEADLOCK_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    paths = [out, *out.rglob("*")]
+    assert {"lock", "job.h5", "rank-0000.h5", "checkpoint"} <= {path.name for path in paths}
+    for path in paths:
+        assert path.stat().st_mode & 0o777 == (0o775 if path.is_dir() else 0o664), path
+
+
 @pytest.mark.one_mpi
 @pytest.mark.parametrize(
     ("environment", "bound"),

@@ -45,8 +45,10 @@ def cores() -> list[int]:
     """Return the two cores that everything is measured on, of two if possible that share no execution units.
 
     Raises:
-        UserError: There is one.
+        UserError: There is one, or this system lets nobody choose.
     """
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("bench binds what it measures to two cores, which this system does not let it")
     first, *others = sorted(os.sched_getaffinity(0))
     if not others:
         raise UserError("bench needs two cores; this process may use one")

@@ -14,6 +14,7 @@ import psutil
 
 from galampi.errors import UserError
 from galampi.launch.submit import slug
+from galampi.ranks.launched import own_cpus
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -30,7 +31,7 @@ def facts() -> dict[str, Any]:
         "processor_family_model": f"{processor.get('cpu family', '?')}-{processor.get('model', '?')}",
         "processor_flags": [flag for flag in _FLAGS if flag in processor.get("flags", "").split()],
         "cache": processor.get("cache size", "?"),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(own_cpus()),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg()[0],
         "system": platform.platform(),

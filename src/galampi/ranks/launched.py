@@ -6,6 +6,8 @@ Imports nothing that takes time, so that the entry can import it first.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
 LAUNCHER_PID = os.getppid()
 """The process that started this one, as of the import. It is not asked for later: a launcher may have died by then."""
@@ -15,6 +17,9 @@ _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 # Set by Hydra (MPICH, and Slurm's pmi2), by Open MPI's mpirun, and by srun. The first that is there counts: a launcher
 # within a step of srun. Slurm's SLURM_NTASKS would tell the size of the allocation, to a shell in it too.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+_OPENMPI_SEGMENT_BYTES = 16 * 2**20
+"""What a rank of Open MPI takes of its node's shared memory for messages."""
 
 
 def launched_rank() -> int:
@@ -26,6 +31,20 @@ def launched_size() -> tuple[str, int]:
     """Return how many processes the launcher says it started, and the variable that says so; 1 without one. Local."""
     name = next((name for name in _SIZES if os.environ.get(name, "").isdigit()), "")
     return name, int(os.environ[name]) if name else 1
+
+
+def prepare_mpi() -> None:
+    """Set what MPI libraries are to find in this process's environment; what is set there already stays. Local."""
+    # MPICH's network layer warns of what a rank leaves behind that ends by an error, below the line that says which.
+    os.environ.setdefault("UCX_LOG_LEVEL", "error")
+    # In a container with little of it Open MPI would not start for want of shared memory.
+    ranks = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
+    try:
+        lacks_memory = ranks.isdigit() and shutil.disk_usage("/dev/shm").free < int(ranks) * _OPENMPI_SEGMENT_BYTES
+    except OSError:
+        lacks_memory = True
+    if lacks_memory:
+        os.environ.setdefault("OMPI_MCA_btl_sm_backing_directory", tempfile.gettempdir())
 
 
 def own_cpus() -> frozenset[int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from galampi.errors import UserError
+from galampi.ranks.launched import own_cpus
 from galampi.simulation.invariants import BrokenInvariantError, check, draw
 from galampi.simulation.machine import Exchange, Machine, Method
 from galampi.simulation.world import Measured, World, measure, measure_allreduce
@@ -99,7 +99,7 @@ def check_seeds(first: int, count: int, num_processes: int | None = None) -> Ite
         num_processes: Among which they are shared; None for the cores there are.
     """
     seeds = range(first, first + count)
-    with ProcessPoolExecutor(num_processes or len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(num_processes or len(own_cpus())) as pool:
         for seed, failure in zip(seeds, pool.map(failure_of, seeds, chunksize=8), strict=True):
             if failure is not None:
                 yield f"seed {seed}: {failure}; again by: python -m galampi simulate --replay {seed}"

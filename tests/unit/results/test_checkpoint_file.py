@@ -4,9 +4,11 @@ import errno
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -129,6 +131,22 @@ def test_the_disk_has_the_bytes_before_the_file_has_the_name(tmp_path, monkeypat
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
     save_checkpoint(tmp_path / "a.h5", {"n": 1})
     assert events == ["a.h5.part", "rename", tmp_path.name]
+
+
+@pytest.mark.parametrize(("number", "saves"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_syncs_no_folders_will_do(tmp_path, monkeypatch, number, saves):
+    """As some network file systems are; one that fails to write is another thing."""
+    fsync = os.fsync
+
+    def files_only(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    with nullcontext() if saves else pytest.raises(OSError, match=os.strerror(number)):
+        save_checkpoint(tmp_path / "a.h5", {"n": 1})
+    assert load_checkpoint(tmp_path / "a.h5")["n"] == 1
 
 
 def assert_one_clear_line(path: Path, saying: str) -> None:

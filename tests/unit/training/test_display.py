@@ -1,0 +1,23 @@
+"""The progress of a job, as lines."""
+
+import re
+import time
+
+import pytest
+
+from galampi.job import Job
+from galampi.training.display import Display
+
+
+@pytest.mark.parametrize(
+    ("total", "left"), [(10, "00:00:00"), (1_010, "00:16:40"), (86_410, "24:00:00"), (2_527_210, "702:00:00")]
+)
+def test_hours_that_are_left_may_be_many(monkeypatch, capsys, total, left) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    display = Display(Job(total_env_steps=total), 0, 0.0)
+    display.update(0, 1.0)
+    start_s = time.monotonic()
+    display._started_s = start_s
+    monkeypatch.setattr(time, "monotonic", lambda: start_s + 10)
+    display.update(10, 1.0)
+    assert re.search(r"1 steps/s  return 1.0  left ([\d:]+)$", capsys.readouterr().out).group(1) == left
