@@ -8,8 +8,9 @@ import pytest
 from launching import assert_sound
 from limits import DEADLOCK_S
 
-# No network interface but the loopback, a host name that nothing resolves, 4 MB of shared memory, and, where the files'
-# owner is the one outside, a uid that has no name. Without the loopback Open MPI's launcher starts nothing, and says so.
+# No network interface but the loopback, a host name that nothing resolves, 4 MB of shared memory, and, where the
+# files' owner is the one outside, a uid that has no name.
+# Without the loopback Open MPI's launcher starts nothing, and says so.
 BARE = ("unshare", "--net", "--uts", "--mount", "sh", "-c")
 INSIDE = (
     "mount -t tmpfs -o size=4m tmpfs /dev/shm && hostname nowhere.invalid && "

@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -342,13 +344,42 @@ def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_jo
 
 @pytest.mark.one_mpi
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of so many bytes, or skip the test."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_is_full_at_the_last_save_is_told_and_the_record_is_true(galampi, small_job, tmp_path) -> None:
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        out = disk / "run"
+        command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER, "--quiet")
+        wait_for(lambda: has_trained(out))
+        ranks = command.ranks()
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk}/other"], check=False, capture_output=True)
+        for rank in ranks:
+            rank.send_signal(signal.SIGTERM)
+        code, _, errors = command.finish()
+        assert code == 1 and "Traceback" not in errors
+        assert "No space left on device" in errors
+        wait_for(lambda: not any(process.is_running() for process in ranks))
+        assert open_run(out).status == "failed"
+        (disk / "other").unlink()
+        done = int(sum(rank.updates["env_steps"][-1] for rank in open_run(out).ranks))
+        code, _, errors = galampi("train", "--out", out, "--resume", "--total_env_steps", done + 4000).finish()
+        assert code == 0, errors
+        assert_sound(out, num_ranks=2, status="finished")
+
+
+def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
         out = disk / "run"
         code, output, errors = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER).finish()
         assert code == 1, output + errors
@@ -367,5 +398,3 @@ def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path
         assert code == 0, errors
         assert_sound(out, num_ranks=2, status="finished")
         assert not list(out.rglob("*.part"))
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)

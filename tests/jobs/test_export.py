@@ -1,6 +1,7 @@
 """Exports of a run that was trained."""
 
 import json
+import re
 
 import pytest
 
@@ -23,8 +24,9 @@ def test_everything_a_run_exports(galampi, small_job, tmp_path) -> None:
     assert code == 0, errors
     run = open_run(out)
     num_rows = sum(rank.updates.num_rows + rank.episodes.num_rows for rank in run.ranks)
-    assert f"{files['logs']}: {num_rows:,} events" in output
-    assert sorted(path.name for path in files["logs"].glob("run/*")) == ["rank-0000", "rank-0001"]
+    # More on a node whose energy can be read.
+    assert int(re.search(rf"{files['logs']}: ([\d,]+) events", output).group(1).replace(",", "")) >= num_rows
+    assert sorted(path.name for path in files["logs"].glob("run/rank-*")) == ["rank-0000", "rank-0001"]
     ((score,),) = json.loads(files["scores.json"].read_text())["push-sum, 2 ranks"]
     assert 8 < score < 500
     assert "policy of the rank 1" in output

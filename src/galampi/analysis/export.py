@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from galampi.analysis.mirror import RunMirror
 from galampi.analysis.statistics import episodes, final_return
-from galampi.analysis.tensorboard import EventFile, scalars
 from galampi.errors import ResultsError, UserError
 from galampi.job import Job, parse_job
 from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, load_evaluation
@@ -19,10 +19,10 @@ or those that took the most probable ones."""
 
 
 def write_tensorboard(run: Run, folder: Path) -> int:
-    """Write every row of `updates` and `episodes` as TensorBoard events.
+    """Write every row of `updates` and `episodes`, and the power used, as TensorBoard events; what is there stays.
 
     Each rank, also one that has left the job, becomes a TensorBoard run `RUN/rank-0000`; tags are `updates/entropy` and
-    the like.
+    the like. A second run of the same name becomes `RUN-2`.
 
     Args:
         run: The run.
@@ -32,20 +32,13 @@ def write_tensorboard(run: Run, folder: Path) -> int:
         Number of events written.
 
     Raises:
-        UserError: tensorboardX is not installed, the folder holds events of this run already, or cannot be written.
+        UserError: tensorboardX is not installed, or the folder cannot be written, is being written by another
+            process, or holds events of something else.
+        ResultsError: A file of the run is damaged.
     """
-    num_events = 0
-    for rank in run.all_ranks:
-        logs = folder / run.path.resolve().name / rank.path.stem
-        if logs.is_dir() and any(logs.iterdir()):
-            raise UserError(f"{logs}: holds events already; TensorBoard would show both")
-        file = EventFile(logs)
-        try:
-            for table in (rank.updates, rank.episodes):
-                num_events += file.add(*scalars(table))
-        finally:
-            file.close()
-    return num_events
+    with RunMirror(run, folder) as mirror:
+        mirror.write_new()
+        return mirror.num_events
 
 
 def rliable_scores(runs: Sequence[Run], score: Score) -> tuple[Scores, list[str]]:

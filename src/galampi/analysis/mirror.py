@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,12 @@ class RunMirror:
         """Note where an earlier mirror has ended, and write nothing.
 
         Raises:
-            UserError: The folder cannot be written, another mirror writes there, or it holds what `export` has written.
+            UserError: The folder cannot be written, another process writes there, or it holds events of something else.
         """
         self.path = run.path
         self.status = ""
         self.num_events = 0
-        self._logs = folder / run.path.resolve().name
+        self._logs = _own_logs(run.path.resolve(), folder)
         self._ranks: dict[int, _Rank] = {}
         self._failing_since_s: float | None = None
         self._stack = ExitStack()
@@ -98,9 +99,6 @@ class RunMirror:
         state = self._logs / _STATE
         if state.exists():
             kept = json.loads(state.read_text(encoding="utf-8"))
-            if kept["run"] != str(run.path.resolve()):
-                self._stack.close()
-                raise UserError(f"{self._logs}: mirrors {kept['run']}; choose another folder")
             self._ranks = {int(rank): _Rank(*each) for rank, each in kept["ranks"].items()}
         elif any(self._logs.glob("rank-*")):
             self._stack.close()
@@ -125,23 +123,32 @@ class RunMirror:
             UserError: The events cannot be written.
         """
         try:
-            run = open_run(self.path)
-            for file in run.all_ranks:
-                if file.exists:
-                    self._follow(file, self._ranks.setdefault(file.rank, _Rank()))
+            self.status = self.write_new()
         except ResultsError:
             now_s = time.monotonic()
             self._failing_since_s = now_s if self._failing_since_s is None else self._failing_since_s
             if now_s - self._failing_since_s >= _GIVE_UP_AFTER_S:
                 raise
-            return self.status
+        else:
+            self._failing_since_s = None
+        return self.status
+
+    def write_new(self) -> str:
+        """Write what is new, and return the run's status as it was before: rows that were there then are here now.
+
+        Raises:
+            ResultsError: A file is damaged, or being replaced.
+            UserError: The events cannot be written.
+        """
+        run = open_run(self.path)
+        try:
+            for file in run.all_ranks:
+                if file.exists:
+                    self._follow(file, self._ranks.setdefault(file.rank, _Rank()))
+            self._keep()
         except OSError as error:
             raise UserError(f"{self._logs}: cannot be written: {error.strerror}") from None
-        self._failing_since_s = None
-        self._keep()
-        # Rows that were there when the status was read are here now.
-        self.status = run.status
-        return self.status
+        return run.status
 
     def _follow(self, file: RankFile, rank: _Rank) -> None:
         """Write the new rows of a rank."""
@@ -179,6 +186,16 @@ class RunMirror:
         part = self._logs / f"{_STATE}.part"
         part.write_text(json.dumps(kept) + "\n", encoding="utf-8")
         part.rename(self._logs / _STATE)
+
+
+def _own_logs(run: Path, folder: Path) -> Path:
+    """Return the folder of a run's events: its name, with a number where another run of that name has the first."""
+    for number in count(1):
+        logs = folder / (run.name if number == 1 else f"{run.name}-{number}")
+        state = logs / _STATE
+        if not state.exists() or json.loads(state.read_text(encoding="utf-8"))["run"] == str(run):
+            break
+    return logs
 
 
 def _energy_steps(file: RankFile) -> np.ndarray:

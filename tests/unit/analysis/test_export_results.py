@@ -28,7 +28,8 @@ def test_every_row_becomes_an_event(tmp_path) -> None:
     run = write_run(tmp_path / "run", returns=[3.0, -2.5, 8.0], ranks=2)
     assert write_tensorboard(run, tmp_path / "logs") == 6
     (path,) = (tmp_path / "logs/run/rank-0001").iterdir()
-    head, *events = records(path)
+    head, *others = records(path)
+    events = [event for event in others if event.HasField("summary")]
     assert head.file_version == "brain.Event:2"
     assert [event.step for event in events] == [0, 10, 20]
     assert [event.wall_time for event in events] == [0.0, 1.0, 2.0]
@@ -37,12 +38,30 @@ def test_every_row_becomes_an_event(tmp_path) -> None:
     assert set(values[0]) == {"episodes/return", "episodes/length", "episodes/simulator"}
 
 
-def test_a_run_is_not_written_twice(tmp_path) -> None:
+def shown(folder):
+    """Return the steps and returns of the episodes that TensorBoard shows of a folder."""
+    pairs: list[tuple[int, float]] = []
+    for event in (event for path in sorted(folder.iterdir()) for event in records(path)):
+        if event.HasField("session_log"):
+            pairs = [pair for pair in pairs if pair[0] < event.step]
+        pairs += [(event.step, value.simple_value) for value in event.summary.value if "return" in value.tag]
+    return pairs
+
+
+def test_written_again_a_run_is_brought_up_to_date_and_another_of_its_name_is_told_apart(tmp_path) -> None:
     pytest.importorskip("tensorboardX")
-    run = write_run(tmp_path / "run", returns=[1.0])
-    write_tensorboard(run, tmp_path / "logs")
-    with pytest.raises(UserError, match=r"rank-0000: holds events already"):
-        write_tensorboard(run, tmp_path / "logs")
+    run = write_run(tmp_path / "a/run", returns=[1.0, 2.0])
+    logs = tmp_path / "logs"
+    assert write_tensorboard(run, logs) == 2
+    with RankWriter(tmp_path / "later.h5", rank=0) as writer:
+        for k in range(3):
+            writer.write_episode(episodic_return=k + 1.0, length=7, env_steps=10 * k, time_s=float(k), simulator=0)
+    (tmp_path / "later.h5").rename(run.path / "rank-0000.h5")
+    other = write_run(tmp_path / "b/run", returns=[5.0])
+    for each in (open_run(run.path), other, other):
+        write_tensorboard(each, logs)
+    assert shown(logs / "run/rank-0000") == [(0, 1.0), (10, 2.0), (20, 3.0)]
+    assert shown(logs / "run-2/rank-0000") == [(0, 5.0)]
 
 
 def test_ranks_that_have_left_are_written_too(tmp_path) -> None:
@@ -57,7 +76,7 @@ def test_a_place_for_logs_that_cannot_be_written(tmp_path, place) -> None:
     pytest.importorskip("tensorboardX")
     run = write_run(tmp_path / "run", returns=[1.0])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"rank-0000: cannot be written: "):
+    with pytest.raises(UserError, match=r"run: cannot be written: "):
         write_tensorboard(run, tmp_path / place)
 
 
