@@ -115,7 +115,8 @@ def training(
         }
         settings = TimedTraining(
             launched_at=time.time(),
-            seconds=SETTLING_S + seconds,
+            settling_s=SETTLING_S,
+            seconds=seconds,
             cores=cores(),
             slow_rank=slow_rank,
             slow_factor=3.0,

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,9 @@ from galampi.ranks.launched import launched_rank
 if TYPE_CHECKING:
     from galampi.learning import Episode, Rollout
 
+LEAST_UPDATES = 3
+"""However slow the machine."""
+
 
 @dataclass(frozen=True)
 class TimedTraining:
@@ -32,7 +34,8 @@ class TimedTraining:
 
     Attributes:
         launched_at: Unix time at which the command was started, s.
-        seconds: Time from the first update to the stop.
+        settling_s: Time from the first update on that does not count.
+        seconds: Time that counts, until the stop; more where fewer than `LEAST_UPDATES` fall into it.
         cores: Rank r runs on core number r modulo their number alone.
         slow_rank: Rank that is slowed, or None.
         slow_factor: Times as long as it would that an update of that rank takes.
@@ -42,6 +45,7 @@ class TimedTraining:
     """
 
     launched_at: float
+    settling_s: float
     seconds: float
     cores: list[int]
     slow_rank: int | None
@@ -66,7 +70,8 @@ def main() -> int:
         from galampi.training import train
 
     measured: dict[str, float] = {}
-    num_rollouts, awake_since_s = 0, 0.0
+    num_rollouts, num_counted = 0, 0
+    first_update_at_s, awake_since_s = 0.0, 0.0
     collect = RolloutCollector.collect
 
     def stop() -> None:
@@ -75,13 +80,16 @@ def main() -> int:
 
     def timed_collect(collector: RolloutCollector) -> tuple[Rollout, list[Episode]]:
         """Notice the end of each update, for the next rollout is asked for then."""
-        nonlocal num_rollouts, awake_since_s
+        nonlocal num_rollouts, num_counted, first_update_at_s, awake_since_s
         num_rollouts += 1
         if num_rollouts == 2:
             measured["first_update_s"] = time.time() - settings.launched_at
-            timer = threading.Timer(settings.seconds, stop)
-            timer.daemon = True
-            timer.start()
+            first_update_at_s = time.monotonic()
+        elif num_rollouts > 2 and "pss_bytes" not in measured:
+            counted_s = time.monotonic() - first_update_at_s - settings.settling_s
+            num_counted += counted_s >= 0
+            if counted_s >= settings.seconds and num_counted > LEAST_UPDATES:
+                stop()
         if rank == settings.slow_rank and awake_since_s:
             time.sleep((settings.slow_factor - 1) * (time.monotonic() - awake_since_s))
         awake_since_s = time.monotonic()
