@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +14,7 @@ import psutil
 from galampi.errors import UserError
 from galampi.launch.submit import slug
 from galampi.ranks.launched import own_cpus
+from galampi.ranks.processor import processor, processor_facts
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -25,12 +25,12 @@ def facts() -> dict[str, Any]:
     Raises:
         UserError: MPI cannot be started.
     """
-    processor = _processor()
+    facts = processor_facts()
     return {
-        "processor": processor.get("model name", platform.processor()),
-        "processor_family_model": f"{processor.get('cpu family', '?')}-{processor.get('model', '?')}",
-        "processor_flags": [flag for flag in _FLAGS if flag in processor.get("flags", "").split()],
-        "cache": processor.get("cache size", "?"),
+        "processor": processor(),
+        "processor_family_model": f"{facts.get('cpu family', '?')}-{facts.get('model', '?')}",
+        "processor_flags": [flag for flag in _FLAGS if flag in facts.get("flags", "").split()],
+        "cache": facts.get("cache size", "?"),
         "cores": len(own_cpus()),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg()[0],
@@ -57,12 +57,3 @@ def _mpi_library() -> str:
     if done.returncode != 0:
         raise UserError(f"MPI cannot be started: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}")
     return done.stdout.strip()
-
-
-def _processor() -> dict[str, str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in lines if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}

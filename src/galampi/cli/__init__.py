@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from galampi.cli.analysis import add_mirror, add_report, add_watch
 from galampi.cli.bench import add_bench
 from galampi.cli.cluster import add_doctor, add_status, add_submit, add_sweep
+from galampi.cli.experiments import add_experiment
 from galampi.cli.jobs import add_jobs
 from galampi.cli.policies import add_evaluate, add_export, add_verify
 from galampi.cli.settings import Parser, as_named, make_paths_absolute
@@ -93,7 +94,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, by_command
 
 
-_ONE_PROCESS = ("submit", "sweep", "mirror", "report", "evaluate", "verify", "export", "simulate")
+_ONE_PROCESS = ("submit", "sweep", "mirror", "report", "experiment", "evaluate", "verify", "export", "simulate")
 _COMMANDS = {
     "train": (add_train, "Train a job", "mpirun -n 4 python -m galampi train pong --seed 3"),
     "jobs": (add_jobs, "List the jobs that come with galampi", "python -m galampi jobs"),
@@ -115,6 +116,11 @@ _COMMANDS = {
         add_report,
         "Write figures, a page and a summary of runs",
         "python -m galampi report runs/pong-1 runs/pong-2 --out pong",
+    ),
+    "experiment": (
+        add_experiment,
+        "Train what a planned experiment lacks, and say what it comes to",
+        "python -m galampi experiment experiments/robust-cartpole",
     ),
     "evaluate": (
         add_evaluate,

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,12 +66,28 @@ def sweep_here(asked: Asked) -> int:
         UserError: The sweep or a job of it is not allowed, another one lies there, or ranks cannot be started.
     """
     _lay_out(asked)
-    folder = asked.folder
+    code = train_sweep(asked.folder, asked.num_ranks, asked.at_once)
+    print(sweep.table(sweep.read_sweep(asked.folder)))
+    return code
+
+
+def train_sweep(
+    folder: Path, num_ranks: int | None, at_once: int, after_each: Callable[[], None] = lambda: None
+) -> int:
+    """Train what a sweep that is laid out lacks, and return the exit code.
+
+    Args:
+        folder: The sweep.
+        num_ranks: Ranks of each run; None for as many as before.
+        at_once: Most runs at the same time.
+        after_each: Called when a run has ended.
+
+    Raises:
+        UserError: Ranks cannot be started.
+    """
     with sole_writer(folder):
-        is_stopped = _train(folder, mpirun(_ranks_of(folder, asked.num_ranks)), asked.at_once)
-    runs = sweep.read_sweep(folder)
-    print(sweep.table(runs))
-    return _STOPPED if is_stopped else sweep.exit_code(runs)
+        is_stopped = _train(folder, mpirun(_ranks_of(folder, num_ranks)), at_once, after_each)
+    return _STOPPED if is_stopped else sweep.exit_code(sweep.read_sweep(folder))
 
 
 def _lay_out(asked: Asked) -> None:
@@ -127,7 +143,7 @@ class _Started:
         return self.process.poll() is not None if self.process is not None else not held(self.run.local_log)
 
 
-def _train(folder: Path, launcher: Sequence[str], at_once: int) -> bool:
+def _train(folder: Path, launcher: Sequence[str], at_once: int, after_each: Callable[[], None]) -> bool:
     """Train what a sweep lacks, each run once, and return whether a signal has ended that."""
     runs = sweep.read_sweep(folder)
     started = [_Started(run, None) for run in runs if held(run.local_log)]
@@ -161,6 +177,7 @@ def _train(folder: Path, launcher: Sequence[str], at_once: int) -> bool:
                     # It has not failed: it was never let begin.
                     each.run.local_log.unlink()
                 display.end(next(run for run in sweep.read_sweep(folder) if run.index == each.run.index))
+                after_each()
 
 
 def _next(folder: Path, tried: Set[int]) -> tuple[SweptRun | None, bool]:

@@ -117,7 +117,7 @@ def combinations(
     jobs: dict[str, Job] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        name = _run_name(chosen)
+        name = run_name(chosen)
         while name in jobs:
             name += "-"
         jobs[name] = load_job(job_file, {**overrides, **chosen})
@@ -323,7 +323,8 @@ def _state(status: str, on_its_way: str | None, has_log: bool) -> str:
     return "lost"
 
 
-def _run_name(chosen: Mapping[str, str]) -> str:
+def run_name(chosen: Mapping[str, str]) -> str:
+    """Name the run of some settings, each the text of its value."""
     parts = []
     for key, value in chosen.items():
         if key == "environment.id":

@@ -1,0 +1,163 @@
+"""The plan of an experiment: what is claimed, and which runs shall show it. Knows no results.
+
+An experiment is a folder:
+
+    EXPERIMENT/plan.toml       the plan; committed before its runs
+    EXPERIMENT/tuning/*.h5     what is kept of the runs that chose a value for each arm
+    EXPERIMENT/results/*.h5    what is kept of the runs that count
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from galampi.errors import UserError
+from galampi.job import Job, find_job, load_job
+from galampi.launch.sweep import run_name
+
+Chosen = Mapping[str, str]
+"""Settings, each as the text of its value."""
+
+
+class Tuning(BaseModel):
+    """How a setting gets its value in each arm, by seeds that are not used afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    key: str
+    """The setting."""
+    factors: tuple[float, ...] = Field(min_length=1)
+    """What its value in the job is multiplied by; the factor with the greatest area under the curve is taken."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+
+
+class Plan(BaseModel):
+    """A plan: every arm, a value of each axis, is trained with every seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    claim: str
+    """What shall be shown."""
+    refuted_if: str
+    """What would speak against it."""
+    job: str
+    """Job file, relative to the plan, or the name of a shipped job."""
+    num_ranks: int = Field(ge=1)
+    settings: dict[str, Any] = {}
+    """Settings of every run, over those of the job."""
+    axes: dict[str, tuple[str | int | float, ...]]
+    """Values of the settings that differ between arms."""
+    compared: str
+    """The axis whose values are compared with one another."""
+    baseline: str
+    """Its value that the others are compared with."""
+    threshold: float
+    """Return from which on a run counts as a success."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    tuning: Tuning | None = None
+
+    @model_validator(mode="after")
+    def _compares_what_is_there(self) -> Plan:
+        values = [str(value) for value in self.axes.get(self.compared, ())]
+        if self.baseline not in values:
+            raise ValueError(f"baseline is {self.baseline!r}; must be a value of the axis {self.compared!r}: {values}")
+        if self.tuning is not None and set(self.tuning.seeds) & set(self.seeds):
+            raise ValueError("seeds of the tuning must not be seeds of the runs that count")
+        return self
+
+    @property
+    def arms(self) -> dict[str, Chosen]:
+        """What each arm chooses, by its name."""
+        products = itertools.product(*self.axes.values())
+        chosen = [dict(zip(self.axes, map(str, values), strict=True)) for values in products]
+        return {run_name(each): each for each in chosen}
+
+    @property
+    def groups(self) -> dict[str, dict[str, str]]:
+        """Arms that are compared, by what they have in common: name of the group, compared value, name of the arm."""
+        groups: dict[str, dict[str, str]] = {}
+        for name, chosen in self.arms.items():
+            rest = {key: value for key, value in chosen.items() if key != self.compared}
+            groups.setdefault(run_name(rest), {})[chosen[self.compared]] = name
+        return groups
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read the plan of an experiment.
+
+    Raises:
+        UserError: There is none, or it is no plan.
+    """
+    path = folder / "plan.toml"
+    try:
+        return Plan.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "plan"
+        raise UserError(f"{path}: {where}: {fault['msg'].removeprefix('Value error, ')}") from None
+
+
+def tuning_jobs(plan: Plan, folder: Path) -> dict[str, Job]:
+    """Return the jobs that choose a value for each arm, by the names of their runs, seed by seed."""
+    jobs: dict[str, Job] = {}
+    if plan.tuning is not None:
+        for seed in plan.tuning.seeds:
+            for arm, chosen in plan.arms.items():
+                for factor in plan.tuning.factors:
+                    jobs[tuning_name(arm, factor, seed)] = _job(plan, folder, chosen, seed, factor)
+    return jobs
+
+
+def counted_jobs(plan: Plan, folder: Path, factors: Mapping[str, float]) -> dict[str, Job]:
+    """Return the jobs that count, by the names of their runs, seed by seed.
+
+    Args:
+        plan: The plan.
+        folder: Where it lies.
+        factors: Of each arm what the tuning chose; empty without one.
+    """
+    return {
+        counted_name(arm, seed): _job(plan, folder, chosen, seed, factors.get(arm, 1.0))
+        for seed, (arm, chosen) in itertools.product(plan.seeds, plan.arms.items())
+    }
+
+
+def tuning_name(arm: str, factor: float, seed: int) -> str:
+    """Name a run of the tuning."""
+    return f"{arm}_x{factor:g}_seed-{seed}"
+
+
+def counted_name(arm: str, seed: int) -> str:
+    """Name a run that counts."""
+    return f"{arm}_seed-{seed}"
+
+
+def _job(plan: Plan, folder: Path, chosen: Chosen, seed: int, factor: float) -> Job:
+    beside = folder / plan.job
+    file = beside if beside.is_file() else find_job(plan.job)
+    settings = {key: _text(value) for key, value in plan.settings.items()} | dict(chosen) | {"seed": str(seed)}
+    job = load_job(file, settings)
+    if plan.tuning is None:
+        return job
+    return load_job(file, settings | {plan.tuning.key: repr(float(_value(job, plan.tuning.key)) * factor)})
+
+
+def _value(job: Job, key: str) -> Any:
+    value: Any = job
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,148 @@
+"""What is kept of a run: a file of a few kilobytes from which every number of an experiment can be computed again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galampi.analysis.statistics import WINDOW_EPISODES, effective_step, learning_curve
+from galampi.analysis.summary import RunReport
+from galampi.results.files import reading, replacing
+
+FORMAT = "galampi recorded run"
+NUM_MOMENTS = 200
+"""Moments of a learning curve; they divide the budget equally."""
+_MOST_DISTANCES = 100
+_KEPT = (
+    "galampi_version",
+    "torch_version",
+    "numpy_version",
+    "gymnasium_version",
+    "ale_py_version",
+    "mpi_library",
+    "git_commit",
+    "precision",
+    "device",
+    "num_parameters",
+    "num_restarts",
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedRun:
+    """What is kept of a run.
+
+    Attributes:
+        about: The job, the machine, versions, and what can be said in a number.
+        curve_at: [M] env steps of all ranks.
+        curve: [M] mean return of the last 100 episodes at those moments; NaN before the tenth.
+        last_returns: Returns of the last 100 episodes.
+        distance_at_s: [K] job time at which the ranks were sketched.
+        distance: [K] norm of the differences of all ranks to their mean, stacked.
+        norm: [K] norm of a rank's parameters, mean over the ranks.
+        bound_at_s: [L] job time of the moments at which the bound was computed.
+        bound: [L] the bound of the paper's Proposition 1 on `distance`.
+        bounded_distance: [L] the distance at those moments.
+    """
+
+    about: dict[str, Any]
+    curve_at: Floats
+    curve: Floats
+    last_returns: Floats
+    distance_at_s: Floats
+    distance: Floats
+    norm: Floats
+    bound_at_s: Floats
+    bound: Floats
+    bounded_distance: Floats
+
+    @property
+    def area(self) -> float:
+        """Mean of the learning curve over the budget."""
+        return float(np.nanmean(self.curve)) if np.isfinite(self.curve).any() else float("nan")
+
+    @property
+    def final_return(self) -> float:
+        """Mean return of the last 100 episodes."""
+        return float(self.last_returns.mean()) if len(self.last_returns) else float("nan")
+
+    @property
+    def share_inside(self) -> float:
+        """Share of the moments at which the ranks were within the bound; NaN where there is none."""
+        return float((self.bounded_distance <= self.bound).mean()) if len(self.bound) else float("nan")
+
+
+_ARRAYS = tuple(name for name in RecordedRun.__dataclass_fields__ if name != "about")
+
+
+def record(run: Path, path: Path, facts: dict[str, str]) -> None:
+    """Keep of a run what the numbers need.
+
+    Args:
+        run: Folder of the run.
+        path: File to write.
+        facts: About the machine.
+
+    Raises:
+        ResultsError: The run cannot be read.
+    """
+    report = RunReport(run)
+    finished, budget = report.episodes, report.job.total_env_steps
+    at = np.linspace(0, budget, NUM_MOMENTS + 1)[1:]
+    nothing: Floats = np.zeros(0)
+    arrays = dict.fromkeys(_ARRAYS, nothing)
+    arrays["curve_at"], arrays["curve"] = at, learning_curve(finished, "env_steps", at)
+    arrays["last_returns"] = finished.returns[-WINDOW_EPISODES:]
+    distance = report.distance
+    if not isinstance(distance, str):
+        stacked = np.linalg.norm(distance.to_mean, axis=1)
+        few = np.unique(np.linspace(0, len(stacked) - 1, min(_MOST_DISTANCES, len(stacked))).astype(int))
+        arrays["distance_at_s"], arrays["distance"] = distance.times_s[few], stacked[few]
+        arrays["norm"] = distance.norm.mean(axis=1)[few]
+        if not isinstance(report.bound, str):
+            moments = report.bound.moments
+            arrays["bound_at_s"] = distance.times_s[moments]
+            arrays["bound"], arrays["bounded_distance"] = report.bound.values, stacked[moments]
+    attributes = report.run.attributes
+    step = effective_step(report.run)
+    about = {
+        "job_toml": report.run.job_toml,
+        "status": report.run.status,
+        "num_ranks": report.run.num_ranks,
+        "env_steps": report.env_steps,
+        "duration_s": report.duration_s,
+        "effective_step": float("nan") if step is None else step,
+        **{name: attributes[name] for name in _KEPT if name in attributes},
+        **facts,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, FORMAT) as file:
+        for name, value in about.items():
+            file.attrs[name] = value
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array.astype(np.float32), compression="gzip", shuffle=True)
+
+
+def read_record(path: Path) -> RecordedRun:
+    """Read what `record` has written.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ResultsError: It is damaged.
+    """
+    with reading(path, FORMAT) as file:
+        about = {name: value for name, value in file.attrs.items() if name not in ("format", "schema_version")}
+        return RecordedRun(about=about, **{name: file[name][()].astype(np.float64) for name in _ARRAYS})
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of every recorded run of a folder, as `sha256sum -c` takes them."""
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.glob("*.h5"))]
+    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Train what a plan lacks, as sweeps on this machine, and keep of each run what the numbers need.
+
+The runs lie in RUNS/tuning and RUNS/results, two sweeps: `status`, `submit`, `watch` and `report` take them. What is
+recorded already is trained no more, so a plan goes on where its runs are gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from galampi.errors import UserError
+from galampi.experiments.plan import Plan, counted_jobs, read_plan, tuning_jobs, tuning_name
+from galampi.experiments.record import read_record, record, write_checksums
+from galampi.job import Job, load_job
+from galampi.launch import here, sweep
+from galampi.ranks.processor import processor
+
+
+def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None]) -> int:
+    """Train what a plan lacks, record it, and return the exit code of `sweep`.
+
+    Args:
+        folder: Of the experiment.
+        runs: Folder in which its runs lie.
+        at_once: Most runs at the same time.
+        tell: Called with a line now and then.
+
+    Raises:
+        UserError: There is no plan, or `runs` holds those of another one.
+    """
+    plan = read_plan(folder)
+    code = _part(tuning_jobs(plan, folder), folder / "tuning", runs / "tuning", plan, at_once, tell)
+    if code:
+        return code
+    factors = chosen_factors(plan, folder)
+    for arm, factor in factors.items():
+        tell(f"{arm}: factor {factor:g}")
+    return _part(counted_jobs(plan, folder, factors), folder / "results", runs / "results", plan, at_once, tell)
+
+
+def chosen_factors(plan: Plan, folder: Path) -> dict[str, float]:
+    """Return for each arm the factor with the greatest mean area under the curve, by what is recorded of the tuning.
+
+    Raises:
+        UserError: Some of the tuning is not recorded.
+    """
+    factors: dict[str, float] = {}
+    if plan.tuning is None:
+        return factors
+    for arm in plan.arms:
+        areas = []
+        for factor in plan.tuning.factors:
+            names = [tuning_name(arm, factor, seed) for seed in plan.tuning.seeds]
+            areas.append(np.mean([_area(folder / "tuning" / f"{name}.h5") for name in names]))
+        factors[arm] = plan.tuning.factors[int(np.nanargmax(areas))]
+    return factors
+
+
+def _area(path: Path) -> float:
+    try:
+        return read_record(path).area
+    except FileNotFoundError:
+        raise UserError(f"{path}: this run of the tuning is not recorded; --runs DIR trains it") from None
+
+
+def _part(
+    jobs: Mapping[str, Job], records: Path, runs: Path, plan: Plan, at_once: int, tell: Callable[[str], None]
+) -> int:
+    """Train and record those of some jobs that are not."""
+    lacking = {name: job for name, job in jobs.items() if not (records / f"{name}.h5").exists()}
+    if not lacking:
+        return 0
+    if not sweep.is_sweep(runs):
+        sweep.lay_out(runs, lacking)
+    laid_out = {run.name: load_job(run.job_file) for run in sweep.read_sweep(runs)}
+    if other := next((name for name, job in lacking.items() if laid_out.get(name) != job), None):
+        raise UserError(f"{runs}: holds the runs of another plan: {other} is not the same there; choose another --runs")
+    facts = {"processor": processor(), "date": time.strftime("%Y-%m-%d")}
+
+    def keep() -> None:
+        for run in sweep.read_sweep(runs):
+            path = records / f"{run.name}.h5"
+            if run.state == "done" and run.name in lacking and not path.exists():
+                record(run.out, path, facts)
+                write_checksums(records)
+                tell(f"recorded {path}")
+
+    code = here.train_sweep(runs, plan.num_ranks, at_once, after_each=keep)
+    keep()
+    return code
