@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from galampi.results import open_run
+from galampi.results import load_checkpoint, open_run
 from galampi.results.evaluation import load_evaluation
 
 ROOT = Path(__file__).parents[2]
@@ -60,3 +60,46 @@ def test_a_network_that_begins_elsewhere_on_each_rank_is_refused(galampi, tmp_pa
     code, output, errors = galampi("train", tmp_path / "job.toml", "--out", tmp_path / "run").finish()
     assert code == 2, output + errors
     assert "network.kind is 'my_nets:Trunk', which begins with other parameters on each rank" in errors
+
+
+@pytest.mark.one_mpi
+def test_what_is_normalised_stays_with_the_policy(galampi, tmp_path) -> None:
+    """Ranks agree on the moments, a resume on another number of ranks and an evaluation have them."""
+    run = tmp_path / "run"
+    normalized = ("--learner.normalize_observations", "true", "--learner.normalize_returns", "true")
+    job = ("train", "pendulum", "--out", run, *normalized, "--learner.reward_scale")
+    code, output, errors = galampi(*job, "0.1", "--total_env_steps", "20_000").finish()
+    assert code == 2
+    assert "learner.reward_scale does nothing" in output + errors
+
+    job_file = tmp_path / "job.toml"
+    text = (ROOT / "jobs/pendulum.toml").read_text()
+    assert "normalize_observations = true" in text
+    job_file.write_text(text)
+    steps = ("--total_env_steps", "20_000")
+    code, output, errors = galampi("train", job_file, "--out", run, *steps).finish()
+    assert code == 0, output + errors
+    parameters = open_run(run).attributes["num_parameters"]
+    moments = [load_checkpoint(run / f"checkpoint/rank-000{rank}.h5")["learner"]["z"][parameters:] for rank in (0, 1)]
+    # A count; offset, mean and mean square of the three observations and of the running return.
+    assert moments[0].shape == (1 + 3 * 4,)
+    np.testing.assert_array_equal(moments[0][1:4], moments[1][1:4])
+    deviations = [np.sqrt(each[7:10] - each[4:7] ** 2) for each in moments]
+    np.testing.assert_allclose(deviations[0], deviations[1], rtol=0.2)
+    # The pole's speed lies between -8 and 8, its sine and cosine within -1 and 1.
+    assert deviations[0][2] > 1 > deviations[0][0] > 0.3
+
+    changed = ("--learner.normalize_observations", "false")
+    code, output, errors = galampi("train", job_file, "--out", run, "--resume", *steps, *changed).finish()
+    assert code == 2
+    assert "learner.normalize_observations was True" in output + errors
+    more = ("--resume", "--total_env_steps", "24_000")
+    code, output, errors = galampi("train", job_file, "--out", run, *more, ranks=1).finish()
+    assert code == 0, output + errors
+    resumed = load_checkpoint(run / "checkpoint/rank-0000.h5")["learner"]["z"][parameters:]
+    np.testing.assert_allclose(np.sqrt(resumed[7:10] - resumed[4:7] ** 2), deviations[0], rtol=0.3)
+    code, output, errors = galampi("evaluate", run, "--episodes", "2", ranks=None).finish()
+    assert code == 0, output + errors
+    code, output, errors = galampi("train", "pendulum", "--from", run, *changed, "--out", tmp_path / "other").finish()
+    assert code == 2
+    assert "its learner.normalize_observations is True; this job's is False" in output + errors

@@ -148,6 +148,10 @@ class Learner(Section):
     """Let a lost life end the learner's return, though never the game; auto: for Atari but in its preset machado."""
     reward_scale: float = Field(1.0, gt=0, le=1e6)
     """Factor on the rewards the learner sees, before any clip."""
+    normalize_observations: bool = False
+    """Bring the numbers of observations to mean 0 and variance 1, by their running moments over all ranks."""
+    normalize_returns: bool = False
+    """Divide rewards by the standard deviation of the running return, over all ranks."""
 
 
 class Network(Section):

@@ -108,6 +108,8 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
     of_others = "rmsprop_" if job.learner.optimizer == "adam" else "adam_"
     names = [name for name in type(job.learner).model_fields if name.startswith(of_others)]
     yield "learner", names, f"learner.optimizer is {job.learner.optimizer!r}"
+    if job.learner.normalize_returns:
+        yield "learner", ("reward_scale",), "learner.normalize_returns is true, and divides by it again"
     if job.network.recurrent == "none":
         yield "network", ("recurrent_size",), "network.recurrent is 'none'"
     kind = job.network.kind

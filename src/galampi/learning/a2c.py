@@ -19,10 +19,12 @@ from galampi.errors import UserError
 from galampi.job import Job
 from galampi.learning import kernels
 from galampi.learning.actions import masked
+from galampi.learning.moments import Normalization
 from galampi.learning.optimizer import make_optimizer
 from galampi.learning.policy import Policy
 from galampi.learning.returns import gae
 from galampi.learning.rollout import Rollout
+from galampi.learning.spaces import Encoding
 
 REFERENCE_SIMULATORS = 16
 """Simulators for which a learning rate is stated."""
@@ -49,8 +51,12 @@ class Learner:
     Attributes:
         policy: The network.
         generator: Random numbers of the actions.
-        z: [P] float32 parameters on the host. Whoever changes them calls `refresh` next.
-        gradient: [P] float32 on the host, of the last `compute_gradient`.
+        normalization: What it makes of observations and rewards.
+        z: [P + M] float32 on the host: the parameters, then the moments of what is normalised. Whoever changes it calls
+            `refresh` next.
+        parameters: [P] the first part of it.
+        moments: [M] the last part of it.
+        gradient: [P + M] float32 on the host, of the last `compute_gradient`.
     """
 
     def __init__(
@@ -83,17 +89,29 @@ class Learner:
         self._settings = settings = job.learner
         # By default cuDNN rounds what convolutions multiply to 10 bits; float32 is to mean float32.
         torch.backends.cudnn.allow_tf32 = False
+        encoding, columns = Encoding(observation_space), None
+        if settings.normalize_observations:
+            columns = _columns(encoding, job.environment.id)
+            encoding = encoding.normalized()
+        num_moments = Normalization.size(columns, returns=settings.normalize_returns)
         self.policy = Policy(
             job.network,
-            observation_space,
+            encoding,
             action_space,
             seed=seed,
             device=torch.device(device),
             precision=getattr(torch, precision),
+            num_more=num_moments,
         )
         self.z = self.policy.parameters.z
         self.gradient = self.policy.parameters.gradient
-        self._optimizer = make_optimizer(settings, self.z, self.gradient)
+        num_parameters = self.policy.parameters.num_parameters
+        self.parameters, self.moments = self.z[:num_parameters], self.z[num_parameters:]
+        self.normalization = Normalization(
+            columns, self.moments, self.gradient[num_parameters:], returns=settings.normalize_returns
+        )
+        self._gradient = self.gradient[:num_parameters]
+        self._optimizer = make_optimizer(settings, self.parameters, self._gradient)
         self._base_learning_rate = settings.learning_rate
         if settings.learning_rate_scaling == "sqrt":
             self._base_learning_rate *= math.sqrt(total_simulators / REFERENCE_SIMULATORS)
@@ -111,6 +129,10 @@ class Learner:
         if self._settings.entropy_coefficient_schedule == "linear":
             return self._settings.entropy_coefficient * (1 - progress)
         return self._settings.entropy_coefficient
+
+    def encode(self, observations: np.ndarray, out: torch.Tensor) -> None:
+        """Write encoded observations [N, ...] as input of the network."""
+        self.policy.trunk.encode(self.normalization.normalized(observations), out)
 
     def compute_gradient(self, rollout: Rollout, progress: float = 0.0) -> Losses:
         """Write the gradient of the rollout's loss into `gradient`.
@@ -164,12 +186,17 @@ class Learner:
             return policy_loss + weighted_value_loss - entropy_coefficient * mean_entropy
 
         policy.backward(activations, loss, rollout.memory.copy(len(values) - 1) if rollout.memory is not None else None)
+        self.normalization.write_gradient()
         return Losses(*(term.item() for term in terms))
 
-    def apply_gradient(self, learning_rate: float) -> float:
+    def apply_gradient(self, learning_rate: float, scale: float = 1.0) -> float:
         """Clip `gradient` by its norm and take one optimizer step on `z`.
 
         The working copy is not refreshed: gossip, which follows, changes `z` again.
+
+        Args:
+            learning_rate: Of this update.
+            scale: Factor on its step, and on that of the moments.
 
         Returns:
             The norm of the gradient before the clip.
@@ -177,22 +204,24 @@ class Learner:
         Raises:
             FloatingPointError: The gradient is not finite.
         """
-        norm = float(torch.linalg.vector_norm(torch.from_numpy(self.gradient)))
+        norm = float(torch.linalg.vector_norm(torch.from_numpy(self._gradient)))
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"the norm of the gradient is {norm}; is the learning rate {learning_rate} too high?"
             )
         most = self._settings.max_grad_norm
-        self._optimizer.step(learning_rate, gradient_scale=most / norm if norm > most else 1.0)
+        self._optimizer.step(learning_rate * scale, gradient_scale=most / norm if norm > most else 1.0)
+        self.normalization.step(scale)
         return norm
 
-    def step_norm(self, learning_rate: float) -> float:
-        """Return the Euclidean norm of the change that the last `apply_gradient` made to `z`."""
-        return self._optimizer.step_norm(learning_rate)
+    def step_norm(self, learning_rate: float, scale: float = 1.0) -> float:
+        """Return the Euclidean norm of the change that the last `apply_gradient` made to `parameters`."""
+        return self._optimizer.step_norm(learning_rate * scale)
 
     def refresh(self) -> None:
-        """Make the network compute with `z`; call after every change of it."""
+        """Compute with `z`; call after every change of it."""
         self.policy.parameters.refresh()
+        self.normalization.refresh()
 
     def state(self) -> dict[str, np.ndarray]:
         """Return copies of everything that training changes: parameters, optimizer, random numbers."""
@@ -215,6 +244,20 @@ class Learner:
         self._optimizer.load_state(state)
         self.generator.set_state(torch.from_numpy(np.array(state["generator"], np.uint8)))
         self.refresh()
+
+
+def _columns(encoding: Encoding, environment_id: str) -> np.ndarray:
+    """Return which columns of an observation are normalised.
+
+    Raises:
+        UserError: There is none.
+    """
+    if encoding.is_image or not encoding.numbers.any():
+        kind = "images" if encoding.is_image else "no numbers but numbers out of sets, bits and images"
+        raise UserError(
+            f"learner.normalize_observations does nothing: observations of {environment_id} are {kind}, which need none"
+        )
+    return encoding.numbers
 
 
 def resolve_device(name: str, local_rank: int = 0) -> str:

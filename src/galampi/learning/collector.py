@@ -38,6 +38,7 @@ class RolloutCollector:
         clip = settings.clip_rewards
         self._clip_rewards = simulators.is_atari if clip == "auto" else clip
         self._reward_scale = np.float32(settings.reward_scale)
+        self._gamma = settings.gamma
         shape = (settings.rollout_length, simulators.num_envs)
         values_shape = (shape[0] + 1, shape[1])
         # The backward pass takes as much again: the gradient of every activation.
@@ -61,7 +62,14 @@ class RolloutCollector:
         # Of the observations before each step and after the last: whether what is remembered goes on into it.
         self._keeps = np.ones(values_shape, np.bool_)
         self.failures: list[Failure] = []
-        learner.policy.trunk.encode(simulators.reset(), self._activations[0][-1])
+        # Before the next rollout: what was seen last, and of each simulator its running return.
+        self._seen = simulators.reset()
+        self._running_returns = np.zeros(shape[1])
+        normalization = learner.normalization
+        if not normalization.has_begun:
+            normalization.begin(self._seen)
+        self._normalizes = normalization.observations is not None
+        learner.encode(self._seen, self._activations[0][-1])
         num_masked = actuation.num_choices if simulators.masks is not None else 0
         self._masks = np.ones((*shape, num_masked), np.bool_) if num_masked else None
 
@@ -77,7 +85,11 @@ class RolloutCollector:
         start_s = time.perf_counter()
         self.env_s = 0.0
         self.failures = []
-        inputs[0].copy_(inputs[-1])
+        if self._normalizes:
+            # By the moments of now.
+            self._learner.encode(self._seen, inputs[0])
+        else:
+            inputs[0].copy_(inputs[-1])
         self._keeps[0] = self._keeps[-1]
         memory = Memory(self._memory.state, torch.from_numpy(self._keeps)) if self._memory is not None else None
         for t in range(len(self._rewards)):
@@ -97,13 +109,15 @@ class RolloutCollector:
             self._resets_next = terminated | truncated
             self.failures += step.failures
             episodes += self._ended(step)
-            rewards = rewards * self._reward_scale
-            self._rewards[t] = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
             self._terminated[t] = terminated | life_lost
             self._truncated[t] = truncated
+            self._rewards[t] = self._learnt_rewards(rewards, t)
             # An episode that was cut is remembered into its last observation; what follows that is a new one.
             self._keeps[t + 1] = self._valid[t] & ~self._terminated[t]
-            policy.trunk.encode(observations, inputs[t + 1])
+            if self._normalizes:
+                self._seen = observations
+                self._learner.normalization.count(observations)
+            self._learner.encode(observations, inputs[t + 1])
         # The next rollout begins with this observation, and then remembers it.
         last = self._memory_for(len(self._rewards))
         _, values = policy.forward([layer[-1] for layer in self._activations], last.copy(1) if last else None)
@@ -122,6 +136,19 @@ class RolloutCollector:
             memory,
         )
         return rollout, episodes
+
+    def _learnt_rewards(self, rewards: np.ndarray, t: int) -> np.ndarray:
+        """Return the rewards [B] of a step of the rollout as the learner sees them."""
+        rewards = rewards * self._reward_scale
+        if self._clip_rewards:
+            rewards = np.clip(rewards, -1, 1)
+        moments = self._learner.normalization.returns
+        if moments is None:
+            return rewards
+        self._running_returns = self._gamma * self._running_returns + rewards
+        moments.count(self._running_returns[self._valid[t], None])
+        self._running_returns[self._terminated[t] | self._truncated[t]] = 0
+        return moments.scaled(rewards)
 
     def _ended(self, step: Step) -> Iterator[Episode]:
         """Yield the episodes that a step has ended, but for those that a failure has, and begin new ones."""

@@ -47,28 +47,37 @@ class FlatParameters:
     `z` and `gradient` are host arrays, whatever the device: the optimizer, the gossip and the checkpoints
     work there. The working copy lives on the device, in the precision asked for where a block permits it.
 
+    After the P parameters both may hold M numbers more, which go with them wherever they go and which no network
+    computes with.
+
     Attributes:
-        z: [P] float32. Whoever changes it calls `refresh` next.
-        gradient: [P] float32.
+        z: [P + M] float32. Whoever changes it calls `refresh` next.
+        gradient: [P + M] float32.
+        num_parameters: P.
         working: The working copy, one tensor a block.
         version: Counts the calls of `refresh`.
     """
 
-    def __init__(self, blocks: Sequence[Block], precision: torch.dtype, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], precision: torch.dtype, device: torch.device, seed: int, num_more: int = 0
+    ) -> None:
         # The working copy is one buffer for each precision: a refresh is then two casts, however many blocks
         # there are.
         if any(b.low_precision and not a.low_precision for a, b in pairwise(blocks)):
             raise ValueError("low-precision blocks must come first")
         self._num_low = sum(block.size for block in blocks if block.low_precision)
-        num_parameters = sum(block.size for block in blocks)
+        self.num_parameters = sum(block.size for block in blocks)
+        length = self.num_parameters + num_more
         generator = torch.Generator().manual_seed(seed)
         # From pinned memory a GPU copies at the rate of the bus.
         pinned = device.type == "cuda"
-        self._z = torch.empty(num_parameters, pin_memory=pinned)
-        torch.cat([_initial_value(block, generator).flatten() for block in blocks], out=self._z)
-        self._gradient = torch.zeros(num_parameters, pin_memory=pinned)
+        self._z = torch.empty(length, pin_memory=pinned)
+        torch.cat(
+            [*(_initial_value(block, generator).flatten() for block in blocks), torch.zeros(num_more)], out=self._z
+        )
+        self._gradient = torch.zeros(length, pin_memory=pinned)
         self._low = torch.empty(self._num_low, dtype=precision, device=device)
-        self._full = torch.empty(num_parameters - self._num_low, device=device)
+        self._full = torch.empty(self.num_parameters - self._num_low, device=device)
         self.z: np.ndarray = self._z.numpy()
         self.gradient: np.ndarray = self._gradient.numpy()
         self.version = 0
@@ -97,13 +106,13 @@ class FlatParameters:
 
     def blocks(self) -> list[torch.Tensor]:
         """Return copies of the blocks of the vector, each in its shape there."""
-        flat = torch.split(self._z.clone(), [math.prod(shape) for shape in self._shapes])
+        flat = torch.split(self._z[: self.num_parameters].clone(), [math.prod(shape) for shape in self._shapes])
         return [values.view(shape) for values, shape in zip(flat, self._shapes, strict=True)]
 
     def refresh(self) -> None:
         """Make the working copy that of `z`, rounded."""
         self._low.copy_(self._z[: self._num_low])
-        self._full.copy_(self._z[self._num_low :])
+        self._full.copy_(self._z[self._num_low : self.num_parameters])
         for tensor, z, scale in self._arranged:
             tensor.copy_(z * scale)
         self.version += 1

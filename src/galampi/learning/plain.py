@@ -14,6 +14,7 @@ from torch import nn
 from galampi.learning.actions import GaussianActions
 from galampi.learning.architectures import describe, sequential
 from galampi.learning.layers import Convolution
+from galampi.learning.moments import CLIP, Normalization
 from galampi.learning.policy import Policy
 from galampi.learning.recurrence import advance
 from galampi.learning.trunk import ModuleTrunk, WrittenTrunk
@@ -24,15 +25,21 @@ class PlainNetwork(nn.Module):
 
     Attributes:
         trunk: What policy and value share.
+        observation_mean: [length] what is taken from observations before the trunk; None if they are left as they are.
+        observation_std: [length] what they are divided by then.
         recurrent: What remembers its features; None for a policy without a memory.
         policy: Logits of the actions, or means of the Gaussian.
         value: The value head.
         log_std: [k] log standard deviations of continuous actions; None for discrete ones.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        """Copy a policy's network, in float32 on the processor."""
+    def __init__(self, policy: Policy, normalization: Normalization | None = None) -> None:
+        """Copy a policy's network, in float32 on the processor, and what is made of observations before it."""
         super().__init__()
+        self.observation_mean: torch.Tensor | None
+        self.observation_std: torch.Tensor | None
+        for name, values in _normalized_by(normalization).items():
+            self.register_buffer(name, values)
         policy_weight, policy_bias, value_weight, value_bias, free = _head(policy)
         self.trunk = _trunk(policy)
         recurrence = policy.recurrence
@@ -51,12 +58,26 @@ class PlainNetwork(nn.Module):
 
         With a memory, of hidden states [N, S] before the observations, also those after them.
         """
+        if self.observation_mean is not None and self.observation_std is not None:
+            observations = ((observations - self.observation_mean) / self.observation_std).clamp(-CLIP, CLIP)
         features = self.trunk(observations)
         if self.recurrent is None or state is None:
             return self.policy(features), self.value(features)
         state = advance(self.recurrent, features, state)
         features = state[:, : self.recurrent.hidden_size]
         return self.policy(features), self.value(features), state
+
+
+def _normalized_by(normalization: Normalization | None) -> dict[str, torch.Tensor | None]:
+    """Return mean and standard deviation of every number of an observation; 0 and 1 for those that are left."""
+    if normalization is None or normalization.observations is None or normalization.columns is None:
+        return {"observation_mean": None, "observation_std": None}
+    mean = torch.zeros(len(normalization.columns))
+    std = torch.ones(len(normalization.columns))
+    columns = torch.from_numpy(normalization.columns)
+    mean[columns] = torch.from_numpy(normalization.observations.mean)
+    std[columns] = torch.from_numpy(normalization.observations.std)
+    return {"observation_mean": mean, "observation_std": std}
 
 
 def _trunk(policy: Policy) -> nn.Module:

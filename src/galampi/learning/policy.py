@@ -41,16 +41,22 @@ class Policy:
     def __init__(
         self,
         network: Network,
-        observation_space: gym.Space[Any],
+        encoding: Encoding,
         action_space: gym.Space[Any],
         *,
         seed: int,
         device: torch.device,
         precision: torch.dtype,
+        num_more: int = 0,
     ) -> None:
+        """Make the network, and a vector with as many numbers more as are asked for; see `FlatParameters`.
+
+        Raises:
+            UserError: It does not fit the observations or the actions.
+        """
         self.actions = actions_of(action_space)
         self.device = device
-        self.trunk = make_trunk(network, Encoding(observation_space), seed=seed, device=device, precision=precision)
+        self.trunk = make_trunk(network, encoding, seed=seed, device=device, precision=precision)
         blocks = list(self.trunk.blocks)
         width, scale = self.trunk.num_features, self.trunk.features_scale
         self.recurrence: Recurrence | None = None
@@ -64,7 +70,7 @@ class Policy:
         blocks += [Block((num_outputs, width), 0.01, False, scale=scale), Block((num_outputs,), 0, False)]
         blocks += [Block((1, width), 1.0, False, scale=scale), Block((1,), 0, False)]
         blocks += [Block((self.actions.num_free_parameters,), 0, False)]
-        self.parameters = FlatParameters(blocks, precision, device, seed)
+        self.parameters = FlatParameters(blocks, precision, device, seed, num_more)
         working = self.parameters.working
         num_trunk = len(self.trunk.blocks)
         self.trunk.bind(working[:num_trunk])

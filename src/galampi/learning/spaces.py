@@ -10,6 +10,7 @@ what: one number of `n` is `n` columns of which one is 1, and an image within li
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +92,17 @@ class Encoding:
     def is_image(self) -> bool:
         """Whether the array is an image, and not a row."""
         return len(self.shape) == 3
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Which columns of a row are numbers: [length] bool, False for those of images, bits and sets."""
+        return np.concatenate([np.full(math.prod(code.shape), isinstance(code, _Vector)) for code in self._codes])
+
+    def normalized(self) -> Encoding:
+        """Return the encoding of the same rows after their numbers were normalised."""
+        other = copy.copy(self)
+        other.dtype, other.scale = np.dtype(np.float32), 1.0
+        return other
 
     @property
     def space(self) -> gym.spaces.Box:

@@ -182,7 +182,7 @@ def _acting(simulators: Simulators, learner: Learner, *, greedy: bool, forgets_l
     memory = policy.recurrence.new_memory(simulators.num_envs) if policy.recurrence is not None else None
 
     def choose(observations: np.ndarray, life_lost: np.ndarray) -> np.ndarray:
-        policy.trunk.encode(observations, activations[0])
+        learner.encode(observations, activations[0])
         if memory is not None and forgets_lives:
             memory.keeps = torch.from_numpy(~life_lost)[None]
         outputs, _ = policy.forward(activations, memory)

@@ -21,6 +21,7 @@ from galampi import __version__
 from galampi.errors import UserError
 from galampi.learning import make_simulators
 from galampi.learning.actuation import Actuation
+from galampi.learning.moments import CLIP
 from galampi.learning.plain import PlainNetwork
 from galampi.policies.evaluation import make_learner
 from galampi.policies.stored import StoredPolicy
@@ -88,9 +89,10 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
     """Return the network in torch's layouts, and what a program must know to play with it."""
     environment = stored.job.environment.model_copy(update={"num_envs": 1})
     with closing(make_simulators(environment, seed=0, num_threads=1, life_ends_return="auto")) as simulators:
-        policy = make_learner(stored, simulators, action_seed=0).policy
+        learner = make_learner(stored, simulators, action_seed=0)
+        policy = learner.policy
         space, encoding = simulators.single_action_space, simulators.encoding
-    network = PlainNetwork(policy)
+    network = PlainNetwork(policy, learner.normalization)
     about = {
         "trunk": policy.trunk.description,
         "input_shape": policy.trunk.input_shape,
@@ -103,6 +105,8 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         "env_steps": stored.env_steps,
         "galampi_version": __version__,
     }
+    if network.observation_mean is not None:
+        about["observation_clip"] = CLIP
     if len(encoding.parts) > 1:
         # What is where in a row that was put together of several.
         about["parts"] = [[part.name, part.kind, part.shape, part.start] for part in encoding.parts]

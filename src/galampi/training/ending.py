@@ -70,7 +70,7 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     comm = rank.comm
     elapsed_s = time.monotonic() - rank.started_s
     # Taken before the drain, whose last averaging brings the ranks closer than they are while they train.
-    z_while_training = rank.learner.z.copy()
+    z_while_training = rank.learner.parameters.copy()
     if signals.caught is not None:
         log.info("%s: saving", signals.caught.name)
     # Before anybody is waited for.

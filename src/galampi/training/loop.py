@@ -78,8 +78,8 @@ def _update(rank: Rank, rollout: Rollout | None, *, signalled: bool) -> UpdateRo
 
     # After the exchange of counts, so that ranks that are to be equal have the same rate.
     rate = learner.learning_rate(rank.done)
-    grad_norm = learner.apply_gradient(rate * step_scale)
-    step_norm = learner.step_norm(rate * step_scale) if _keeps_step_norm(rank) else math.nan
+    grad_norm = learner.apply_gradient(rate, step_scale)
+    step_norm = learner.step_norm(rate, step_scale) if _keeps_step_norm(rank) else math.nan
     learn_s += laps.lap_s()
     message_age_s = gossip.after_step(learner.z, rank.update, time_s)
     gossip_s += laps.lap_s()
@@ -113,7 +113,7 @@ def _update(rank: Rank, rollout: Rollout | None, *, signalled: bool) -> UpdateRo
 
 def _keeps_step_norm(rank: Rank) -> bool:
     """Whether the norm of this update's step is kept: a pass over all parameters, of many made now and then."""
-    every = _STEP_NORM_EVERY if rank.learner.z.size > _FEW_PARAMETERS else 1
+    every = _STEP_NORM_EVERY if rank.learner.parameters.size > _FEW_PARAMETERS else 1
     return rank.update % (every * rank.job.record.every_updates) == 0
 
 
@@ -186,7 +186,7 @@ class Recorder:
         rank = self._rank
         every_s = rank.job.record.sketch_every_s
         self._sketch_due_s = (row.time_s // every_s + 1) * every_s
-        rank.writer.write_sketch(row.update, row.time_s, rank.sketch(rank.learner.z))
+        rank.writer.write_sketch(row.update, row.time_s, rank.sketch(rank.learner.parameters))
         edges = rank.gossip.sent, rank.gossip.received, rank.gossip.skipped
         rank.writer.write_edges(row.update, row.time_s, rank.mailboxes.topology.hops, *edges)
 

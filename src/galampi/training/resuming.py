@@ -219,12 +219,11 @@ def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
     with together(comm):
         if comm.rank == 0:
             policy = find_policy(origin)
-            theirs, ours = policy.job.network.model_dump(), job.network.model_dump()
+            theirs, ours = (_what_must_fit(each) for each in (policy.job, job))
             for key in ours:
                 if theirs[key] != ours[key]:
                     raise UserError(
-                        f"{origin}: its network.{key} is {theirs[key]!r}; this job's is {ours[key]!r}: its policy does "
-                        "not fit"
+                        f"{origin}: its {key} is {theirs[key]!r}; this job's is {ours[key]!r}: its policy does not fit"
                     )
             z = policy.z
             start.origin = {
@@ -235,6 +234,12 @@ def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
             }
     start.learner = {"z": comm.bcast(z)}
     return start
+
+
+def _what_must_fit(job: Job) -> dict[str, Any]:
+    """Return the settings that say what the vector of parameters holds."""
+    learner = job.learner.model_dump(include={"normalize_observations", "normalize_returns"})
+    return _flat({"network": {key: str(value) for key, value in job.network.model_dump().items()}, "learner": learner})
 
 
 def _read_head(job: Job, out: Path) -> _Head:

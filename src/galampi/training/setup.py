@@ -148,9 +148,13 @@ def make_rank(
     """
     with together(comm):
         learning = make_learning(job, placement, comm.rank, comm.size, start)
-    num_parameters = learning.learner.z.size
+    num_parameters = learning.learner.parameters.size
     with together(comm):
         _check_same_network(job, learning.learner, comm, is_new=start.learner is None)
+    if start.learner is None:
+        # Moments can be averaged if their offsets are the same.
+        comm.Bcast(learning.learner.moments, root=0)
+        learning.learner.refresh()
     hostnames = comm.allgather(placement.hostname)
     silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
     mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)
@@ -199,7 +203,7 @@ def _check_same_network(job: Job, learner: Learner, comm: MPI.Intracomm, *, is_n
     sizes = comm.allgather(learner.z.size)
     if len(set(sizes)) > 1:
         raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
-    if is_new and len(set(comm.allgather(zlib.crc32(learner.z.data)))) > 1:
+    if is_new and len(set(comm.allgather(zlib.crc32(learner.parameters.data)))) > 1:
         raise UserError(
             f"network.kind is {job.network.kind!r}, which begins with other parameters on each rank; must draw them "
             "from torch's generator"
@@ -241,7 +245,7 @@ def begin(rank: Rank, argv: Sequence[str]) -> None:
         UserError: On every rank: the record cannot be written.
     """
     comm = rank.comm
-    num_parameters = rank.learner.z.size
+    num_parameters = rank.learner.parameters.size
     with together(comm):
         if comm.rank == 0:
             attributes = {

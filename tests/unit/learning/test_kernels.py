@@ -10,6 +10,7 @@ from galampi.job.settings import Learner
 from galampi.learning import kernels
 from galampi.learning.optimizer import make_optimizer
 from galampi.learning.policy import Policy
+from galampi.learning.spaces import Encoding
 
 SEEN_WITH = ("2.6", "2.13")
 """Versions of torch that these tests were run with."""
@@ -105,7 +106,7 @@ def test_network(plain, kind):
     def gradient():
         policy = Policy(
             Network(kind=kind),
-            space,
+            Encoding(space),
             gym.spaces.Discrete(2),
             seed=1,
             device=torch.device("cpu"),

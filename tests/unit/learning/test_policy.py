@@ -25,7 +25,7 @@ CONTINUOUS = gym.spaces.Box(-2, 2, (2,), np.float32)
 def make_policy(observation_space, action_space=TWO_ACTIONS, precision=torch.float32, **network):
     return Policy(
         Network(**network),
-        observation_space,
+        Encoding(observation_space),
         action_space,
         seed=1,
         device=torch.device("cpu"),

@@ -12,6 +12,7 @@ from galampi.learning import Learner, RolloutCollector, make_simulators
 from galampi.learning.plain import PlainNetwork
 from galampi.learning.policy import Policy
 from galampi.learning.recurrence import Memory
+from galampi.learning.spaces import Encoding
 
 JOBS = Path(__file__).parents[3] / "jobs"
 BYTES = gym.spaces.Box(0, 255, (3,), np.uint8)
@@ -26,7 +27,7 @@ def loss_of(outputs, values, free):
 def make_policy(kind, hidden_sizes):
     policy = Policy(
         Network(recurrent=kind, recurrent_size=6, hidden_sizes=hidden_sizes),
-        BYTES,
+        Encoding(BYTES),
         gym.spaces.Discrete(2),
         seed=1,
         device=torch.device("cpu"),

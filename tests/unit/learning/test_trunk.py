@@ -28,7 +28,9 @@ JOINED = gym.spaces.Dict(
 
 
 def make_policy(space, precision=torch.float32, seed=1, **network):
-    return Policy(Network(**network), space, TWO_ACTIONS, seed=seed, device=torch.device("cpu"), precision=precision)
+    return Policy(
+        Network(**network), Encoding(space), TWO_ACTIONS, seed=seed, device=torch.device("cpu"), precision=precision
+    )
 
 
 def loss_of(outputs, values, free):

@@ -24,6 +24,7 @@ JOBS = {
     "gru": ("CartPole-v1", {"network.recurrent": "gru", "network.recurrent_size": "7"}),
     "lstm": ("ALE/Pong-v5", {"network.recurrent": "lstm", "network.recurrent_size": "9"}),
     "own": ("CartPole-v1", {"network.kind": "nets:Trunk"}),
+    "normalized": ("CartPole-v1", {"learner.normalize_observations": "true", "learner.normalize_returns": "true"}),
     "linear": ("CartPole-v1", {"network.hidden_sizes": "[]"}),
 }
 
@@ -42,7 +43,7 @@ def played(request, store):
     for _ in range(20):
         state = {"state": memory.state.numpy().copy()} if memory is not None else {}
         activations = policy.trunk.new_activations(3)
-        policy.trunk.encode(observations, activations[0])
+        learner.encode(observations, activations[0])
         outputs, values = policy.forward(activations, memory)
         seen = observations.copy()
         observations = simulators.step(policy.sample(outputs, learner.generator)).observations
