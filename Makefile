@@ -18,7 +18,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-alone test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-package test-simulation test-lowest-torch wheel bench bench-one gpu-check docs check format clean
+	test-jobs test-cluster test-package test-simulation test-lowest-torch evidence wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -96,6 +96,13 @@ bench-one: $(READY) .venv-sb3/.ready
 
 gpu-check: $(READY)  ## On a machine with a GPU: test the learner on it and measure 1 to 8 ranks; ten minutes
 	python benchmarks/gpu_check.py
+
+evidence: $(READY)  ## Compute every number of the experiments from what is kept of their runs, and draw them
+	@for plan in experiments/*/plan.toml; do \
+		folder=$$(dirname "$$plan"); \
+		for kept in "$$folder"/*/SHA256SUMS; do (cd "$$(dirname "$$kept")" && sha256sum --quiet -c SHA256SUMS) || exit 1; done; \
+		python -m galampi experiment "$$folder" --picture "docs/images/$$(basename "$$folder").png" || exit 1; \
+	done
 
 docs: $(READY)  ## Build the site of the documentation in build/site; a dead link fails
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet

@@ -84,7 +84,8 @@ class Plan(BaseModel):
         groups: dict[str, dict[str, str]] = {}
         for name, chosen in self.arms.items():
             rest = {key: value for key, value in chosen.items() if key != self.compared}
-            groups.setdefault(run_name(rest), {})[chosen[self.compared]] = name
+            label = ", ".join(f"{key} = {value}" for key, value in rest.items())
+            groups.setdefault(label, {})[chosen[self.compared]] = name
         return groups
 
 

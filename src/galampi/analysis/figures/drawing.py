@@ -33,7 +33,7 @@ _RANK_ALPHA = 0.35
 NUM_POINTS = 300
 MOST_LABELLED = 6
 _SIZE_IN = (5.2, 3.3)
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "text.parse_math": False,
@@ -80,7 +80,7 @@ class Figure:
 
     def render(self) -> tuple[bytes, str]:
         """Return the picture as PNG and as SVG."""
-        style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": self.name}
+        style: dict[Any, Any] = {**STYLE, "svg.hashsalt": self.name}
         with mpl.rc_context(style), warnings.catch_warnings():
             # A name in a script that the font lacks shows as boxes; the page itself has it right.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")

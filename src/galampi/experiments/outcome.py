@@ -1,0 +1,151 @@
+"""What an experiment comes to: a table of its arms, as text, from what is kept of its runs.
+
+Owns which numbers are shown and how they are said.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galampi.analysis.comparison import difference, interquartile_mean, probability_of_improvement, share
+from galampi.errors import UserError
+from galampi.experiments.plan import Plan, counted_name, read_plan
+from galampi.experiments.record import RecordedRun, read_record
+from galampi.experiments.running import chosen_factors
+
+_WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of an arm that are there.
+
+    Attributes:
+        value: Its value of what is compared.
+        factor: What its tuned setting was multiplied by; None without a tuning.
+        runs: By seed.
+    """
+
+    value: str
+    factor: float | None
+    runs: dict[int, RecordedRun]
+
+    @property
+    def finals(self) -> NDArray[np.float64]:
+        """Final returns."""
+        return np.array([run.final_return for run in self.runs.values()])
+
+    def num_successes(self, threshold: float) -> int:
+        """Return how many runs reach a return at the end."""
+        return int((self.finals >= threshold).sum())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An experiment and its runs.
+
+    Attributes:
+        plan: What was planned.
+        groups: Arms that are compared, by the name of what they have in common.
+    """
+
+    plan: Plan
+    groups: dict[str, list[Arm]]
+
+    @property
+    def runs(self) -> list[RecordedRun]:
+        """All runs that are there."""
+        return [run for arms in self.groups.values() for arm in arms for run in arm.runs.values()]
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """Read an experiment.
+
+    Raises:
+        UserError: There is no plan, or nothing is kept of its runs.
+    """
+    plan = read_plan(folder)
+    factors = chosen_factors(plan, folder)
+    groups: dict[str, list[Arm]] = {}
+    for group, arms in plan.groups.items():
+        for value, name in arms.items():
+            paths = {seed: folder / "results" / f"{counted_name(name, seed)}.h5" for seed in plan.seeds}
+            runs = {seed: read_record(path) for seed, path in paths.items() if path.exists()}
+            groups.setdefault(group, []).append(Arm(value, factors.get(name), runs))
+    outcome = Outcome(plan, groups)
+    if not outcome.runs:
+        raise UserError(f"{folder}: nothing is kept of its runs; --runs DIR trains them")
+    return outcome
+
+
+def table(outcome: Outcome) -> str:
+    """Write what an experiment comes to, with the claim and what would refute it, as lines of text."""
+    plan = outcome.plan
+    first = outcome.runs[0].about
+    dates = sorted({str(run.about["date"]) for run in outcome.runs})
+    planned = len(plan.arms) * len(plan.seeds)
+    lines = [
+        *textwrap.wrap(f"claim: {plan.claim}", _WIDTH),
+        *textwrap.wrap(f"refuted if: {plan.refuted_if}", _WIDTH),
+        "",
+        f"{len(outcome.runs)} of {planned} runs, {plan.num_ranks} ranks each; {first['processor']}; "
+        f"{dates[0]}{f' to {dates[-1]}' if len(dates) > 1 else ''}",
+    ]
+    lines += textwrap.wrap(
+        "final return: mean of the last 100 episodes; area: mean of the learning curve; both as interquartile means "
+        "over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
+        "were seen; intervals of 95 %",
+        _WIDTH,
+    )
+    for group, arms in outcome.groups.items():
+        lines += ["", group or "all runs", *_rows(plan, [arm for arm in arms if arm.runs])]
+    return "\n".join(lines)
+
+
+def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+    """Yield the lines of a group: a table of its arms, and of each but the baseline how it compares with that."""
+    rows = [
+        ("", "runs", "factor", f"return >= {plan.threshold:g}", "final return", "area", "effective step", "in the ball")
+    ]
+    for arm in arms:
+        runs = list(arm.runs.values())
+        inside = [run.share_inside for run in runs if np.isfinite(run.share_inside)]
+        rows.append(
+            (
+                arm.value,
+                str(len(runs)),
+                "-" if arm.factor is None else f"{arm.factor:g}",
+                f"{share(arm.num_successes(plan.threshold), len(runs)):.2f}",
+                f"{interquartile_mean(arm.finals):.1f}",
+                f"{interquartile_mean(np.array([run.area for run in runs])):.1f}",
+                f"{np.mean([run.about['effective_step'] for run in runs]):.3f}",
+                f"{sum(each == 1 for each in inside)} of {len(inside)}" if inside else "-",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(["", *(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))]).rstrip()
+    baseline = next((arm for arm in arms if arm.value == plan.baseline), None)
+    for arm in arms:
+        if baseline is None or arm is baseline:
+            continue
+        seeds = [seed for seed in arm.runs if seed in baseline.runs]
+        if seeds:
+            yield f"  {arm.value} less {plan.baseline} over {len(seeds)} seeds:"
+            yield from _beside(arm, baseline, seeds)
+
+
+def _beside(arm: Arm, baseline: Arm, seeds: Sequence[int]) -> Iterator[str]:
+    """Yield how an arm compares with the baseline over the seeds of both."""
+    for name, attribute in (("final return", "final_return"), ("area", "area")):
+        own, theirs = (np.array([getattr(each.runs[seed], attribute) for seed in seeds]) for each in (arm, baseline))
+        yield (
+            f"    {name} {difference(own, theirs):+.1f}, better with probability "
+            f"{probability_of_improvement(own, theirs):.2f}"
+        )

@@ -1,0 +1,90 @@
+"""The picture of an experiment: how many runs succeed, and the learning curves of each group."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from galampi.analysis.comparison import share
+from galampi.analysis.figures.drawing import BAND_ALPHA, STYLE, line_colors, steps_unit
+from galampi.analysis.statistics import over_runs
+from galampi.errors import UserError
+from galampi.experiments.outcome import Arm, Outcome
+
+_PANEL_IN = (3.6, 3.2)
+
+
+def save_picture(outcome: Outcome, path: Path) -> None:
+    """Draw an experiment as a PNG.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    groups = outcome.groups
+    num_panels = len(groups) + (len(groups) > 1)
+    style: dict[Any, Any] = {**STYLE}
+    with mpl.rc_context(style):
+        canvas = Canvas(figsize=(_PANEL_IN[0] * num_panels, _PANEL_IN[1]), layout="constrained")
+        panels = np.atleast_1d(canvas.subplots(1, num_panels))
+        if len(groups) > 1:
+            _draw_successes(panels[0], outcome)
+        for axes, (name, arms) in zip(panels[-len(groups) :], groups.items(), strict=True):
+            _draw_curves(axes, name, [arm for arm in arms if arm.runs])
+        handles, labels = panels[-1].get_legend_handles_labels()
+        canvas.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+        picture = io.BytesIO()
+        canvas.savefig(picture, format="png", dpi=160, metadata={"Software": None})
+    try:
+        path.write_bytes(picture.getvalue())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _draw_successes(axes: Axes, outcome: Outcome) -> None:
+    """Draw the share of runs that reach the threshold, with its interval, by group."""
+    threshold, groups = outcome.plan.threshold, outcome.groups
+    values = list(next(iter(outcome.plan.groups.values())))
+    for number, (value, color) in enumerate(zip(values, line_colors(len(values)), strict=True)):
+        places, estimates = [], []
+        for place, arms in enumerate(groups.values()):
+            arm = next(arm for arm in arms if arm.value == value)
+            if arm.runs:
+                # Beside each other, or their intervals hide one another.
+                places.append(place + 0.1 * (number - (len(values) - 1) / 2))
+                estimates.append(share(arm.num_successes(threshold), len(arm.runs)))
+        middle = np.array([each.value for each in estimates])
+        ends = np.abs(np.array([[each.low, each.high] for each in estimates]).T - middle)
+        axes.errorbar(places, middle, yerr=ends, color=color, marker="o", capsize=3)
+    key, shown = _axis(list(groups))
+    axes.set_xticks(range(len(groups)), shown)
+    axes.set_xlabel(key)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylabel(f"share of runs that reach {threshold:g}")
+
+
+def _draw_curves(axes: Axes, name: str, arms: list[Arm]) -> None:
+    """Draw learning curves over seeds."""
+    for arm, color in zip(arms, line_colors(len(arms)), strict=True):
+        runs = list(arm.runs.values())
+        scale, unit = steps_unit(float(runs[0].curve_at[-1]))
+        over = over_runs(np.stack([run.curve for run in runs]))
+        x = runs[0].curve_at / scale
+        axes.fill_between(x, over.low, over.high, color=color, alpha=BAND_ALPHA, linewidth=0)
+        axes.plot(x, over.iqm, color=color, label=f"{arm.value}, {len(runs)} seeds")
+        axes.set_xlabel(f"env steps of all ranks ({unit})")
+    axes.set_ylabel("return, IQM and 95 % interval")
+    axes.set_title(name, fontsize=9.5, loc="left")
+
+
+def _axis(groups: list[str]) -> tuple[str, list[str]]:
+    """Return what is along an axis of groups: the key, if they differ in one, and its values."""
+    keys = {group.partition(" = ")[0] for group in groups}
+    if len(keys) == 1 and not any(", " in group for group in groups):
+        return keys.pop(), [group.partition(" = ")[2] for group in groups]
+    return "", groups
