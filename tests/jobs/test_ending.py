@@ -38,7 +38,7 @@ def test_a_stuck_rank_holds_nobody_up(galampi, small_job, tmp_path, method, sign
     out = tmp_path / "run"
     silent_after_s = 3 if not signalled else DEADLOCK_S * 2
     train = ("train", small_job, "--out", out, "--gossip.method", method, "--gossip.silent_after_s", silent_after_s)
-    command = galampi(*train, "--total_env_steps", FOREVER if signalled else 200_000, ranks=3)
+    command = galampi(*train, "--total_env_steps", FOREVER if signalled else 100_000, ranks=3)
     wait_for(lambda: has_trained(out, 3))
     ranks = command.ranks()
     rank_process(command, 1).send_signal(signal.SIGSTOP)
@@ -81,11 +81,11 @@ def test_a_stuck_rank_holds_no_other_edge_up_on_a_network(galampi, small_job, tm
 
     # The two that are left train on, and go on to hear of each other.
     before, heard = num_updates(), (received_from(0, 2), received_from(2, 0))
-    wait_for(lambda: min(np.subtract(num_updates(), before)) > 200)
+    wait_for(lambda: min(np.subtract(num_updates(), before)) > 50)
     # Open MPI's flush waits for all ranks of a window: there messages wait, and only training does not.
     library = subprocess.run(["mpirun", "--version"], check=True, capture_output=True, text=True).stdout
     if "Open MPI" not in library:
-        wait_for(lambda: received_from(0, 2) > heard[0] + 20 and received_from(2, 0) > heard[1] + 20)
+        wait_for(lambda: received_from(0, 2) > heard[0] + 5 and received_from(2, 0) > heard[1] + 5)
     rank_process(command, 0).send_signal(signal.SIGTERM)
     code, output, errors = command.finish()
     assert code == 4, output + errors
@@ -275,17 +275,16 @@ def test_allreduce_is_equal_after_checkpoints_of_different_moments(galampi, smal
         "--learner.learning_rate_schedule",
         "linear",
     )
-    command = galampi(*train, "--total_env_steps", 400_000)
+    command = galampi(*train, "--total_env_steps", FOREVER)
     wait_for(lambda: has_trained(out))
     command.kill()
     # As a kill between the savings of two ranks leaves it.
     shutil.copy(out / "checkpoint/previous/rank-0001.h5", out / "checkpoint/rank-0001.h5")
-    code, output, errors = galampi(*train, "--resume", "--total_env_steps", 400_000).finish()
-    assert code == 0, output + errors
     for num_ranks in (2, 3):
-        if num_ranks == 3:
-            code, output, errors = galampi(*train, "--resume", "--total_env_steps", 420_000, ranks=3).finish()
-            assert code == 0, output + errors
+        saved = [load_checkpoint(path) for path in (out / "checkpoint").glob("rank-*.h5")]
+        budget = 20_000 + sum(state["counters"]["env_steps"] for state in saved)
+        code, output, errors = galampi(*train, "--resume", "--total_env_steps", budget, ranks=num_ranks).finish()
+        assert code == 0, output + errors
         states = [load_checkpoint(out / f"checkpoint/rank-{rank:04d}.h5") for rank in range(num_ranks)]
         assert len({state["counters"]["update"] for state in states}) == 1
         assert len({state["learner"]["z"].tobytes() for state in states}) == 1
