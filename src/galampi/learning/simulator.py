@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 import ale_py
@@ -261,12 +262,21 @@ def spec_of(environment_id: str) -> EnvSpec:
     module, _, name = environment_id.rpartition(":")
     if module:
         import_module(module, f"environment.id is {environment_id!r}; module {module!r}")
+        if name not in gym.registry:
+            _register_plugins(module)
         if name not in gym.registry and callable(getattr(sys.modules[module], name, None)):
             return EnvSpec(name, entry_point=environment_id)
     try:
         return gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise UserError(f"environment.id is {environment_id!r}; {_hint(environment_id, error)}") from None
+
+
+def _register_plugins(module: str) -> None:
+    """Let a package register the environments that it offers as plugins of gymnasium, which loads none by itself."""
+    for plugin in entry_points(group="gymnasium.envs"):
+        if plugin.module.partition(".")[0] == module.partition(".")[0]:
+            plugin.load()()
 
 
 def make_environment(environment: Environment, number: int = 0, render_mode: str | None = None) -> gym.Env[Any, Any]:
