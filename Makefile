@@ -122,7 +122,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,docs,report,notebook,video,export,energy]'
+	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,docs,report,notebook,video,export,energy,environments]'
 	touch $@
 
 .venv-sb3/.ready: benchmarks/sb3-requirements.txt

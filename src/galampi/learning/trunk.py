@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.architectures import describe, image_layers, sees_images, vector_layers
 from galampi.learning.joined import Joined
@@ -236,6 +237,11 @@ def make_trunk(
         if not sees_images(network, encoding):
             layers = vector_layers(network, math.prod(encoding.shape))
         elif encoding.is_image:
+            if network.hidden_sizes != Network().hidden_sizes:
+                raise UserError(
+                    "network.hidden_sizes does nothing: observations are images, and network.kind is 'auto', which takes a "
+                    "cnn for these"
+                )
             layers = image_layers(network, encoding.shape)
         else:
             joined = Joined(encoding, network)

@@ -175,3 +175,10 @@ def test_parts_are_seen_by_networks_of_their_own_and_joined():
     assert isinstance(make_policy(JOINED, kind="mlp").trunk, WrittenTrunk)
     with pytest.raises(UserError, match="images of 12 x 12 are too small"):
         make_policy(JOINED, kind="cnn")
+
+
+def test_hidden_sizes_of_an_mlp_that_is_none_are_refused() -> None:
+    images = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    with pytest.raises(UserError, match=r"^network\.hidden_sizes does nothing: observations are images"):
+        make_policy(images, hidden_sizes=(32,))
+    make_policy(images, kind="mlp", hidden_sizes=(32,))

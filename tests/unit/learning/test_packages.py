@@ -1,0 +1,69 @@
+"""Environments that others have made: each is trained for some thousand steps; without its package a test is skipped."""
+
+import numpy as np
+import pytest
+
+from galampi.errors import UserError
+from galampi.job import find_job, load_job, parse_job
+from galampi.learning import Learner, RolloutCollector, make_simulators
+
+NORMALIZED = {"learner.normalize_observations": "true", "learner.normalize_returns": "true"}
+# The mission is text, and always the same in these.
+SEEN = '{ wrapper = "gymnasium.wrappers:FilterObservation", kwargs = { filter_keys = ["image", "direction"] } }'
+CASES = {
+    "minatar": ("minatar", {"environment.id": "minatar:MinAtar/Breakout-v1"}),
+    "minigrid": (
+        "minigrid",
+        {"environment.id": "minigrid:MiniGrid-Empty-5x5-v0", "environment.wrappers": f"[{SEEN}]"},
+    ),
+    "half-cheetah": ("mujoco", {"environment.id": "HalfCheetah-v5", **NORMALIZED}),
+    "hopper": ("mujoco", {"environment.id": "Hopper-v5", **NORMALIZED}),
+    "lunar-lander": ("Box2D", {"environment.id": "LunarLander-v3", **NORMALIZED}),
+    "lunar-lander-continuous": (
+        "Box2D",
+        {"environment.id": "LunarLander-v3", "environment.kwargs": "{ continuous = true }"},
+    ),
+    "taxi": ("gymnasium", {"environment.id": "Taxi-v4"}),
+    "frozen-lake": ("gymnasium", {"environment.id": "FrozenLake-v1"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains(case) -> None:
+    package, settings = CASES[case]
+    pytest.importorskip(package, exc_type=ImportError)
+    job = parse_job("", "test", {"environment.num_envs": "8", **settings})
+    simulators = make_simulators(job.environment, seed=1, num_threads=1, life_ends_return=False)
+    spaces = simulators.single_observation_space, simulators.single_action_space
+    learner = Learner(job, *spaces, total_simulators=8, seed=1, action_seed=1, device="cpu", precision="float32")
+    collector = RolloutCollector(job, simulators, learner)
+    before, num_steps, num_episodes = learner.parameters.copy(), 0, 0
+    while num_steps < 9000:
+        rollout, ended = collector.collect()
+        if simulators.masks is not None:
+            assert (np.take_along_axis(rollout.masks, rollout.actions[..., None], -1)).all()
+        learner.compute_gradient(rollout)
+        learner.apply_gradient(7e-4)
+        learner.refresh()
+        num_steps += rollout.num_valid
+        num_episodes += len(ended)
+    simulators.close()
+    assert not collector.failures
+    assert num_episodes > 0
+    assert np.isfinite(learner.z).all()
+    assert np.abs(learner.parameters - before).max() > 1e-3
+    assert (simulators.masks is not None) == (case == "taxi")
+
+
+def test_a_mission_of_text_is_refused_with_the_remedy() -> None:
+    pytest.importorskip("minigrid")
+    job = parse_job("", "test", {"environment.id": "minigrid:MiniGrid-Empty-5x5-v0"})
+    told = r"observation 'mission' is a MissionSpace; must be .* \(environment\.wrappers may leave it out"
+    with pytest.raises(UserError, match=told):
+        make_simulators(job.environment, seed=1, num_threads=1, life_ends_return=False)
+
+
+@pytest.mark.parametrize("name", ["half-cheetah", "hopper", "lunar-lander", "minatar-breakout"])
+def test_its_job_says_what_to_install(name) -> None:
+    assert "(pip install " in find_job(name).read_text().splitlines()[0]
+    assert load_job(name).name == name
