@@ -1,4 +1,4 @@
-"""Environments that others have made: each is trained for some thousand steps; without its package a test is skipped."""
+"""Environments of others: each is trained for some thousand steps; a test without its package is skipped."""
 
 import numpy as np
 import pytest
