@@ -239,8 +239,8 @@ def make_trunk(
         elif encoding.is_image:
             if network.hidden_sizes != Network().hidden_sizes:
                 raise UserError(
-                    f"network.hidden_sizes does nothing: observations are images, for which network.kind {network.kind!r} "
-                    "takes a cnn"
+                    "network.hidden_sizes does nothing: observations are images, for which network.kind "
+                    f"{network.kind!r} takes a cnn"
                 )
             layers = image_layers(network, encoding.shape)
         else:
