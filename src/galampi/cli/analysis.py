@@ -41,15 +41,20 @@ def _report(arguments: argparse.Namespace) -> int:
 def add_watch(parser: Parser) -> None:
     """Add the arguments of `watch`."""
     parser.add_argument(
-        "folder", type=Path, metavar="RUN", help="folder of a run, here or on a file system shared with where it runs"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN|SWEEP",
+        help="folder of a run or of a sweep, here or on a file system shared with where it runs",
     )
     parser.set_defaults(run=_watch)
 
 
 def _watch(arguments: argparse.Namespace) -> int:
     from galampi.analysis.watch.command import watch
+    from galampi.launch.sweep import run_folders
 
-    watch(arguments.folder)
+    watch([run for folder in arguments.folders for run in run_folders(folder)])
     return 0
 
 

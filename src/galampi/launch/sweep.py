@@ -19,7 +19,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -155,6 +155,14 @@ def is_sweep(folder: Path) -> bool:
     return (folder / "jobs").is_dir() and not (folder / "job.h5").exists()
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folders of the runs of a sweep, in their order; of a run its own."""
+    if not is_sweep(folder):
+        return [folder]
+    numbered = sorted((int(number), name) for number, _, name in _numbered(folder))
+    return [folder / name for _, name in numbered]
+
+
 def read_sweep(folder: Path) -> list[SweptRun]:
     """Return the runs of a sweep with what became of each.
 
@@ -164,10 +172,7 @@ def read_sweep(folder: Path) -> list[SweptRun]:
     recorded = _submissions(folder)
     in_queue = _in_queue(recorded)
     runs = []
-    for job_file in (folder / "jobs").glob("*-*.toml"):
-        number, _, name = job_file.stem.partition("-")
-        if not number.isdigit():
-            continue
+    for number, job_file, name in _numbered(folder):
         index, out = int(number), folder / name
         local_log = folder / "logs" / f"{index}.log"
         logs = [folder / "logs" / f"{line['job_id']}_{index - int(str(line['offset']))}.log" for line in recorded]
@@ -178,6 +183,14 @@ def read_sweep(folder: Path) -> list[SweptRun]:
         state = _state(run_status(out), on_its_way, log is not None)
         runs.append(SweptRun(index, name, job_file, out, state, log, local_log))
     return sorted(runs, key=lambda run: run.index)
+
+
+def _numbered(folder: Path) -> Iterator[tuple[str, Path, str]]:
+    """Yield number, job file and name of every run of a sweep."""
+    for job_file in (folder / "jobs").glob("*-*.toml"):
+        number, _, name = job_file.stem.partition("-")
+        if number.isdigit():
+            yield number, job_file, name
 
 
 def table(runs: Sequence[SweptRun]) -> str:

@@ -13,7 +13,8 @@ from rich.console import Console
 from galampi.analysis.watch import command
 from galampi.analysis.watch import view as viewing
 from galampi.analysis.watch.command import watch
-from galampi.analysis.watch.picture import braille, picture
+from galampi.analysis.watch.picture import braille, picture, runs_picture
+from galampi.analysis.watch.several import SeveralRuns
 from galampi.analysis.watch.view import RunView
 from galampi.errors import ResultsError
 from galampi.results import JobFile, Position, RankWriter, Restart, Sketch
@@ -134,7 +135,7 @@ def test_hostile_names_are_shown_as_text(tmp_path):
 
 
 def test_lines_without_a_terminal_end_with_the_run(tmp_path, capsys):
-    watch(make_run(tmp_path / "run", num_updates=20))
+    watch([make_run(tmp_path / "run", num_updates=20)])
     assert capsys.readouterr().out.startswith("finished  3,200 / 250,000 steps  return ")
 
 
@@ -154,7 +155,7 @@ def test_lines_go_on_while_a_run_may_be_resumed(tmp_path, capsys, moments):
         lambda: JobFile.set_status(run, "running"),
         lambda: JobFile.set_status(run, "finished"),
     ]
-    watch(run)
+    watch([run])
     lines = capsys.readouterr().out.splitlines()
     # A second look at the stopped run says nothing new.
     assert [line.split()[0] for line in lines] == ["stopped", "failed", "running", "finished"]
@@ -169,7 +170,7 @@ def test_files_that_cannot_be_read_for_a_while_leave_the_view(running, capsys, m
         JobFile.set_status(running, "finished")
 
     moments += [lambda: path.write_bytes(content[:1000]), lambda: None, finish]
-    watch(running)
+    watch([running])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["running", "finished"]
 
 
@@ -178,7 +179,7 @@ def test_files_that_cannot_be_read_for_long_are_told(running, monkeypatch, momen
     path = running / "rank-0001.h5"
     moments += [lambda: path.write_bytes(path.read_bytes()[:1000])]
     with pytest.raises(ResultsError, match=r"rank-0001\.h5: no HDF5 file"):
-        watch(running)
+        watch([running])
 
 
 def test_ranks_that_have_left_count(tmp_path):
@@ -217,14 +218,14 @@ def test_a_rank_that_is_resumed_is_not_silent(tmp_path):
 
 def test_no_run(tmp_path):
     with pytest.raises(ResultsError, match="no run here"):
-        watch(tmp_path)
+        watch([tmp_path])
 
 
 def test_a_truncated_file_is_told_in_one_line(running):
     path = running / "rank-0001.h5"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ResultsError) as raised:
-        watch(running)
+        watch([running])
     assert "\n" not in str(raised.value)
 
 
@@ -232,3 +233,37 @@ def test_braille():
     # Two values a character and four levels: the left dot at the bottom, the right at the top, joined.
     assert braille([0.0, 3.0], 1) == [chr(0x2800 + 0x40 + 0x08 + 0x10 + 0x20)]
     assert braille([1.0, math.nan, math.nan, 1.0], 2) == ["\u2800\u2800", "\u2801\u2808"]
+
+
+def test_several_runs_are_rows(tmp_path):
+    for name, status in (("a", "finished"), ("b", "running"), ("c", "stopped")):
+        make_run(tmp_path / name, status=status, num_updates=20, settings={"total_env_steps": "6400"}, sketches=False)
+    runs = SeveralRuns([tmp_path / name for name in ("a", "b", "c", "d")])
+    assert runs.status == "running"
+    assert runs.line().startswith("4 runs: 1 finished, 1 running, 1 stopped, 1 missing  9,600 steps  1,600 steps/s")
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=False)
+    console.print(runs_picture(runs, 80, 24))
+    lines = console.file.getvalue().splitlines()
+    # What is on its way comes first.
+    assert [line.split()[0] for line in lines[3:7]] == ["b", "c", "d", "a"]
+    assert re.match(r"b +running +50% +1,600 +\S+ +2 s", lines[3])
+    assert re.match(r"d +missing +- +- +- +-", lines[5])
+    make_run(tmp_path / "d", status="finished", num_updates=20, sketches=False)
+    runs.look_again()
+    assert runs.state(tmp_path / "d") == "finished"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 60), (40, 8)])
+def test_the_picture_of_runs_fits_the_terminal(tmp_path, width, height):
+    runs = SeveralRuns([make_run(tmp_path / f"run-{n}", num_updates=3, num_ranks=1, sketches=False) for n in range(30)])
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
+    console.print(runs_picture(runs, width, height))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert runs.status == "finished"
+
+
+def test_none_of_several_runs_is_there(tmp_path):
+    with pytest.raises(ResultsError, match="no run here yet, nor in the 1 others"):
+        watch([tmp_path / "a", tmp_path / "b"])

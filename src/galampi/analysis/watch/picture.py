@@ -1,4 +1,4 @@
-"""How the view of a run is drawn on a terminal of some size. Reads no files."""
+"""How the view of a run, or of several, is drawn on a terminal of some size. Reads no files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from galampi.analysis.shown import number, shown, span
+from galampi.analysis.watch.several import SeveralRuns
 from galampi.analysis.watch.view import RankView, RunView
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -57,6 +58,38 @@ def picture(view: RunView, width: int, height: int) -> Group:
     rows = max(2, room - num_shown - (num_shown < num_ranks))
     curve = _curve(view, width, rows)
     return Group(head, progress, *warnings, Text(""), table, Text(""), *curve, Text(leave, style="dim"))
+
+
+def runs_picture(runs: SeveralRuns, width: int, height: int) -> Group:
+    """Lay out several runs, those that are on their way first, for a terminal of some size."""
+    order = {"running": 0, "failed": 1, "partial": 1, "stopped": 2, "missing": 3, "finished": 4}
+    folders = sorted(runs.views, key=lambda folder: order.get(runs.state(folder), 2))
+    # The line above, two gaps, the table's head, the way out.
+    num_shown = len(folders) if len(folders) <= height - 5 else max(1, height - 6)
+    table = Table(box=None, expand=True, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("run", ratio=1, no_wrap=True, overflow="ellipsis")
+    wide = width >= 70
+    for name in ("state", "done", *(("steps/s",) if wide else ()), "return", *(("left",) if wide else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for folder in folders[:num_shown]:
+        state, view = runs.state(folder), runs.views[folder]
+        cells = ["-"] * 4
+        if view is not None:
+            is_running = state == "running"
+            cells = [
+                f"{min(1.0, view.env_steps / view.job.total_env_steps):.0%}",
+                f"{view.env_steps_per_s:,.0f}" if is_running else "-",
+                number(view.mean_return(), ".1f"),
+                span(view.left_s) if is_running and view.left_s is not None else "-",
+            ]
+        kept = cells if wide else [cells[0], cells[2]]
+        style = {"running": "green", "finished": None, "missing": "dim"}.get(state, "bold yellow")
+        table.add_row(Text(shown(folder.name)), Text(shown(state)), *kept, style=style)
+    if num_shown < len(folders):
+        table.add_row(f"+{len(folders) - num_shown}", style="dim")
+    head = Text(runs.line(), style="bold", overflow="ellipsis", no_wrap=True)
+    leave = "q leaves; the jobs go on" if runs.status == "running" else "q leaves"
+    return Group(head, Text(""), table, Text(""), Text(leave, style="dim"))
 
 
 def _rank_table(ranks: list[RankView], silent: dict[int, str], *, with_host: bool) -> Table:
