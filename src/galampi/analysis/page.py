@@ -33,7 +33,7 @@ _PAGE = Template("""<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
+<link rel="icon" href="data:,">$refresh
 <title>$title</title>
 <style>
 :root { --paper: #ffffff; --raised: #f6f7f8; --line: #dfe2e6; --ink: #1b1e22; --faint: #6d747c; --grid: #dfe2e6;
@@ -86,9 +86,10 @@ def text(value: object) -> str:
     return html.escape(shown(value))
 
 
-def page(title: str, body: Iterable[str]) -> str:
-    """Return the whole page; `body` is markup."""
-    return _PAGE.substitute(title=text(title), body="\n".join(body))
+def page(title: str, body: Iterable[str], refresh_s: float | None = None) -> str:
+    """Return the whole page; `body` is markup. After `refresh_s` seconds it loads itself anew, if that is given."""
+    refresh = "" if refresh_s is None else f'\n<meta http-equiv="refresh" content="{refresh_s:g}">'
+    return _PAGE.substitute(title=text(title), body="\n".join(body), refresh=refresh)
 
 
 def heading(level: int, words: str) -> str:

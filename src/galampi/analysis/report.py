@@ -6,7 +6,9 @@ Owns which runs belong together, where each figure stands, and the files that ar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,58 @@ from galampi.analysis.distinct import distinct
 from galampi.analysis.shown import shown
 from galampi.analysis.statistics import settings_changed
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
-from galampi.errors import UserError
+from galampi.errors import ResultsError, UserError
 from galampi.results.reader import open_run
 from galampi.results.sole import sole_writer
 
 Floats = NDArray[np.float64]
 
+FOLLOW_PERIOD_S = 30.0
+"""Between two reports of runs that are followed."""
+_GIVE_UP_AFTER_S = 60.0
 _MOST_ENERGY_LINES = 6
 
 
-def report(paths: Sequence[Path], out: Path | None = None, *, mixed: bool = False) -> str:
+def follow(paths: Sequence[Path], out: Path | None, *, mixed: bool = False, tell: Callable[[str], None] = print) -> str:
+    """Write the report of runs again and again until all are finished or Ctrl-C comes; the page loads itself anew.
+
+    Args:
+        paths: As `report` has them.
+        out: Likewise.
+        mixed: Likewise.
+        tell: Called with a line when it has been written.
+
+    Returns:
+        What to print.
+
+    Raises:
+        UserError: As from `report`, which in the first minute of it is taken for a resume that replaces files.
+    """
+    failing_since_s: float | None = None
+    with suppress(KeyboardInterrupt):
+        while not all(open_run(path).status == "finished" for path in paths):
+            try:
+                place = report(paths, out, mixed=mixed, refresh_s=FOLLOW_PERIOD_S).splitlines()[-1]
+                tell(f"{time.strftime('%F %T')}  wrote {place}")
+                failing_since_s = None
+            except ResultsError:
+                failing_since_s = failing_since_s or time.monotonic()
+                if time.monotonic() - failing_since_s > _GIVE_UP_AFTER_S:
+                    raise
+            time.sleep(FOLLOW_PERIOD_S)
+    return report(paths, out, mixed=mixed)
+
+
+def report(
+    paths: Sequence[Path], out: Path | None = None, *, mixed: bool = False, refresh_s: float | None = None
+) -> str:
     """Write the report of one or several runs.
 
     Args:
         paths: The folders of the runs.
         out: Folder to write to; None for `report` in the folder of a single run, or in the current one.
         mixed: Compare runs though their environments or units differ.
+        refresh_s: Seconds after which the page loads itself anew; None if it does not.
 
     Returns:
         What to print.
@@ -55,7 +93,8 @@ def report(paths: Sequence[Path], out: Path | None = None, *, mixed: bool = Fals
         (out / "figures").mkdir(parents=True, exist_ok=True)
         with sole_writer(out):
             body = _body(jobs, summary, _figures(jobs), out)
-            (out / "index.html").write_text(page.page(f"{_title(jobs)} \u2013 galampi report", body), encoding="utf-8")
+            title = f"{_title(jobs)} \u2013 galampi report"
+            (out / "index.html").write_text(page.page(title, body, refresh_s), encoding="utf-8")
             (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error

@@ -23,6 +23,9 @@ def add_report(parser: Parser) -> None:
     parser.add_argument(
         "--mixed", action="store_true", help="compare runs of different environments or units all the same"
     )
+    parser.add_argument(
+        "--follow", action="store_true", help="write it again and again until the runs are finished; the page reloads"
+    )
     parser.set_defaults(run=_report)
 
 
@@ -32,9 +35,10 @@ def _report(arguments: argparse.Namespace) -> int:
         import scipy  # noqa: F401
     except ImportError as error:
         raise UserError(f"report needs {error.name}: pip install 'galampi[report]'") from None
-    from galampi.analysis.report import report
+    from galampi.analysis.report import follow, report
 
-    print(report(arguments.runs, arguments.out, mixed=arguments.mixed))
+    write = follow if arguments.follow else report
+    print(write(arguments.runs, arguments.out, mixed=arguments.mixed))
     return 0
 
 

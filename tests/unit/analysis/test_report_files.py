@@ -18,11 +18,11 @@ from galampi.analysis.ball import Bound
 from galampi.analysis.figures import JobCurve, distances, learning_curves
 from galampi.analysis.figures.drawing import Canvas, Figure
 from galampi.analysis.published import A2C_CURVES
-from galampi.analysis.report import _energy_lines, report
+from galampi.analysis.report import _energy_lines, follow, report
 from galampi.analysis.statistics import Interval, settings_changed
 from galampi.analysis.summary import Energy, RunReport
 from galampi.errors import ResultsError, UserError
-from galampi.results import Position, RankWriter, Restart, Sketch
+from galampi.results import JobFile, Position, RankWriter, Restart, Sketch
 from galampi.results.sole import sole_writer
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
@@ -519,3 +519,31 @@ def test_settings_that_a_restart_has_changed_label_a_run(no_pictures, tmp_path):
     labels = [job["label"] for job in json.loads((tmp_path / "out/summary.json").read_text())["jobs"]]
     assert labels == ["made", "made: later gossip.topology 'ring' -> 'exponential'"]
     assert "From update 100 of rank 0 on: gossip.topology" in (tmp_path / "out/index.html").read_text()
+
+
+def test_a_followed_run_is_reported_until_it_is_finished(tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", status="running")
+    pages, told = [], []
+
+    def sleep(seconds: float) -> None:
+        pages.append((tmp_path / "page/index.html").read_text())
+        if len(pages) == 2:
+            JobFile.set_status(run, "finished")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    printed = follow([run], tmp_path / "page", tell=told.append)
+    assert len(pages) == len(told) == 2
+    assert all('http-equiv="refresh" content="30"' in page for page in pages)
+    assert 'http-equiv="refresh"' not in (tmp_path / "page/index.html").read_text()
+    assert printed.endswith(str(tmp_path / "page/index.html"))
+
+
+def test_a_followed_run_that_cannot_be_read_is_given_up_after_a_minute(tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", status="running")
+    (run / "rank-0001.h5").write_bytes(b"not HDF5")
+    now_s = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now_s.__setitem__(0, now_s[0] + seconds))
+    with pytest.raises(ResultsError, match=r"rank-0001\.h5"):
+        follow([run], tmp_path / "page", tell=print)
+    assert now_s[0] == 1090.0
