@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def follow(paths: Sequence[Path], out: Path | None, *, mixed: bool = False, tell
         UserError: As from `report`, which in the first minute of it is taken for a resume that replaces files.
     """
     failing_since_s: float | None = None
-    with suppress(KeyboardInterrupt):
+    try:
         while not all(open_run(path).status == "finished" for path in paths):
             try:
                 place = report(paths, out, mixed=mixed, refresh_s=FOLLOW_PERIOD_S).splitlines()[-1]
@@ -60,7 +59,9 @@ def follow(paths: Sequence[Path], out: Path | None, *, mixed: bool = False, tell
                 if time.monotonic() - failing_since_s > _GIVE_UP_AFTER_S:
                     raise
             time.sleep(FOLLOW_PERIOD_S)
-    return report(paths, out, mixed=mixed)
+        return report(paths, out, mixed=mixed)
+    except KeyboardInterrupt:
+        return "left; the page stays as it was written last"
 
 
 def report(

@@ -547,3 +547,14 @@ def test_a_followed_run_that_cannot_be_read_is_given_up_after_a_minute(tmp_path,
     with pytest.raises(ResultsError, match=r"rank-0001\.h5"):
         follow([run], tmp_path / "page", tell=print)
     assert now_s[0] == 1090.0
+
+
+def test_whoever_leaves_keeps_the_page(tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", status="running")
+
+    def leave(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", leave)
+    assert follow([run], tmp_path / "page", tell=print) == "left; the page stays as it was written last"
+    assert (tmp_path / "page/index.html").exists()
