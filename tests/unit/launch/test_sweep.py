@@ -181,3 +181,10 @@ def test_a_run_that_cannot_be_written_takes_one_line(tmp_path, monkeypatch) -> N
     monkeypatch.setattr(JobFile, "set_status", refuse)
     with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written: No space left on device\Z"):
         show_status([tmp_path], failed=True)
+
+
+def test_folders_of_a_sweep_are_those_of_its_runs_in_their_order(tmp_path) -> None:
+    jobs = sweep.combinations(None, {}, {"seed": [str(seed) for seed in range(12)]})
+    sweep.lay_out(tmp_path / "sweep", jobs)
+    assert sweep.run_folders(tmp_path / "sweep") == [tmp_path / "sweep" / f"seed-{seed}" for seed in range(12)]
+    assert sweep.run_folders(tmp_path / "run") == [tmp_path / "run"]
