@@ -239,7 +239,10 @@ def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
 def _what_must_fit(job: Job) -> dict[str, Any]:
     """Return the settings that say what the vector of parameters holds."""
     learner = job.learner.model_dump(include={"normalize_observations", "normalize_returns"})
-    return _flat({"network": {key: str(value) for key, value in job.network.model_dump().items()}, "learner": learner})
+    return {
+        **{f"network.{key}": value for key, value in job.network.model_dump().items()},
+        **{f"learner.{key}": value for key, value in learner.items()},
+    }
 
 
 def _read_head(job: Job, out: Path) -> _Head:
