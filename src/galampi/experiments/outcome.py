@@ -108,6 +108,11 @@ def table(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
+def seeds_text(count: int) -> str:
+    """Say how many seeds there are."""
+    return f"{count} seed{'s' * (count != 1)}"
+
+
 def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield the lines of a group: a table of its arms, and of each but the baseline how it compares with that."""
     rows = [
@@ -137,7 +142,7 @@ def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
             continue
         seeds = [seed for seed in arm.runs if seed in baseline.runs]
         if seeds:
-            yield f"  {arm.value} less {plan.baseline} over {len(seeds)} seeds:"
+            yield f"  {arm.value} less {plan.baseline} over {seeds_text(len(seeds))}:"
             yield from _beside(arm, baseline, seeds)
 
 

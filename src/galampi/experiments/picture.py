@@ -15,7 +15,7 @@ from galampi.analysis.comparison import share
 from galampi.analysis.figures.drawing import BAND_ALPHA, STYLE, line_colors, steps_unit
 from galampi.analysis.statistics import over_runs
 from galampi.errors import UserError
-from galampi.experiments.outcome import Arm, Outcome
+from galampi.experiments.outcome import Arm, Outcome, seeds_text
 
 _PANEL_IN = (3.6, 3.2)
 
@@ -37,7 +37,7 @@ def save_picture(outcome: Outcome, path: Path) -> None:
         for axes, (name, arms) in zip(panels[-len(groups) :], groups.items(), strict=True):
             _draw_curves(axes, name, [arm for arm in arms if arm.runs])
         handles, labels = panels[-1].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+        canvas.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 2 * num_panels))
         picture = io.BytesIO()
         canvas.savefig(picture, format="png", dpi=160, metadata={"Software": None})
     try:
@@ -76,7 +76,7 @@ def _draw_curves(axes: Axes, name: str, arms: list[Arm]) -> None:
         over = over_runs(np.stack([run.curve for run in runs]))
         x = runs[0].curve_at / scale
         axes.fill_between(x, over.low, over.high, color=color, alpha=BAND_ALPHA, linewidth=0)
-        axes.plot(x, over.iqm, color=color, label=f"{arm.value}, {len(runs)} seeds")
+        axes.plot(x, over.iqm, color=color, label=f"{arm.value}, {seeds_text(len(runs))}")
         axes.set_xlabel(f"env steps of all ranks ({unit})")
     axes.set_ylabel("return, IQM and 95 % interval")
     axes.set_title(name, fontsize=9.5, loc="left")

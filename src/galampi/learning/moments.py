@@ -78,13 +78,16 @@ class Moments:
 
     def normalized(self, rows: np.ndarray) -> np.ndarray:
         """Return rows [N, k] as the network sees them, float32."""
-        normalized: np.ndarray = np.clip((rows - self.mean) / self.std, -CLIP, CLIP).astype(np.float32)
-        return normalized
+        return _clipped((rows - self.mean) / self.std)
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """Return values [N] over the standard deviation of the one column; their sign stays."""
-        scaled: np.ndarray = np.clip(values / self.std[0], -CLIP, CLIP).astype(np.float32)
-        return scaled
+        return _clipped(values / self.std[0])
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    clipped: np.ndarray = np.clip(values, -CLIP, CLIP).astype(np.float32)
+    return clipped
 
 
 class Normalization:

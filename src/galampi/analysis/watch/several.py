@@ -47,9 +47,11 @@ class SeveralRuns:
 
     @property
     def status(self) -> str:
-        """Return `finished` if all runs are, `running` if any is, else what most are."""
-        states = Counter(map(self.state, self.views))
-        return "running" if states["running"] else states.most_common(1)[0][0] if len(states) == 1 else "waiting"
+        """Return `running` if any run is, else what all are; `waiting` if they differ."""
+        states = set(map(self.state, self.views))
+        if "running" in states:
+            return "running"
+        return states.pop() if len(states) == 1 else "waiting"
 
     @property
     def left_s(self) -> float | None:
