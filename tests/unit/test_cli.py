@@ -49,7 +49,7 @@ def test_dashes_in_the_name_of_an_option_count_as_underscores(ran) -> None:
         (["export", "a", "b", "--onnx", "a.onnx"], {"run_paths": ["a", "b"], "onnx": "a.onnx"}),
         (["report", "a", "b", "--out", "."], {"runs": ["a", "b"], "out": "."}),
         (["submit", "job.toml", "--script", "s"], {"job": "job.toml", "script": "s"}),
-        (["watch", "../a"], {"folder": "../a"}),
+        (["watch", "../a", "b"], {"folders": ["../a", "b"]}),
         (["status", "a", "b"], {"folder": ["a", "b"]}),
         (["doctor"], {"out": "runs"}),
     ],
