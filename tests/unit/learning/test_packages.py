@@ -25,11 +25,28 @@ CASES = {
     ),
     "taxi": ("gymnasium", {"environment.id": "Taxi-v4"}),
     "frozen-lake": ("gymnasium", {"environment.id": "FrozenLake-v1"}),
+    "popgym": ("popgym", {"environment.id": "popgym:popgym-RepeatPreviousEasy-v0", "network.recurrent": "gru"}),
+    "highway": (
+        "highway_env",
+        {
+            "environment.id": "highway_env:parking-v0",
+            "environment.kwargs": "{ config = { simulation_frequency = 5, duration = 20 } }",
+        },
+    ),
+    "vizdoom": (
+        "vizdoom",
+        {"environment.id": "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "environment.kwargs": "{ frame_skip = 4 }"},
+    ),
 }
+
+# Fewer steps of those whose simulators are slow.
+NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 1000, "vizdoom": 1000}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_trains(case) -> None:
+def test_it_trains(case, tmp_path, monkeypatch) -> None:
+    # Some leave files where they run.
+    monkeypatch.chdir(tmp_path)
     package, settings = CASES[case]
     pytest.importorskip(package, exc_type=ImportError)
     job = parse_job("", "test", {"environment.num_envs": "8", **settings})
@@ -38,7 +55,7 @@ def test_it_trains(case) -> None:
     learner = Learner(job, *spaces, total_simulators=8, seed=1, action_seed=1, device="cpu", precision="float32")
     collector = RolloutCollector(job, simulators, learner)
     before, num_steps, num_episodes = learner.parameters.copy(), 0, 0
-    while num_steps < 9000:
+    while num_steps < NUM_STEPS[case]:
         rollout, ended = collector.collect()
         if simulators.masks is not None:
             assert (np.take_along_axis(rollout.masks, rollout.actions[..., None], -1)).all()
