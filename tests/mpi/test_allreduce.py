@@ -24,7 +24,7 @@ def test_algorithm_1_between_ranks(comm) -> None:
 
     z = np.full(5, comm.rank, dtype=np.float32)
     mailboxes = Mailboxes(comm, ring(comm.size), z.size)
-    assert mailboxes.push(0, z, weight=0.0, update=1, time_s=0.0)
+    assert mailboxes.push(0, z, weight=0.0, update=1, time_s=0.0) is z
     while not (waiting := mailboxes.poll()):
         pass
     assert UniformAverage().receive(z, waiting, round_edges=[0]) == [0]

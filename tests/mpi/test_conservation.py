@@ -14,6 +14,17 @@ ALL_SIZES = [1, 2, 3, 4, 5]
 
 @pytest.mark.mpi(ranks=ALL_SIZES)
 def test_weight_and_mass_are_conserved_and_ranks_agree(comm, stage) -> None:
+    exchange_and_check(comm, stage, "full")
+
+
+@pytest.mark.mpi(ranks=[2, 5])
+@pytest.mark.parametrize("form", ["bfloat16", "int8"])
+def test_rounded_messages_conserve_weight_and_mass_and_ranks_agree(comm, stage, form) -> None:
+    exchange_and_check(comm, stage, form)
+
+
+def exchange_and_check(comm, stage, form) -> None:
+    """Exchange some thousand messages with steps and delays between, and check what is conserved."""
     from mpi4py import MPI
 
     from galampi.gossip import Gossip, Mailboxes, PushSum, exponential
@@ -24,7 +35,7 @@ def test_weight_and_mass_are_conserved_and_ranks_agree(comm, stage) -> None:
     z = random.normal(size=64).astype(np.float32)
     unit = np.spacing(comm.allreduce(np.abs(z).max(), op=MPI.MAX))
     mass_before = comm.allreduce(z.astype(np.float64))
-    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, stage=stage)
+    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, stage=stage, form=form)
     gossip = Gossip(mailboxes, PushSum())
     injected = np.zeros(64)
 
@@ -99,7 +110,8 @@ def test_no_message_is_torn(comm, stage) -> None:
             if sent[edge] < num_messages:
                 number = int(sent[edge]) + 1
                 z[:] = comm.rank * 1000 + number
-                sent[edge] += mailboxes.push(edge, z, weight=float(number), update=number, time_s=0.5 * number)
+                read = mailboxes.push(edge, z, weight=float(number), update=number, time_s=0.5 * number)
+                sent[edge] += read is not None
                 # The vector is the sender's again at once: what was sent must not change with it.
                 z[:] = -1
         # A training rank leaves the network thread its turn while it computes.
@@ -115,14 +127,36 @@ def test_no_message_is_torn(comm, stage) -> None:
     mailboxes.free()
 
 
+@pytest.mark.mpi(ranks=[2])
+@pytest.mark.parametrize("form", ["bfloat16", "int8"])
+def test_a_peer_reads_what_its_sender_says_that_it_reads(comm, stage, form) -> None:
+    from galampi.gossip import Mailboxes, ring
+
+    random = np.random.default_rng(comm.rank)
+    z = random.normal(size=300_007).astype(np.float32)
+    mailboxes = Mailboxes(comm, ring(2), z.size, stage=stage, form=form)
+    for number in range(20):
+        while (said := mailboxes.push(0, z, 1.0, number, 0.0)) is None:
+            time.sleep(1e-4)
+        while not (waiting := mailboxes.poll()):
+            time.sleep(1e-4)
+        # Looked at twice, it is still what it was.
+        assert mailboxes.poll()[0].update == number
+        expected = comm.sendrecv(said.copy(), 1 - comm.rank, source=1 - comm.rank)
+        np.testing.assert_array_equal(waiting[0].payload, expected)
+        mailboxes.acknowledge(0)
+        z += np.float32(1e-3) * random.normal(size=z.size).astype(np.float32)
+    mailboxes.free()
+
+
 @pytest.mark.mpi(ranks=[3])
 def test_a_full_mailbox_is_left_alone(comm, stage) -> None:
     from galampi.gossip import Mailboxes, ring
 
     mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=stage)
     z = np.full(10, comm.rank, dtype=np.float32)
-    assert mailboxes.push(0, z, 0.5, 1, 0.0)
-    assert not mailboxes.push(0, z + 100, 0.25, 2, 0.0)
+    assert mailboxes.push(0, z, 0.5, 1, 0.0) is z
+    assert mailboxes.push(0, z + 100, 0.25, 2, 0.0) is None
     while not mailboxes.finish():
         pass
     comm.Barrier()

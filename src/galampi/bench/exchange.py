@@ -147,7 +147,7 @@ def _message_s(comm: MPI.Intracomm, z: np.ndarray, seconds: float, wait: Callabl
     with Mailboxes(comm, ring(comm.size), z.size) as mailboxes:
 
         def send(weight: float) -> None:
-            while not mailboxes.push(0, z, weight, 0, 0.0):
+            while mailboxes.push(0, z, weight, 0, 0.0) is None:
                 wait()
 
         def receive() -> float:

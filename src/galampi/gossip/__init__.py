@@ -18,6 +18,7 @@ This wing knows numpy and MPI and nothing of what the vector means; it is of use
 
 from galampi.gossip.allreduce import AllReduce
 from galampi.gossip.asynchronous import Gossip, refuse_silence
+from galampi.gossip.forms import Form
 from galampi.gossip.mailbox import Mailboxes
 from galampi.gossip.mixing import Message, PushSum, UniformAverage
 from galampi.gossip.patience import SIGNALLED_PATIENCE_S, Patience
@@ -27,6 +28,7 @@ from galampi.gossip.topology import Topology, complete, edgeless, exponential, r
 __all__ = [
     "SIGNALLED_PATIENCE_S",
     "AllReduce",
+    "Form",
     "Gossip",
     "MailboxRules",
     "Mailboxes",

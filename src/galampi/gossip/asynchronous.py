@@ -30,8 +30,8 @@ class MessagePassing(Protocol):
     def require(self, z: Floats) -> None:
         """Raise TypeError or ValueError unless `z` is a vector that these mailboxes can send and average into."""
 
-    def push(self, edge: int, z: Floats, weight: float, update: int, time_s: float, moved: float) -> bool:
-        """Send along an out-edge unless its last message is unread; return whether it was sent."""
+    def push(self, edge: int, z: Floats, weight: float, update: int, time_s: float, moved: float) -> Floats | None:
+        """Send along an out-edge unless its last message is unread; return what the peer reads, or None."""
 
     def poll(self) -> dict[int, Message]:
         """Return the messages that wait, by in-edge."""
@@ -101,7 +101,7 @@ class Gossip:
         One-sided; waits for nobody where peers share memory, and for the network's completion of a put otherwise.
 
         Args:
-            z: De-biased parameters, [P], changed by Algorithm 1.
+            z: De-biased parameters, [P], changed by Algorithm 1, and by push-sum where messages are rounded.
             update: Stamp of the messages sent.
             time_s: Job time, stamp of the messages sent.
 
@@ -152,11 +152,14 @@ class Gossip:
         edges = self._round_edges()
         share = self.mixing.share(len(edges))
         for edge in edges:
-            if share is not None and self._mailboxes.push(edge, z, share, update, time_s, self.mixing.moved):
-                self.mixing.give(share)
-                self.sent[edge] += 1
-            else:
+            read = None
+            if share is not None:
+                read = self._mailboxes.push(edge, z, share, update, time_s, self.mixing.moved)
+            if share is None or read is None:
                 self.skipped[edge] += 1
+            else:
+                self.mixing.give(share, z, read)
+                self.sent[edge] += 1
 
     def _round_edges(self) -> Sequence[int]:
         """Return the edges that belong to this update: an edge is the same hop at both its ends."""

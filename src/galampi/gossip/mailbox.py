@@ -10,7 +10,7 @@ A rank's window, every part on cache lines of its own:
     ack[h]    int64      written by out-peer h: number of the last message it has read
     full[h]   int64      written by in-peer h: number of the last message it has put here
     header[h]            weight, sequence, update, time and progress of that message
-    payload[h]           its parameters
+    payload[h]           its parameters, in the form in which they travel
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from galampi.errors import UserError
-from galampi.gossip.mixing import Floats, Message
+from galampi.gossip.forms import Bytes, Form
+from galampi.gossip.mixing import Message
 from galampi.gossip.rules import MailboxRules, Stage
 from galampi.gossip.topology import Topology
 
@@ -49,6 +50,8 @@ class Mailboxes(MailboxRules):
         num_parameters: int,
         *,
         dtype: DTypeLike = np.float32,
+        form: Form = "full",
+        num_exact: int = 0,
         stage: bool | None = None,
     ) -> None:
         """Allocate the window. Collective over comm.
@@ -56,8 +59,10 @@ class Mailboxes(MailboxRules):
         Args:
             comm: Its ranks are the nodes of the topology.
             topology: Who sends to whom.
-            num_parameters: Length P of every payload.
+            num_parameters: Length P of every vector that is sent.
             dtype: Type of its numbers: float32 or float64.
+            form: How it travels.
+            num_exact: How many numbers at its end travel as they are, whatever the form.
             stage: Put from a copy of the payload and complete the put in a later call, as a network needs; None:
                 for peers on other nodes.
 
@@ -65,13 +70,13 @@ class Mailboxes(MailboxRules):
             TypeError: Vectors of this type cannot be averaged.
             UserError: The shared memory of a node has too little room, or the window's memory is not unified.
         """
-        super().__init__(topology, comm.rank, num_parameters, dtype)
+        super().__init__(topology, comm.rank, num_parameters, dtype, form=form, num_exact=num_exact)
         self._comm = comm.Dup()
         num_edges = len(topology.hops)
         header = _header(comm.size)
         # A slot is header and payload, so that one address and one size place them all.
         self._payload_at = _round_up(header.itemsize)
-        payload_bytes = self._dtype.itemsize * num_parameters
+        payload_bytes = max((reader.num_bytes for reader in self._readers), default=0)
         slot_bytes = self._payload_at + _round_up(payload_bytes)
         self._stages_at = _LINE
         self._acks_at = self._stages_at + _round_up(8 * comm.size)
@@ -92,7 +97,7 @@ class Mailboxes(MailboxRules):
         self._flag_out = np.zeros(num_edges, dtype=np.int64)
         self._word_out = np.zeros(1, dtype=np.int64)
         self._staged = {
-            edge: np.empty(num_parameters, dtype=self._dtype)
+            edge: np.empty(payload_bytes, dtype=np.uint8)
             for edge, peer in enumerate(self._out_peers)
             if (peer not in on_node if stage is None else stage)
         }
@@ -128,7 +133,7 @@ class Mailboxes(MailboxRules):
         self._flags = memory[self._flags_at : self._slots_at].view(np.int64)[:: _LINE // 8]
         slots = [memory[self._slot(edge) : self._slot(edge) + self._slot_bytes] for edge in range(num_edges)]
         self._headers = [slot[: header.itemsize].view(header) for slot in slots]
-        self._payloads = [slot[self._payload_at : self._payload_at + payload_bytes].view(self._dtype) for slot in slots]
+        self._payloads = [slot[self._payload_at : self._payload_at + payload_bytes] for slot in slots]
 
     def _start_network(self) -> None:
         """Start what drives the network: a thread for each edge, so that one whose peer is silent holds up no other."""
@@ -208,13 +213,14 @@ class Mailboxes(MailboxRules):
         header_bytes = self._header_out[edge : edge + 1].view(np.uint8)
         peer = self._out_peers[edge]
         slot = self._slot(edge)
-        staged = self._staged.get(edge)
-        if staged is None:
+        payload = message.payload.view(np.uint8)
+        if edge not in self._staged:
             self._window.Put(header_bytes, peer, slot)
-            for at, piece in _pieces(message.payload):
+            for at, piece in _pieces(payload):
                 self._window.Put(piece, peer, slot + self._payload_at + at)
             return True
-        staged[:] = message.payload
+        staged = self._staged[edge][: payload.size]
+        staged[:] = payload
         self._requests[edge] = [
             self._window.Rput(header_bytes, peer, slot),
             *(self._window.Rput(piece, peer, slot + self._payload_at + at) for at, piece in _pieces(staged)),
@@ -307,10 +313,9 @@ class _Courier:
             self._fail(error)
 
 
-def _pieces(z: Floats) -> list[tuple[int, Floats]]:
-    """Cut a vector into puts of a countable size: pairs of byte offset and part."""
-    step = _MOST_BYTES_A_PUT // z.itemsize
-    return [(z.itemsize * start, z[start : start + step]) for start in range(0, z.size, step)]
+def _pieces(payload: Bytes) -> list[tuple[int, Bytes]]:
+    """Cut a payload into puts of a countable size: pairs of offset and part."""
+    return [(start, payload[start : start + _MOST_BYTES_A_PUT]) for start in range(0, payload.size, _MOST_BYTES_A_PUT)]
 
 
 def _header(num_ranks: int) -> np.dtype[Any]:

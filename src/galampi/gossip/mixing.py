@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Message:
     """What one rank sends another.
 
     Attributes:
-        payload: Sender's de-biased parameters z, [P].
+        payload: Sender's de-biased parameters z, [P]; in a mailbox whatever travels in their place.
         weight: Share omega of the sender's push-sum weight that travels with it.
         update: Sender's update.
         time_s: Sender's job time.
@@ -36,7 +37,7 @@ class Message:
         moved: How far the sender's parameters had moved; see `PushSum`.
     """
 
-    payload: Floats
+    payload: NDArray[Any]
     weight: float
     update: int
     time_s: float
@@ -88,7 +89,7 @@ def lerp(z: Floats, other: Floats, share: float) -> None:
     Args:
         z: [P], changed.
         other: [P] of the same type.
-        share: In [0, 1].
+        share: In [0, 1]; below 0, away from `other`.
     """
     scratch = np.empty(min(_CHUNK, z.size), dtype=z.dtype)
     for start in range(0, z.size, _CHUNK):
@@ -141,9 +142,19 @@ class PushSum:
         share = self.weight / (num_peers + 1)
         return share if share >= self.weight_floor else None
 
-    def give(self, share: float) -> None:
-        """Debit a share that has been sent."""
+    def give(self, share: float, z: Floats, read: Floats) -> None:
+        """Debit a share that has been sent, and keep of `z` what its message left out.
+
+        Where the peer reads q in the place of z, w z is conserved by z <- z + omega / (w - omega) (z - q).
+
+        Args:
+            share: Share omega.
+            z: [P], changed unless it is read as it is.
+            read: What the peer reads, [P].
+        """
         self.weight -= share
+        if read is not z:
+            self._lerp(z, read, -share / self.weight)
 
     def scale_step(self) -> float:
         """Return the factor on the optimizer step that is taken now, and count the step."""
@@ -201,7 +212,7 @@ class UniformAverage:
         """Return 0: messages carry no weight."""
         return 0.0
 
-    def give(self, share: float) -> None:
+    def give(self, share: float, z: Floats, read: Floats) -> None:
         """Debit nothing."""
 
     def scale_step(self) -> float:

@@ -1,19 +1,22 @@
 """The rules of mailboxes, whatever memory they lie in.
 
 Owns when a message may be sent, when one has come, and how a stop and the end of a job become known. A mailbox belongs
-to one directed edge, has one writer, one reader and room for one message. Knows no MPI: what carries the messages is a
+to one directed edge, has one writer, one reader and room for one message; what its bytes mean is in
+`galampi.gossip.forms`. Knows no MPI: what carries the messages is a
 subclass, of a one-sided window (`galampi.gossip.mailbox`) or of a simulated network (`galampi.simulation.mailbox`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from galampi.errors import LostRankError
+from galampi.gossip.forms import Form, edge_end
 from galampi.gossip.mixing import Floats, Int64s, Message
 from galampi.gossip.topology import Topology, exponential
 
@@ -47,14 +50,25 @@ class MailboxRules(ABC):
     _acks: Int64s
     _flags: Int64s
 
-    def __init__(self, topology: Topology, rank: int, num_parameters: int, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        rank: int,
+        num_parameters: int,
+        dtype: DTypeLike = np.float32,
+        *,
+        form: Form = "full",
+        num_exact: int = 0,
+    ) -> None:
         """Begin with every mailbox empty.
 
         Args:
             topology: Who sends to whom.
             rank: This one.
-            num_parameters: Length P of every payload.
+            num_parameters: Length P of every vector that is sent.
             dtype: Type of its numbers: float32 or float64.
+            form: How it travels.
+            num_exact: How many numbers at its end travel as they are, whatever the form.
 
         Raises:
             TypeError: Vectors of this type cannot be averaged.
@@ -73,6 +87,16 @@ class MailboxRules(ABC):
         self._has_told_of_stop = False
         self._num_sent = np.zeros(len(topology.hops), dtype=np.int64)
         self._num_received = np.zeros(len(topology.hops), dtype=np.int64)
+        ends = [
+            [
+                edge_end(form, num_parameters, self._dtype, num_exact=num_exact, seed=(2 * rank + side) * 64 + edge)
+                for edge in range(len(topology.hops))
+            ]
+            for side in range(2)
+        ]
+        self._writers, self._readers = ends
+        # Read and not yet acknowledged: what is read as a change must be read once.
+        self._taken: dict[int, Message] = {}
         # Edges whose message is not yet known to be whole at the peer.
         self._under_way: set[int] = set()
 
@@ -91,7 +115,9 @@ class MailboxRules(ABC):
         if not z.flags.c_contiguous or not z.flags.writeable:
             raise ValueError("the vector must be contiguous and writeable: it is averaged in place")
 
-    def push(self, edge: int, z: Floats, weight: float, update: int, time_s: float, moved: float = 0.0) -> bool:
+    def push(
+        self, edge: int, z: Floats, weight: float, update: int, time_s: float, moved: float = 0.0
+    ) -> Floats | None:
         """Send along an out-edge, unless its last message is unread.
 
         One-sided; waits for nobody. Where the peer shares memory the message is there on return. Otherwise the put
@@ -106,18 +132,21 @@ class MailboxRules(ABC):
             moved: Stamp; see `PushSum`.
 
         Returns:
-            Whether the message was sent.
+            What the peer reads, [P]: `z` itself or what its form leaves of it, good until the next call; None if the
+            message was not sent.
         """
         self.require(z)
         self._sync()
         if edge in self._under_way or self._acks[edge] != self._num_sent[edge]:
-            return False
+            return None
         self._num_sent[edge] += 1
-        if self._put(edge, int(self._num_sent[edge]), Message(z, weight, update, time_s, self.progress, moved)):
+        writer = self._writers[edge]
+        sent = writer.write(z)
+        if self._put(edge, int(self._num_sent[edge]), Message(sent, weight, update, time_s, self.progress, moved)):
             self._raise_flag(edge, int(self._num_sent[edge]))
         else:
             self._under_way.add(edge)
-        return True
+        return writer.known
 
     def poll(self) -> dict[int, Message]:
         """Return the messages that wait, by in-edge.
@@ -133,6 +162,7 @@ class MailboxRules(ABC):
 
     def acknowledge(self, edge: int) -> None:
         """Free an in-edge's mailbox for the next message. One-sided; waits for nobody."""
+        self._taken.pop(edge, None)
         self._num_received[edge] += 1
         # The message has been read before its place is given back.
         self._sync()
@@ -192,6 +222,8 @@ class MailboxRules(ABC):
 
     def _take(self, edge: int) -> Message:
         """Return the message whose flag is up, once it is found whole."""
+        if edge in self._taken:
+            return self._taken[edge]
         number = int(self._num_received[edge]) + 1
         found, message = self._read(edge)
         if self._flags[edge] != number or found != number:
@@ -200,7 +232,12 @@ class MailboxRules(ABC):
                 f"and its header {found}"
             )
         np.maximum(self.progress, message.progress, out=self.progress)
-        return message
+        try:
+            z = self._readers[edge].read(message.payload.view(np.uint8))
+        except LostRankError as error:
+            raise LostRankError(f"message {number} of rank {self._in_peers[edge]}: {error}") from None
+        self._taken[edge] = replace(message, payload=z)
+        return self._taken[edge]
 
     def _complete_put(self, edge: int) -> None:
         """Raise the flag of a message once the network has taken it."""
@@ -218,7 +255,7 @@ class MailboxRules(ABC):
 
     @abstractmethod
     def _put(self, edge: int, number: int, message: Message) -> bool:
-        """Begin to put a message into the peer's mailbox; return whether it is all on its way, in order.
+        """Begin to put a message, its payload as it travels, into the peer's mailbox; return whether it is on its way.
 
         Unless it is, what it is put from holds still until `_is_whole`.
         """
@@ -233,7 +270,7 @@ class MailboxRules(ABC):
 
     @abstractmethod
     def _read(self, edge: int) -> tuple[int, Message]:
-        """Return number and message that lie in a mailbox of this rank."""
+        """Return number and message that lie in a mailbox of this rank, the payload as it has travelled or longer."""
 
     @abstractmethod
     def _send_ack(self, edge: int, number: int) -> None:

@@ -181,6 +181,8 @@ class Gossip(Section):
     """Send to one out-peer each update, in turn, or to all of them."""
     weight_floor: float = Field(1 / 16, ge=0, lt=1)
     """Least push-sum weight a rank keeps: a push that would leave less is skipped."""
+    message: Literal["full", "bfloat16", "int8"] = "full"
+    """Form of a message: parameters as they are; their changes as bfloat16, half the bytes; as int8, a quarter."""
     silent_after_s: float = Field(60.0, gt=0)
     """A rank that makes no update for so long, s, is called silent, and is waited for no longer when a job ends."""
 

@@ -110,6 +110,8 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
     yield "learner", names, f"learner.optimizer is {job.learner.optimizer!r}"
     if job.learner.normalize_returns:
         yield "learner", ("reward_scale",), "learner.normalize_returns is true, and divides by it again"
+    if job.gossip.method != "push-sum":
+        yield "gossip", ("message",), f"gossip.method is {job.gossip.method!r}, whose messages are sent in full"
     if job.network.recurrent == "none":
         yield "network", ("recurrent_size",), "network.recurrent is 'none'"
     kind = job.network.kind

@@ -67,7 +67,8 @@ class Scenario:
         return "\n".join(
             [
                 f"seed {self.seed}: {exchange.num_ranks} ranks, {exchange.method} over the {exchange.topology} graph, "
-                f"peers {'all' if exchange.all_peers else 'rotate'}, weight floor {exchange.weight_floor:.3g}; "
+                f"peers {'all' if exchange.all_peers else 'rotate'}, weight floor {exchange.weight_floor:.3g}, "
+                f"messages {exchange.form}; "
                 f"{machine.ranks_per_node} ranks a node, latency {machine.latency_s:.2g} s, a put takes "
                 f"{exchange.message_bytes / machine.node_bytes_per_s:.2g} s in {self.num_pieces} pieces, "
                 f"{'with' if self.has_threads else 'without'} threads",
@@ -98,6 +99,7 @@ def draw(seed: int) -> Scenario:
         topology=topology,
         all_peers=all_peers,
         weight_floor=float(random.choice([0.0, 0.5, 1.0]) / (num_peers + 1) / random.integers(1, 9)),
+        form="full" if method != "push-sum" else ("full", "bfloat16", "int8")[seed % 3],
         message_bytes=1.0,
     )
     update_s = 0.05 * random.lognormal(sigma=random.choice([0.0, 0.3, 1.0]), size=num_ranks)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from galampi.gossip import Form
+
 Method = Literal["push-sum", "gala", "allreduce", "none"]
 
 
@@ -18,6 +20,7 @@ class Exchange:
         topology: Graph of who sends to whom.
         all_peers: Send to every out-peer each update, instead of to one in rotation.
         weight_floor: Least push-sum weight a rank keeps.
+        form: How vectors travel.
         message_bytes: Size of a message.
     """
 
@@ -26,6 +29,7 @@ class Exchange:
     topology: str = "exponential"
     all_peers: bool = False
     weight_floor: float = 1 / 16
+    form: Form = "full"
     message_bytes: float = 6.75e6
 
 

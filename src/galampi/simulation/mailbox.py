@@ -7,11 +7,13 @@ pieces out of order, and does not arrive while its target is stopped, as where a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from galampi.errors import LostRankError
+from galampi.gossip.forms import Form
 from galampi.gossip.mixing import Floats, Int64s, Message
 from galampi.gossip.rules import MailboxRules, Stage
 from galampi.gossip.topology import Topology
@@ -136,16 +138,20 @@ class Letter:
         edge: Along which.
         number: Of the message on its edge.
         message: As it was sent.
+        read: What its receiver reads, [P].
         num_left: Pieces that have not arrived.
     """
 
-    __slots__ = ("edge", "message", "num_left", "number", "sender")
+    __slots__ = ("edge", "message", "num_left", "number", "read", "sender")
 
-    def __init__(self, sender: MemoryMailboxes, edge: int, number: int, message: Message, num_pieces: int) -> None:
+    def __init__(
+        self, sender: MemoryMailboxes, edge: int, number: int, message: Message, read: Floats, num_pieces: int
+    ) -> None:
         self.sender = sender
         self.edge = edge
         self.number = number
         self.message = message
+        self.read = read
         self.num_left = num_pieces
 
 
@@ -156,7 +162,7 @@ class Slot:
 
     def __init__(self) -> None:
         self.letter: Letter | None = None
-        self.payload: Floats | None = None
+        self.payload: NDArray[Any] | None = None
 
     def take(self, letter: Letter, piece: int) -> None:
         """Take in a piece; the header comes with the last one."""
@@ -164,8 +170,9 @@ class Slot:
         if letter.sender.network.num_pieces == 1:
             self.letter, self.payload = letter, payload
             return
-        if self.payload is None:
-            self.payload = np.full_like(payload, np.nan)
+        if self.payload is None or self.payload.dtype != payload.dtype:
+            # The first is sent in full, whatever the form.
+            self.payload = payload[::-1].copy()
         last = letter.sender.network.num_pieces - 1
         if piece == last:
             self.letter = letter
@@ -191,6 +198,7 @@ class MemoryMailboxes(MailboxRules):
         num_parameters: int,
         dtype: DTypeLike = np.float32,
         *,
+        form: Form = "full",
         carries_progress: bool = True,
     ) -> None:
         """Join a network as its next rank.
@@ -199,11 +207,12 @@ class MemoryMailboxes(MailboxRules):
             network: What carries its messages.
             topology: Who sends to whom.
             rank: Its number.
-            num_parameters: Length P of every payload.
+            num_parameters: Length P of every vector that is sent.
             dtype: Type of its numbers.
+            form: How it travels.
             carries_progress: Whether messages tell the counts of all ranks; without a budget nobody reads them.
         """
-        super().__init__(topology, rank, num_parameters, dtype)
+        super().__init__(topology, rank, num_parameters, dtype, form=form)
         if not carries_progress:
             self.progress = np.zeros(1, np.int64)
         num_edges = len(topology.hops)
@@ -253,7 +262,8 @@ class MemoryMailboxes(MailboxRules):
             message.moved,
         )
         is_near = network.is_near(self.rank, peer)
-        letter = Letter(self, edge, number, message, network.num_pieces)
+        known = self._writers[edge].known
+        letter = Letter(self, edge, number, message, known.copy(), network.num_pieces)
         self._letters[edge] = network.in_flight[peer, edge] = letter
         if is_near:
             for piece in range(network.num_pieces):

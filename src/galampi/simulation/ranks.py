@@ -127,7 +127,13 @@ class VirtualRank:
         self.rank = rank
         self.z = z
         self.mailboxes = MemoryMailboxes(
-            network, topology, rank, z.size, z.dtype, carries_progress=ending.budget is not None
+            network,
+            topology,
+            rank,
+            z.size,
+            z.dtype,
+            form=exchange.form,
+            carries_progress=ending.budget is not None,
         )
         mixing = UniformAverage() if exchange.method == "gala" else PushSum(exchange.weight_floor, _lerp)
         self.gossip = Gossip(self.mailboxes, mixing, all_peers=exchange.all_peers)

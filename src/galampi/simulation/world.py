@@ -167,7 +167,7 @@ class World:
         assert self.network is not None
         mass = self.weights() @ self.z
         for letter in self.network.in_flight.values():
-            mass = mass + letter.message.weight * letter.message.payload
+            mass = mass + letter.message.weight * letter.read
         return np.asarray(mass)
 
     def moved(self) -> float:

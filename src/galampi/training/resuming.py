@@ -40,6 +40,7 @@ _MAY_CHANGE = (
     "gossip.topology",
     "gossip.peers",
     "gossip.weight_floor",
+    "gossip.message",
     "gossip.silent_after_s",
     "checkpoint.",
     "record.",

@@ -219,7 +219,13 @@ def _make_exchange(
         UserError: On every rank: there is no room for the mailboxes, or no rank could ever send.
     """
     settings = job.gossip
-    mailboxes = Mailboxes(comm, topology_of(settings.method, settings.topology, comm.size), learner.z.size)
+    mailboxes = Mailboxes(
+        comm,
+        topology_of(settings.method, settings.topology, comm.size),
+        learner.z.size,
+        form=settings.message,
+        num_exact=learner.moments.size,
+    )
     mailboxes.progress[:] = start.progress
     allreduce = None
     if settings.method == "allreduce":

@@ -37,9 +37,9 @@ class Memory:
     def push(self, edge, z, weight, update, time_s, moved):
         key = self.topology.out_peers(self.rank)[edge], edge
         if key in self.boxes:
-            return False
+            return None
         self.boxes[key] = Message(z.copy(), weight, update, time_s, self.progress, moved)
-        return True
+        return z
 
     def poll(self):
         edges = range(len(self.topology.hops))

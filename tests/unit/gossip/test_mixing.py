@@ -34,12 +34,12 @@ class MemoryEnd:
     def require(self, z) -> None:
         pass
 
-    def push(self, edge, z, weight, update, time_s, moved) -> bool:
+    def push(self, edge, z, weight, update, time_s, moved):
         slots = self._slots[self.topology.out_peers(self.rank)[edge]]
         if edge in slots:
-            return False
+            return None
         slots[edge] = Message(z.copy(), weight, update, time_s, self.progress, moved)
-        return True
+        return z
 
     def poll(self):
         return dict(self._slots[self.rank])
@@ -82,8 +82,17 @@ def test_push_sum_keeps_its_floor() -> None:
     mixing = PushSum(weight_floor=1 / 16)
     mixing.weight = 1 / 8
     assert mixing.share(1) == 1 / 16
-    mixing.give(1 / 16)
+    z = np.ones(1, np.float32)
+    mixing.give(1 / 16, z, z)
     assert mixing.share(1) is None
+
+
+def test_push_sum_keeps_what_a_rounded_message_leaves_out() -> None:
+    # w = 1 holds z = (1, 3) and gives 1/4 of it, of which the peer reads (2, 3): 3/4 of z and 1/4 of that are (1, 3).
+    mixing, z = PushSum(), np.array([1, 3], dtype=np.float32)
+    mixing.give(0.25, z, np.array([2, 3], dtype=np.float32))
+    assert mixing.weight == 0.75
+    np.testing.assert_allclose(z, [(1 - 0.25 * 2) / 0.75, 3], rtol=1e-6)
 
 
 def test_algorithm_1_by_hand() -> None:

@@ -48,7 +48,12 @@ def raise_the_flag_at_once(monkeypatch) -> None:
 
 
 def keep_what_is_given(monkeypatch) -> None:
-    monkeypatch.setattr(PushSum, "give", lambda self, share: None)
+    monkeypatch.setattr(PushSum, "give", lambda self, share, z, read: None)
+
+
+def forget_what_a_message_leaves_out(monkeypatch) -> None:
+    give = PushSum.give
+    monkeypatch.setattr(PushSum, "give", lambda self, share, z, read: give(self, share, z, z))
 
 
 def weigh_wrongly(monkeypatch) -> None:
@@ -71,9 +76,9 @@ def wait_for_a_full_mailbox(monkeypatch) -> None:
     push = MailboxRules.push
 
     def broken(self, *message):
-        while not push(self, *message):
+        while (read := push(self, *message)) is None:
             pass
-        return True
+        return read
 
     monkeypatch.setattr(MailboxRules, "push", broken)
 
@@ -106,6 +111,7 @@ def say_it_too_early(monkeypatch) -> None:
         (push_whatever_is_unread, "is torn"),
         (raise_the_flag_at_once, "is torn|empty mailbox"),
         (keep_what_is_given, "weights sum to"),
+        (forget_what_a_message_leaves_out, "the mass is"),
         (weigh_wrongly, "the mass is"),
         (drop_what_is_left, "weights sum to"),
         (wait_for_a_full_mailbox, "waits: it looks on and on"),

@@ -37,7 +37,7 @@ def check_window(job: Job, comm: MPI.Intracomm, num_parameters: int) -> Finding:
     if rooms:
         text += f"; {_SHARED_MEMORY} has {mebibytes(min(rooms))} free"
     try:
-        gossip.Mailboxes(comm, topology, num_parameters).free()
+        gossip.Mailboxes(comm, topology, num_parameters, form=job.gossip.message).free()
     except UserError as error:
         if str(_SHARED_MEMORY) in str(error):
             advice = f"ask for a larger {_SHARED_MEMORY} (containers: --shm-size), or fewer ranks a node"
