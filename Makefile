@@ -66,7 +66,8 @@ test-mpi: $(READY)
 	python -m pytest tests/mpi
 
 test-network: $(READY)
-	python -m pytest tests/mpi/test_conservation.py --network -k True
+	python -m pytest tests/mpi/test_conservation.py --network
+	python -m pytest tests/network $(ARGS)
 
 test-jobs: $(READY)
 	python -m pytest tests/jobs -m "not one_mpi"

@@ -13,17 +13,17 @@ ALL_SIZES = [1, 2, 3, 4, 5]
 
 
 @pytest.mark.mpi(ranks=ALL_SIZES)
-def test_weight_and_mass_are_conserved_and_ranks_agree(comm, stage) -> None:
-    exchange_and_check(comm, stage, "full")
+def test_weight_and_mass_are_conserved_and_ranks_agree(comm) -> None:
+    exchange_and_check(comm, "full")
 
 
 @pytest.mark.mpi(ranks=[2, 5])
 @pytest.mark.parametrize("form", ["bfloat16", "int8"])
-def test_rounded_messages_conserve_weight_and_mass_and_ranks_agree(comm, stage, form) -> None:
-    exchange_and_check(comm, stage, form)
+def test_rounded_messages_conserve_weight_and_mass_and_ranks_agree(comm, form) -> None:
+    exchange_and_check(comm, form)
 
 
-def exchange_and_check(comm, stage, form) -> None:
+def exchange_and_check(comm, form) -> None:
     """Exchange some thousand messages with steps and delays between, and check what is conserved."""
     from mpi4py import MPI
 
@@ -35,7 +35,7 @@ def exchange_and_check(comm, stage, form) -> None:
     z = random.normal(size=64).astype(np.float32)
     unit = np.spacing(comm.allreduce(np.abs(z).max(), op=MPI.MAX))
     mass_before = comm.allreduce(z.astype(np.float64))
-    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, stage=stage, form=form)
+    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, form=form)
     gossip = Gossip(mailboxes, PushSum())
     injected = np.zeros(64)
 
@@ -95,12 +95,12 @@ def exchange_and_check(comm, stage, form) -> None:
 
 
 @pytest.mark.mpi(ranks=[2, 3, 4])
-def test_no_message_is_torn(comm, stage) -> None:
+def test_no_message_is_torn(comm) -> None:
     """Every element of a payload carries its sender and number, so a mixture of two messages shows."""
     from galampi.gossip import Mailboxes, complete
 
-    num_parameters, num_messages = 300_007, 60 if stage else 300
-    mailboxes = Mailboxes(comm, complete(comm.size), num_parameters, stage=stage)
+    num_parameters, num_messages = 300_007, 300
+    mailboxes = Mailboxes(comm, complete(comm.size), num_parameters)
     peers_in = mailboxes.topology.in_peers(comm.rank)
     edges = range(comm.size - 1)
     z = np.empty(num_parameters, dtype=np.float32)
@@ -129,12 +129,12 @@ def test_no_message_is_torn(comm, stage) -> None:
 
 @pytest.mark.mpi(ranks=[2])
 @pytest.mark.parametrize("form", ["bfloat16", "int8"])
-def test_a_peer_reads_what_its_sender_says_that_it_reads(comm, stage, form) -> None:
+def test_a_peer_reads_what_its_sender_says_that_it_reads(comm, form) -> None:
     from galampi.gossip import Mailboxes, ring
 
     random = np.random.default_rng(comm.rank)
     z = random.normal(size=300_007).astype(np.float32)
-    mailboxes = Mailboxes(comm, ring(2), z.size, stage=stage, form=form)
+    mailboxes = Mailboxes(comm, ring(2), z.size, form=form)
     for number in range(20):
         while (said := mailboxes.push(0, z, 1.0, number, 0.0)) is None:
             time.sleep(1e-4)
@@ -150,10 +150,10 @@ def test_a_peer_reads_what_its_sender_says_that_it_reads(comm, stage, form) -> N
 
 
 @pytest.mark.mpi(ranks=[3])
-def test_a_full_mailbox_is_left_alone(comm, stage) -> None:
+def test_a_full_mailbox_is_left_alone(comm) -> None:
     from galampi.gossip import Mailboxes, ring
 
-    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=stage)
+    mailboxes = Mailboxes(comm, ring(comm.size), 10)
     z = np.full(10, comm.rank, dtype=np.float32)
     assert mailboxes.push(0, z, 0.5, 1, 0.0) is z
     assert mailboxes.push(0, z + 100, 0.25, 2, 0.0) is None
@@ -167,10 +167,10 @@ def test_a_full_mailbox_is_left_alone(comm, stage) -> None:
 
 
 @pytest.mark.mpi(ranks=[4])
-def test_progress_spreads_and_never_falls(comm, stage) -> None:
+def test_progress_spreads_and_never_falls(comm) -> None:
     from galampi.gossip import Gossip, Mailboxes, PushSum, ring
 
-    mailboxes = Mailboxes(comm, ring(comm.size), 10, stage=stage)
+    mailboxes = Mailboxes(comm, ring(comm.size), 10)
     gossip = Gossip(mailboxes, PushSum())
     z = np.zeros(10, dtype=np.float32)
     seen = mailboxes.progress.copy()
@@ -190,10 +190,10 @@ def test_progress_spreads_and_never_falls(comm, stage) -> None:
 
 
 @pytest.mark.mpi(ranks=[3])
-def test_a_stop_reaches_every_rank(comm, stage) -> None:
+def test_a_stop_reaches_every_rank(comm) -> None:
     from galampi.gossip import Mailboxes, ring
 
-    mailboxes = Mailboxes(comm, ring(comm.size), 1, stage=stage)
+    mailboxes = Mailboxes(comm, ring(comm.size), 1)
     assert not mailboxes.stop_announced
     comm.Barrier()
     if comm.rank == 1:

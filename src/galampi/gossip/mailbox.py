@@ -1,9 +1,9 @@
-"""Mailboxes in a one-sided MPI window.
+"""Mailboxes in one-sided MPI windows.
 
-Owns the window, and the order of its operations that keeps a message whole. What may be done when is in
+Owns the windows, and the order of what is done to them that keeps a message whole. What may be done when is in
 `galampi.gossip.rules`. Knows no averaging.
 
-A rank's window, every part on cache lines of its own:
+A rank's memory, every part on cache lines of its own:
 
     stop      int64      set by any rank that reaches this one: the job is to stop
     stage[r]  int64      written by rank r: how far it is with its end, see `Stage`
@@ -11,6 +11,10 @@ A rank's window, every part on cache lines of its own:
     full[h]   int64      written by in-peer h: number of the last message it has put here
     header[h]            weight, sequence, update, time and progress of that message
     payload[h]           its parameters, in the form in which they travel
+
+It lies in a window that the ranks of a node share, where they store and load, without a call that could wait. Ranks of
+other nodes reach it by puts, through a second window over the same memory; threads make them, and wait for the network
+in the place of the rank.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -52,9 +57,8 @@ class Mailboxes(MailboxRules):
         dtype: DTypeLike = np.float32,
         form: Form = "full",
         num_exact: int = 0,
-        stage: bool | None = None,
     ) -> None:
-        """Allocate the window. Collective over comm.
+        """Allocate the windows. Collective over comm.
 
         Args:
             comm: Its ranks are the nodes of the topology.
@@ -63,8 +67,6 @@ class Mailboxes(MailboxRules):
             dtype: Type of its numbers: float32 or float64.
             form: How it travels.
             num_exact: How many numbers at its end travel as they are, whatever the form.
-            stage: Put from a copy of the payload and complete the put in a later call, as a network needs; None:
-                for peers on other nodes.
 
         Raises:
             TypeError: Vectors of this type cannot be averaged.
@@ -77,55 +79,61 @@ class Mailboxes(MailboxRules):
         # A slot is header and payload, so that one address and one size place them all.
         self._payload_at = _round_up(header.itemsize)
         payload_bytes = max((reader.num_bytes for reader in self._readers), default=0)
-        slot_bytes = self._payload_at + _round_up(payload_bytes)
+        self._slot_bytes = self._payload_at + _round_up(payload_bytes)
         self._stages_at = _LINE
         self._acks_at = self._stages_at + _round_up(8 * comm.size)
         self._flags_at = self._acks_at + num_edges * _LINE
         self._slots_at = self._flags_at + num_edges * _LINE
-        self._slot_bytes = slot_bytes
-        num_bytes = self._slots_at + num_edges * slot_bytes
+        num_bytes = self._slots_at + num_edges * self._slot_bytes
 
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        _check_shared_memory(comm, node, num_bytes)
-        on_node = set(node.allgather(comm.rank))
-        node.Free()
-
-        self._window = MPI.Win.Allocate(num_bytes, 1, comm=self._comm)
-        self._map(np.asarray(self._window.tomemory()).view(np.uint8), header, payload_bytes)
-        # Sources of puts and accumulates must hold still until they complete, so each edge has its own.
-        self._header_out = np.zeros(num_edges, dtype=header)
-        self._flag_out = np.zeros(num_edges, dtype=np.int64)
-        self._word_out = np.zeros(1, dtype=np.int64)
-        self._staged = {
+        self._node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        _check_shared_memory(comm, self._node, num_bytes)
+        # Each rank's part on pages of its own, near its processor.
+        info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
+        self._shared = MPI.Win.Allocate_shared(num_bytes, 1, info=info, comm=self._node)
+        info.Free()
+        self._memories = {
+            rank: np.asarray(self._shared.Shared_query(on_node)[0]).view(np.uint8)[:num_bytes]
+            for on_node, rank in enumerate(self._node.allgather(comm.rank))
+        }
+        self._map(header, payload_bytes)
+        # From and to here go headers, payloads and what comes back: they must hold still while they are under way.
+        self._headers_out = np.zeros(num_edges, dtype=header)
+        self._payloads_out: dict[int, Bytes] = {
             edge: np.empty(payload_bytes, dtype=np.uint8)
             for edge, peer in enumerate(self._out_peers)
-            if (peer not in on_node if stage is None else stage)
+            if peer not in self._memories
         }
-        # Puts the network has not yet taken. While an edge is under way it belongs to its thread.
-        self._requests: dict[int, list[MPI.Request]] = {}
-        # Ranks that may not answer a word, each with who waits for it in the place of this rank.
-        self._off_node = {
-            rank for rank in range(comm.size) if rank != comm.rank and (rank not in on_node if stage is None else stage)
-        }
-        self._couriers: dict[int, _Courier] = {}
+        self._word_out = np.zeros(1, dtype=np.int64)
+        self._puts: dict[int, list[MPI.Request]] = {}
+        self._carriers: dict[int, _Thread] = {}
         self._ended = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._driver: threading.Thread | None = None
         self._thread_error: BaseException | None = None
 
-        if self._window.Get_attr(MPI.WIN_MODEL) != MPI.WIN_UNIFIED:
-            self._window.Free()
+        windows = [self._shared]
+        if self._node.size < comm.size:
+            self._far = MPI.Win.Create(self._memories[comm.rank], 1, comm=self._comm)
+            windows.append(self._far)
+        else:
+            self._far = MPI.WIN_NULL
+        self._windows = windows
+        if any(window.Get_attr(MPI.WIN_MODEL) != MPI.WIN_UNIFIED for window in windows):
+            self._free_windows()
             raise UserError("this MPI library keeps two copies of window memory; a unified memory model is needed")
-        # Held for the window's life: no rank ever takes an exclusive lock, so nobody can wait for one.
-        self._window.Lock_all(MPI.MODE_NOCHECK)
-        self._window.Sync()
+        # Held for the windows' life: no rank ever takes an exclusive lock, so nobody can wait for one.
+        for window in windows:
+            window.Lock_all(MPI.MODE_NOCHECK)
+        self._sync()
         self._comm.Barrier()
-        if self._staged or not on_node.issuperset(self._in_peers):
-            self._start_network()
+        if self._far != MPI.WIN_NULL and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+            self._driver = threading.Thread(target=self._drive_network, name="galampi-network", daemon=True)
+            self._driver.start()
 
-    def _map(self, memory: np.ndarray, header: np.dtype[Any], payload_bytes: int) -> None:
-        """Clear the window's memory, [num_bytes] uint8, and name its parts."""
+    def _map(self, header: np.dtype[Any], payload_bytes: int) -> None:
+        """Clear this rank's memory, and name its parts."""
+        memory = self._memories[self._comm.rank]
         memory[:] = 0
-        self._memory = memory
         num_edges = len(self.topology.hops)
         self._stop = memory[:8].view(np.int64)
         self._stages = memory[self._stages_at : self._stages_at + 8 * self._comm.size].view(np.int64)
@@ -135,34 +143,29 @@ class Mailboxes(MailboxRules):
         self._headers = [slot[: header.itemsize].view(header) for slot in slots]
         self._payloads = [slot[self._payload_at : self._payload_at + payload_bytes] for slot in slots]
 
-    def _start_network(self) -> None:
-        """Start what drives the network: a thread for each edge, so that one whose peer is silent holds up no other."""
-        if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
-            return
-        for edge in (None, *self._staged):
-            name = "galampi-network" if edge is None else f"galampi-edge-{edge}"
-            thread = threading.Thread(target=self._drive_network, args=(edge,), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
     def free(self) -> None:
-        """Give the window back. Collective over comm; a second call does nothing."""
-        if self._window != MPI.WIN_NULL:
+        """Give the windows back. Collective over comm; a second call does nothing."""
+        if self._comm != MPI.COMM_NULL:
             # A peer may still wait for a message that the network has not taken.
             while not self.finish():
                 time.sleep(0)
-            self._ended.set()
-            for thread in self._threads:
-                thread.join()
-            for courier in self._couriers.values():
-                courier.finish()
-            self._window.Flush_all()
+            for carrier in self._carriers.values():
+                carrier.finish()
             self._comm.Barrier()
-            self._stop = self._stages = self._acks = self._flags = self._memory = np.empty(0, dtype=np.int64)
-            self._headers, self._payloads = [], []
-            self._window.Unlock_all()
-            self._window.Free()
+            self._ended.set()
+            if self._driver is not None:
+                self._driver.join()
+            self._stop = self._stages = self._acks = self._flags = np.empty(0, dtype=np.int64)
+            self._headers, self._payloads, self._memories = [], [], {}
+            for window in self._windows:
+                window.Unlock_all()
+            self._free_windows()
             self._comm.Free()
+
+    def _free_windows(self) -> None:
+        for window in reversed(self._windows):
+            window.Free()
+        self._node.Free()
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -171,73 +174,90 @@ class Mailboxes(MailboxRules):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Free the window, unless an exception passes: the other ranks would not come to the collective call."""
+        """Free the windows, unless an exception passes: the other ranks would not come to the collective call."""
         if error is None:
             self.free()
 
-    def _drive_network(self, edge: int | None) -> None:
-        """Complete the puts along an edge, or move on those of others (None), while the rank computes.
+    def _drive_network(self) -> None:
+        """Move on the puts of others while the rank computes.
 
         Without hardware for one-sided puts a library moves them only inside an MPI call, at both ends: with one call
-        an update a message took a dozen updates over TCP, with these threads it takes one.
+        an update a message took a dozen updates over TCP, with this thread it takes one.
         """
         try:
             while not self._ended.wait(_NETWORK_PERIOD_S):
-                if edge is None:
-                    self._comm.Iprobe()
-                else:
-                    self._complete_put(edge)
+                self._comm.Iprobe()
         except BaseException as error:
             self._fail(error)
 
     def _sync(self) -> None:
-        self._window.Sync()
+        for window in self._windows:
+            window.Sync()
 
     def _drive(self) -> None:
         """Do what the threads would do if there are none, and raise what has ended one."""
         if self._thread_error is not None:
             raise self._thread_error
-        if not self._threads:
-            for edge in self._staged:
+        if self._driver is None and self._far != MPI.WIN_NULL:
+            for edge in self._payloads_out:
                 self._complete_put(edge)
             self._comm.Iprobe()
 
     def _put(self, edge: int, number: int, message: Message) -> bool:
-        header = self._header_out[edge]
+        header = self._headers_out[edge]
         header["weight"] = message.weight
         header["sequence"] = number
         header["update"] = message.update
         header["time_s"] = message.time_s
         header["moved"] = message.moved
         header["progress"] = message.progress
-        header_bytes = self._header_out[edge : edge + 1].view(np.uint8)
-        peer = self._out_peers[edge]
-        slot = self._slot(edge)
+        header_out = self._headers_out[edge : edge + 1].view(np.uint8)
         payload = message.payload.view(np.uint8)
-        if edge not in self._staged:
-            self._window.Put(header_bytes, peer, slot)
-            for at, piece in _pieces(payload):
-                self._window.Put(piece, peer, slot + self._payload_at + at)
+        peer, slot = self._out_peers[edge], self._slot(edge)
+        if peer in self._memories:
+            into = self._memories[peer][slot : slot + self._slot_bytes]
+            into[: header_out.size] = header_out
+            into[self._payload_at : self._payload_at + payload.size] = payload
             return True
-        staged = self._staged[edge][: payload.size]
-        staged[:] = payload
-        self._requests[edge] = [
-            self._window.Rput(header_bytes, peer, slot),
-            *(self._window.Rput(piece, peer, slot + self._payload_at + at) for at, piece in _pieces(staged)),
-        ]
+        payload_out = self._payloads_out[edge][: payload.size]
+        payload_out[:] = payload
+        if self._driver is None:
+            self._puts[edge] = self._begin_puts(edge, header_out, payload_out)
+        else:
+            self._carrier(edge).give(partial(self._carry, edge, header_out, payload_out))
         return False
 
+    def _begin_puts(self, edge: int, header_out: Bytes, payload_out: Bytes) -> list[MPI.Request]:
+        """Begin to put a message into a mailbox on another node."""
+        peer, slot = self._out_peers[edge], self._slot(edge)
+        pieces = _pieces(payload_out)
+        return [
+            self._far.Rput(header_out, peer, slot),
+            *(self._far.Rput(piece, peer, slot + self._payload_at + at) for at, piece in pieces),
+            # The peer answers this after it has got those, on a network that keeps the order. A flush that waited
+            # meanwhile would do so at full speed, and in some libraries let no other thread in.
+            self._far.Rget(np.empty(1, np.int64), peer, self._flags_at + edge * _LINE),
+        ]
+
+    def _carry(self, edge: int, header_out: Bytes, payload_out: Bytes) -> None:
+        """Bring a message to another node. In the edge's own thread, so that a silent peer holds up no other edge."""
+        self._puts[edge] = self._begin_puts(edge, header_out, payload_out)
+        _wait(self._puts[edge])
+        self._complete_put(edge)
+
     def _is_whole(self, edge: int) -> bool:
-        return MPI.Request.Testall(self._requests[edge])
+        return MPI.Request.Testall(self._puts[edge])
 
     def _raise_flag(self, edge: int, number: int) -> None:
-        peer = self._out_peers[edge]
+        peer, at = self._out_peers[edge], self._flags_at + edge * _LINE
         # The message must be whole at the target before the flag is there.
-        self._window.Flush(peer)
-        self._flag_out[edge] = number
-        self._window.Accumulate(self._flag_out[edge : edge + 1], peer, self._flags_at + edge * _LINE, MPI.REPLACE)
-        # And the flag before this rank may say that it has sent all.
-        self._window.Flush(peer)
+        if peer in self._memories:
+            self._shared.Sync()
+            self._store(number, peer, at)
+        else:
+            self._far.Flush(peer)
+            # And the flag before this rank may say that it has sent all.
+            self._write_far(number, peer, at)
 
     def _read(self, edge: int) -> tuple[int, Message]:
         header = self._headers[edge][0]
@@ -260,19 +280,33 @@ class Mailboxes(MailboxRules):
         self._write(stage, rank, self._stages_at + 8 * self._comm.rank)
 
     def _write(self, word: int, rank: int, at: int) -> None:
-        """Write a word into a rank's window; by a courier where it is elsewhere, for a network may need both ends."""
-        if rank == self._comm.rank:
-            self._memory[at : at + 8].view(np.int64)[0] = word
-            return
-        if rank not in self._off_node or not self._threads:
+        """Write a word into a rank's memory; in a thread where it is elsewhere, for a network may need both ends."""
+        if rank in self._memories:
+            self._store(word, rank, at)
+        elif self._driver is None:
             # From an array that holds still meanwhile.
             self._word_out[0] = word
-            self._window.Accumulate(self._word_out, rank, at, MPI.REPLACE)
-            self._window.Flush_local(rank)
-            return
-        if rank not in self._couriers:
-            self._couriers[rank] = _Courier(self._window, rank, self._fail)
-        self._couriers[rank].send(word, at)
+            self._far.Accumulate(self._word_out, rank, at, MPI.REPLACE)
+            self._far.Flush_local(rank)
+        else:
+            self._carrier(-1 - rank).give(partial(self._write_far, word, rank, at))
+
+    def _store(self, word: int, rank: int, at: int) -> None:
+        """Store a word in the memory of a rank of this node: eight bytes in their place are stored at once."""
+        self._memories[rank][at : at + 8].view(np.int64)[0] = word
+
+    def _write_far(self, word: int, rank: int, at: int) -> None:
+        """Write a word on another node, and wait until it is there."""
+        words = np.array([word, 0], dtype=np.int64)
+        # What was there comes back, so it is done at the target when this is done here. A flush may wait for every rank
+        # of the window, as Open MPI's does over TCP; a request is this word's.
+        _wait([self._far.Rget_accumulate(words[:1], words[1:], rank, at, op=MPI.REPLACE)])
+
+    def _carrier(self, key: int) -> _Thread:
+        """Return the thread of an edge's messages, or for -1 - rank that of the words to a rank."""
+        if key not in self._carriers:
+            self._carriers[key] = _Thread(f"galampi-carrier-{key}", self._fail)
+        return self._carriers[key]
 
     def _fail(self, error: BaseException) -> None:
         """Keep what has ended a thread; the rank's next call raises it."""
@@ -282,35 +316,37 @@ class Mailboxes(MailboxRules):
         return self._slots_at + edge * self._slot_bytes
 
 
-class _Courier:
-    """Writes words into one rank's window, in the order they are given, and waits there in the place of the giver."""
+class _Thread:
+    """Does one task after the other, and waits for the network in the place of the giver."""
 
-    def __init__(self, window: MPI.Win, rank: int, fail: Callable[[BaseException], None]) -> None:
-        self._window = window
-        self._rank = rank
+    def __init__(self, name: str, fail: Callable[[BaseException], None]) -> None:
         self._fail = fail
-        self._words: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._deliver, name=f"galampi-words-{rank}", daemon=True)
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def send(self, word: int, at: int) -> None:
-        """Give a word to be written at a place of the window. Waits for nobody."""
-        self._words.put((word, at))
+    def give(self, task: Callable[[], None]) -> None:
+        """Give a task. Waits for nobody."""
+        self._tasks.put(task)
 
     def finish(self) -> None:
-        """Wait until all are written."""
-        self._words.put(None)
+        """Wait until all are done."""
+        self._tasks.put(None)
         self._thread.join()
 
-    def _deliver(self) -> None:
-        word_out = np.zeros(1, dtype=np.int64)
+    def _work(self) -> None:
         try:
-            while (item := self._words.get()) is not None:
-                word_out[0], at = item
-                # A flush may wait for every rank of the window, as Open MPI's does over TCP; a request is this word's.
-                self._window.Raccumulate(word_out, self._rank, at, MPI.REPLACE).Wait()
+            while (task := self._tasks.get()) is not None:
+                task()
         except BaseException as error:
             self._fail(error)
+
+
+def _wait(requests: Iterable[MPI.Request]) -> None:
+    """Wait for requests and leave the processor meanwhile, as MPI's own waiting does not."""
+    requests = list(requests)
+    while not MPI.Request.Testall(requests):
+        time.sleep(_NETWORK_PERIOD_S)
 
 
 def _pieces(payload: Bytes) -> list[tuple[int, Bytes]]:

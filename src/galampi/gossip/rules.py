@@ -142,10 +142,11 @@ class MailboxRules(ABC):
         self._num_sent[edge] += 1
         writer = self._writers[edge]
         sent = writer.write(z)
+        # Before it is put, for then it may come to be whole at any moment, in another thread.
+        self._under_way.add(edge)
         if self._put(edge, int(self._num_sent[edge]), Message(sent, weight, update, time_s, self.progress, moved)):
             self._raise_flag(edge, int(self._num_sent[edge]))
-        else:
-            self._under_way.add(edge)
+            self._under_way.discard(edge)
         return writer.known
 
     def poll(self) -> dict[int, Message]:

@@ -1,0 +1,67 @@
+"""Program: ranks that gossip between updates which take their time, and what is found when they end.
+
+Started as `mpirun -n N python exchange.py SETTINGS`, SETTINGS being JSON: `form`, `seconds` and `update_s`. Rank 0
+prints one line of JSON.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+from galampi.gossip import Gossip, Mailboxes, PushSum, exponential
+
+_NUM_PARAMETERS = 100_003
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    comm = MPI.COMM_WORLD
+    nodes = comm.allgather(MPI.Get_processor_name())
+    here = {rank for rank, node in enumerate(nodes) if node == nodes[comm.rank]}
+    random = np.random.default_rng(comm.rank)
+    z = random.normal(size=_NUM_PARAMETERS).astype(np.float32)
+    unit = float(np.spacing(comm.allreduce(np.abs(z).max(), op=MPI.MAX)))
+    mass = comm.allreduce(z.astype(np.float64))
+    mailboxes = Mailboxes(comm, exponential(comm.size), z.size, form=settings["form"])
+    gossip = Gossip(mailboxes, PushSum())
+    from_elsewhere = [edge for edge, peer in enumerate(mailboxes.topology.in_peers(comm.rank)) if peer not in here]
+    injected = np.zeros(z.size)
+    steps_s, last_s = [], 0.0
+    comm.Barrier()
+    start_s = time.monotonic()
+    while not mailboxes.is_to_stop(has_reason=time.monotonic() - start_s > settings["seconds"]):
+        time.sleep(random.uniform(0.5, 1.5) * settings["update_s"])
+        before_s, before = time.monotonic(), gossip.received[from_elsewhere].sum()
+        gossip.before_step(z)
+        if random.random() < 0.05:
+            old = z.astype(np.float64)
+            z += np.float32(0.01) * random.normal(size=z.size).astype(np.float32)
+            injected += gossip.mixing.weight * (z.astype(np.float64) - old)
+        gossip.after_step(z)
+        steps_s.append(time.monotonic() - before_s)
+        if gossip.received[from_elsewhere].sum() > before:
+            last_s = time.monotonic() - start_s
+    gossip.drain(z)
+    mailboxes.free()
+    expected = mass + comm.allreduce(injected)
+    found = comm.allreduce(gossip.mixing.weight * z.astype(np.float64))
+    num_averaged = comm.allreduce(int(gossip.received.sum()))
+    told = {
+        "num_averaged": num_averaged,
+        "weight": comm.allreduce(gossip.mixing.weight),
+        # In units in the last place of the greatest number, over what the roundings of so many averagings come to.
+        "mass_error": float(np.abs(found - expected).max()) / unit / np.sqrt(1 + num_averaged),
+        "last_from_elsewhere_s": comm.allgather(last_s),
+        "longest_step_s": comm.allreduce(max(steps_s), op=MPI.MAX),
+        "median_step_s": comm.allreduce(float(np.median(steps_s)), op=MPI.MAX),
+        "num_steps": comm.allgather(len(steps_s)),
+    }
+    if comm.rank == 0:
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()
