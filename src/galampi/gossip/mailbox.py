@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -86,7 +86,7 @@ class Mailboxes(MailboxRules):
         self._slots_at = self._flags_at + num_edges * _LINE
         num_bytes = self._slots_at + num_edges * self._slot_bytes
 
-        self._node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self._node = cast(MPI.Intracomm, comm.Split_type(MPI.COMM_TYPE_SHARED))
         _check_shared_memory(comm, self._node, num_bytes)
         # Each rank's part on pages of its own, near its processor.
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
