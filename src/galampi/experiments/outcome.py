@@ -87,14 +87,14 @@ def read_outcome(folder: Path) -> Outcome:
 def table(outcome: Outcome) -> str:
     """Write what an experiment comes to, with the claim and what would refute it, as lines of text."""
     plan = outcome.plan
-    first = outcome.runs[0].about
     dates = sorted({str(run.about["date"]) for run in outcome.runs})
+    processors = ", ".join(sorted({str(run.about["processor"]) for run in outcome.runs}))
     planned = len(plan.arms) * len(plan.seeds)
     lines = [
         *textwrap.wrap(f"claim: {plan.claim}", _WIDTH),
         *textwrap.wrap(f"refuted if: {plan.refuted_if}", _WIDTH),
         "",
-        f"{len(outcome.runs)} of {planned} runs, {plan.num_ranks} ranks each; {first['processor']}; "
+        f"{len(outcome.runs)} of {planned} runs, {plan.num_ranks} ranks each; {processors}; "
         f"{dates[0]}{f' to {dates[-1]}' if len(dates) > 1 else ''}",
     ]
     lines += textwrap.wrap(

@@ -79,9 +79,9 @@ def _part(
     laid_out = {run.name: load_job(run.job_file) for run in sweep.read_sweep(runs)}
     if other := next((name for name, job in lacking.items() if laid_out.get(name) != job), None):
         raise UserError(f"{runs}: holds the runs of another plan: {other} is not the same there; choose another --runs")
-    facts = {"processor": processor(), "date": time.strftime("%Y-%m-%d")}
 
     def keep() -> None:
+        facts = {"processor": processor(), "date": time.strftime("%Y-%m-%d")}
         for run in sweep.read_sweep(runs):
             path = records / f"{run.name}.h5"
             if run.state == "done" and run.name in lacking and not path.exists():
