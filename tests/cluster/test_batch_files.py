@@ -240,7 +240,7 @@ def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
     by_check = {finding["check"]: finding for finding in findings}
     assert by_check.keys() == {
         *("mpi", "ranks", "binding", "singleton", "speed", "window", "leftovers", "network", "clocks", "files", "gpu"),
-        "energy",
+        *("energy", "messages"),
     }
     pairs = by_check["network"]["figures"]["pairs"]
     assert len(pairs) == (3 if launchers[0] == "srun" else 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galampi.job import Job
+from galampi.launch.doctor.exchange import check_messages
 from galampi.launch.doctor.files import check_files
 from galampi.launch.doctor.finding import Finding, plural
 from galampi.launch.doctor.hardware import check_energy, check_gpus
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 _TYPICAL_PARAMETERS = 1_700_000
+_OF_MAILBOXES = "messages"
 
 
 def examine(job: Job, out: Path, *, as_json: bool) -> int:
@@ -63,6 +65,8 @@ def examine(job: Job, out: Path, *, as_json: bool) -> int:
         else:
             counts = Counter(finding.state for finding in findings)
             print(f"{counts['ok']} ok, {plural(counts['warning'], 'warning')}, {counts['failed']} failed", flush=True)
+    if comm.bcast(findings[-1].check == _OF_MAILBOXES and findings[-1].state == "failed"):
+        comm.Abort(1)
     failed: bool = comm.bcast(any(finding.state == "failed" for finding in findings))
     return int(failed)
 
@@ -82,6 +86,7 @@ def _findings(job: Job, out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
     yield from check_files(out, comm)
     yield check_gpus(job, comm)
     yield check_energy(comm)
+    yield check_messages(job, comm)
 
 
 def _print_json(findings: Sequence[Finding]) -> None:
