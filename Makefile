@@ -101,6 +101,7 @@ gpu-check: $(READY)  ## On a machine with a GPU: test the learner on it and meas
 evidence: $(READY)  ## Compute every number of the experiments from what is kept of their runs, and draw them
 	@for plan in experiments/*/plan.toml; do \
 		folder=$$(dirname "$$plan"); \
+		[ -d "$$folder/results" ] || { echo "$$folder: planned, not run"; continue; }; \
 		for kept in "$$folder"/*/SHA256SUMS; do (cd "$$(dirname "$$kept")" && sha256sum --quiet -c SHA256SUMS) || exit 1; done; \
 		python -m galampi experiment "$$folder" --picture "docs/images/$$(basename "$$folder").png" || exit 1; \
 	done

@@ -13,6 +13,9 @@ from galampi.policies.stored import find_policy
 from galampi.results import JobFile, load_checkpoint, open_run
 
 
+NUM_KILLS = 5
+
+
 def checkpoints(out):
     return sorted((out / "checkpoint").glob("rank-*.h5"))
 
@@ -22,11 +25,11 @@ def has_trained(out) -> bool:
     return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == 2
 
 
-def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
+def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     chance = random.Random(1)
     kept: list[dict[str, np.ndarray]] = [{}, {}]
-    for kill in range(10):
+    for kill in range(NUM_KILLS):
         resume = ["--resume"] if kill else []
         command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, *resume)
         wait_for(lambda command=command: (out / "job.h5").exists() and len(command.ranks()) == 2)
@@ -60,7 +63,7 @@ def test_killed_ten_times_and_resumed_each_time(galampi, small_job, tmp_path) ->
     assert_sound(out, num_ranks=2, status="finished")
     run = open_run(out)
     assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= budget
-    assert len(run.ranks[0].restarts["restart"]) == 10
+    assert len(run.ranks[0].restarts["restart"]) == NUM_KILLS
     assert run.ranks[0].restarts["weights_restarted"].all()
 
 

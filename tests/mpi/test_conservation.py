@@ -9,10 +9,7 @@ import time
 import numpy as np
 import pytest
 
-ALL_SIZES = [1, 2, 3, 4, 5]
-
-
-@pytest.mark.mpi(ranks=ALL_SIZES)
+@pytest.mark.mpi(ranks=[1, 2, 3, 5])
 def test_weight_and_mass_are_conserved_and_ranks_agree(comm) -> None:
     exchange_and_check(comm, "full")
 
@@ -30,7 +27,7 @@ def exchange_and_check(comm, form) -> None:
     from galampi.gossip import Gossip, Mailboxes, PushSum, exponential
 
     # As many as the machine sends in some seconds: on fewer cores than ranks a message may take a scheduler's turn.
-    until_s, least, most = time.monotonic() + 5, 200, 100_000 // comm.size
+    until_s, least, most = time.monotonic() + 2, 200, 100_000 // comm.size
     random = np.random.default_rng(comm.rank)
     z = random.normal(size=64).astype(np.float32)
     unit = np.spacing(comm.allreduce(np.abs(z).max(), op=MPI.MAX))
