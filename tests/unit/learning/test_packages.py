@@ -80,7 +80,9 @@ def test_a_mission_of_text_is_refused_with_the_remedy() -> None:
         make_simulators(job.environment, seed=1, num_threads=1, life_ends_return=False)
 
 
-@pytest.mark.parametrize("name", ["half-cheetah", "hopper", "lunar-lander", "minatar-breakout", "minigrid-door-key", "popgym-positions"])
+@pytest.mark.parametrize(
+    "name", ["half-cheetah", "hopper", "lunar-lander", "minatar-breakout", "minigrid-door-key", "popgym-positions"]
+)
 def test_its_job_says_what_to_install(name) -> None:
     assert "(pip install " in find_job(name).read_text().splitlines()[0]
     assert load_job(name).name == name
