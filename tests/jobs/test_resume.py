@@ -12,7 +12,6 @@ from limits import DEADLOCK_S
 from galampi.policies.stored import find_policy
 from galampi.results import JobFile, load_checkpoint, open_run
 
-
 NUM_KILLS = 5
 
 

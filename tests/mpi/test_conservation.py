@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+
 @pytest.mark.mpi(ranks=[1, 2, 3, 5])
 def test_weight_and_mass_are_conserved_and_ranks_agree(comm) -> None:
     exchange_and_check(comm, "full")
