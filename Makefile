@@ -1,5 +1,7 @@
-# Each target makes what it needs. MPI=openmpi picks the other MPI library, in a virtual environment of its own.
+# Each target makes what it needs. MPI=openmpi picks the other MPI library, in a virtual environment of its own, MPI=impi
+# Intel's, and MPI=site-openmpi or site-mpich that of the system, as of a cluster, against which mpi4py is built.
 MPI ?= mpich
+SITE := $(patsubst site-%,%,$(filter site-%,$(MPI)))
 PYTHON ?= python3
 RANKS ?= 2
 run: ARGS ?= --max-time-s 120
@@ -18,7 +20,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-alone test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-package test-simulation test-lowest-torch evidence wheel bench bench-one gpu-check docs check format clean
+	test-jobs test-cluster test-package test-library test-simulation test-lowest-torch evidence wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -72,6 +74,13 @@ test-network: $(READY)
 test-jobs: $(READY)
 	python -m pytest tests/jobs -m "not one_mpi"
 
+test-library: $(READY)  ## Try an MPI library: conservation, training on 2 ranks, kill and resume; MPI=site-openmpi, site-mpich, impi too
+	python -c "from mpi4py import MPI; print(MPI.Get_library_version())"
+	python -m pytest tests/mpi/test_conservation.py tests/mpi/test_effective_step.py
+	python -m pytest tests/jobs/test_train.py tests/jobs/test_resume.py -m "not one_mpi" -k "$(TRIED)"
+
+TRIED := reaches_its_budget or solved_by_two_ranks or killed_again or signal_to_one_rank
+
 test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way
 	python -m pytest tests/cluster $(if $(filter openmpi,$(MPI)),-m "not one_mpi") $(ARGS)
 
@@ -122,9 +131,21 @@ format: $(READY)
 	ruff check --fix .
 	ruff format .
 
+EXTRAS := dev,docs,report,notebook,video,export,energy,environments
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),dev,docs,report,notebook,video,export,energy,environments]'
+ifneq ($(SITE),)
+	MPICC=mpicc.$(SITE) python -m pip install --quiet --no-binary=mpi4py --constraint constraints.txt mpi4py
+	# No links: MPICH's launcher looks beside its own name for what it starts.
+	for name in mpirun mpiexec; do \
+		printf '#!/bin/sh\nexec %s "$$@"\n' "$$(command -v $$name.$(SITE))" > $(VENV)/bin/$$name; \
+		chmod +x $(VENV)/bin/$$name; \
+	done
+	python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+else
+	python -m pip install --quiet --constraint constraints.txt --editable '.[$(MPI),$(EXTRAS)]'
+endif
 	touch $@
 
 .venv-sb3/.ready: benchmarks/sb3-requirements.txt
@@ -141,4 +162,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv-mpich .venv-openmpi .venv-sb3 .venv-lowest-torch
+	rm -rf .venv-mpich .venv-openmpi .venv-impi .venv-site-* .venv-sb3 .venv-lowest-torch

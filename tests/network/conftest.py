@@ -11,7 +11,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cut_s" in metafunc.fixturenames:
-        metafunc.parametrize("cut_s", [10 if metafunc.config.getoption("--long-cut") else 3])
+        metafunc.parametrize("cut_s", [10 if metafunc.config.getoption("--long-cut") else 4])
     if "num_hosts" in metafunc.fixturenames:
         metafunc.parametrize("num_hosts", [2, 4] if metafunc.config.getoption("--long-cut") else [2])
 

@@ -1,10 +1,12 @@
 """Program: ranks that gossip between updates which take their time, and what is found when they end.
 
-Started as `mpirun -n N python exchange.py SETTINGS`, SETTINGS being JSON: `form`, `seconds` and `update_s`. Rank 0
-prints one line of JSON.
+Started as `mpirun -n N python exchange.py SETTINGS`, SETTINGS being JSON: `form`, `update_s` of an update, `after`, a file,
+and `least`: all go on until each has averaged so many messages from another host after the file was there. Rank 0 prints
+a line when they begin, and one of JSON when they end.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -29,11 +31,13 @@ def main() -> None:
     gossip = Gossip(mailboxes, PushSum())
     from_elsewhere = [edge for edge, peer in enumerate(mailboxes.topology.in_peers(comm.rank)) if peer not in here]
     injected = np.zeros(z.size)
-    steps_s, last_s = [], 0.0
+    steps_s, num_after, all_have_enough = [], 0, None
     comm.Barrier()
-    start_s = time.monotonic()
-    while not mailboxes.is_to_stop(has_reason=time.monotonic() - start_s > settings["seconds"]):
+    if comm.rank == 0:
+        print("begun", flush=True)
+    while all_have_enough is None or not all_have_enough.Test():
         time.sleep(random.uniform(0.5, 1.5) * settings["update_s"])
+        counts = os.path.exists(settings["after"])
         before_s, before = time.monotonic(), gossip.received[from_elsewhere].sum()
         gossip.before_step(z)
         if random.random() < 0.05:
@@ -42,8 +46,9 @@ def main() -> None:
             injected += gossip.mixing.weight * (z.astype(np.float64) - old)
         gossip.after_step(z)
         steps_s.append(time.monotonic() - before_s)
-        if gossip.received[from_elsewhere].sum() > before:
-            last_s = time.monotonic() - start_s
+        num_after += counts * int(gossip.received[from_elsewhere].sum() - before)
+        if all_have_enough is None and num_after >= settings["least"]:
+            all_have_enough = comm.Ibarrier()
     gossip.drain(z)
     mailboxes.free()
     expected = mass + comm.allreduce(injected)
@@ -54,7 +59,6 @@ def main() -> None:
         "weight": comm.allreduce(gossip.mixing.weight),
         # In units in the last place of the greatest number, over what the roundings of so many averagings come to.
         "mass_error": float(np.abs(found - expected).max()) / unit / np.sqrt(1 + num_averaged),
-        "last_from_elsewhere_s": comm.allgather(last_s),
         "longest_step_s": comm.allreduce(max(steps_s), op=MPI.MAX),
         "median_step_s": comm.allreduce(float(np.median(steps_s)), op=MPI.MAX),
         "num_steps": comm.allgather(len(steps_s)),

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,42 +17,45 @@ PROGRAM = Path(__file__).parent / "exchange.py"
 LATE = {"delay_s": 0.005, "loss": 0.01}
 
 
-def start(hosts, ranks_per_host, **settings) -> subprocess.Popen:
+@contextmanager
+def ranks(hosts, ranks_per_host, **settings) -> Iterator[subprocess.Popen]:
+    """Start ranks, and wait until they have begun; kill them if the test fails."""
     command = hosts.mpirun(ranks_per_host, [sys.executable, str(PROGRAM), json.dumps(settings)])
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            yield process
+        finally:
+            process.kill()
 
 
-def finish(process) -> dict:
+def end(process, num_ranks) -> dict:
+    """Wait for the end, and check what must hold of it."""
     out, errors = process.communicate(timeout=DEADLOCK_S)
     assert process.returncode == 0, errors
     told = json.loads(out)
     print(told)
-    return told
-
-
-def check(told, num_ranks) -> None:
     assert told["weight"] == pytest.approx(num_ranks, abs=1e-9)
     assert told["mass_error"] < 4
-    assert told["num_averaged"] > 10 * num_ranks
-    assert min(told["last_from_elsewhere_s"]) > 0
+    return told
 
 
 @pytest.mark.parametrize("form", ["full", "int8"])
 def test_late_links_that_lose_packets_lose_no_message(tmp_path, num_hosts, form) -> None:
-    with Hosts(num_hosts, tmp_path, **LATE) as hosts:
-        told = finish(start(hosts, 4 // num_hosts, form=form, seconds=4, update_s=0.02))
-    check(told, 4)
+    settings = {"form": form, "update_s": 0.02, "after": str(tmp_path), "least": 20}
+    with Hosts(num_hosts, tmp_path, **LATE) as hosts, ranks(hosts, 4 // num_hosts, **settings) as process:
+        end(process, 4)
 
 
 def test_nobody_waits_for_a_link_that_is_cut_and_all_goes_on_when_it_is_back(tmp_path, cut_s) -> None:
-    with Hosts(2, tmp_path, **LATE) as hosts:
-        # TCP tries again after twice the time each time: a link that is back may be found as late as it was cut.
-        process = start(hosts, 2, form="int8", seconds=3 + 3 * cut_s, update_s=0.02)
-        time.sleep(3)
+    back = tmp_path / "back"
+    settings = {"form": "int8", "update_s": 0.02, "after": str(back), "least": 5}
+    with Hosts(2, tmp_path, **LATE) as hosts, ranks(hosts, 2, **settings) as process:
+        time.sleep(1)
         hosts.cut(True)
         time.sleep(cut_s)
         hosts.cut(False)
-        told = finish(process)
-    check(told, 4)
-    assert told["longest_step_s"] < cut_s / 2
-    assert min(told["last_from_elsewhere_s"]) > 3 + cut_s
+        back.touch()
+        # TCP tries again after twice the time each time: who waits for it waits for longer than the link was cut.
+        assert end(process, 4)["longest_step_s"] < cut_s

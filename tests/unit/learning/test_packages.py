@@ -39,8 +39,9 @@ CASES = {
     ),
 }
 
-# Fewer steps of those whose simulators are slow.
-NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 1000, "vizdoom": 1000}
+# Fewer simulators and steps where they are slow.
+NUM_ENVS = dict.fromkeys(CASES, 8) | {"highway": 4, "vizdoom": 2}
+NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 600, "vizdoom": 300}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -49,10 +50,10 @@ def test_it_trains(case, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     package, settings = CASES[case]
     pytest.importorskip(package, exc_type=ImportError)
-    job = parse_job("", "test", {"environment.num_envs": "8", **settings})
+    job = parse_job("", "test", {"environment.num_envs": str(NUM_ENVS[case]), **settings})
     simulators = make_simulators(job.environment, seed=1, num_threads=1, life_ends_return=False)
     spaces = simulators.single_observation_space, simulators.single_action_space
-    learner = Learner(job, *spaces, total_simulators=8, seed=1, action_seed=1, device="cpu", precision="float32")
+    learner = Learner(job, *spaces, total_simulators=NUM_ENVS[case], seed=1, action_seed=1, device="cpu", precision="float32")
     collector = RolloutCollector(job, simulators, learner)
     before, num_steps, num_episodes = learner.parameters.copy(), 0, 0
     while num_steps < NUM_STEPS[case]:
