@@ -1,8 +1,8 @@
 """Program: ranks that gossip between updates which take their time, and what is found when they end.
 
-Started as `mpirun -n N python exchange.py SETTINGS`, SETTINGS being JSON: `form`, `update_s` of an update, `after`, a file,
-and `least`: all go on until each has averaged so many messages from another host after the file was there. Rank 0 prints
-a line when they begin, and one of JSON when they end.
+Started as `mpirun -n N python exchange.py SETTINGS`, SETTINGS being JSON: `form`, `update_s` of an update, `after`, a
+file, and `least`: all go on until each has averaged so many messages from another host after the file was there. Rank 0
+prints a line when they begin, and one of JSON when they end.
 """
 
 import json

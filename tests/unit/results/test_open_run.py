@@ -196,7 +196,7 @@ def test_truncated_rank_file(run):
     assert "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize("kept", [0, 47, 48, 5000, -1])
+@pytest.mark.parametrize("kept", [0, 47, 48, 5000, 20_000])
 def test_truncated_file_of_a_killed_writer(tmp_path, kept):
     command = [sys.executable, rank_rows.__file__, "endless", tmp_path / "rank-0000.h5"]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -205,7 +205,9 @@ def test_truncated_file_of_a_killed_writer(tmp_path, kept):
     writer.kill()
     writer.communicate()
     path = tmp_path / "rank-0000.h5"
-    path.write_bytes(path.read_bytes()[:kept])
+    content = path.read_bytes()
+    assert len(content) > kept
+    path.write_bytes(content[:kept])
     with pytest.raises(ResultsError, match="no HDF5 file, or a truncated one"):
         _ = open_run(tmp_path).ranks
 
