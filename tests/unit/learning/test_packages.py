@@ -53,7 +53,9 @@ def test_it_trains(case, tmp_path, monkeypatch) -> None:
     job = parse_job("", "test", {"environment.num_envs": str(NUM_ENVS[case]), **settings})
     simulators = make_simulators(job.environment, seed=1, num_threads=1, life_ends_return=False)
     spaces = simulators.single_observation_space, simulators.single_action_space
-    learner = Learner(job, *spaces, total_simulators=NUM_ENVS[case], seed=1, action_seed=1, device="cpu", precision="float32")
+    learner = Learner(
+        job, *spaces, total_simulators=NUM_ENVS[case], seed=1, action_seed=1, device="cpu", precision="float32"
+    )
     collector = RolloutCollector(job, simulators, learner)
     before, num_steps, num_episodes = learner.parameters.copy(), 0, 0
     while num_steps < NUM_STEPS[case]:
