@@ -10,7 +10,7 @@ from typing import Any
 from galampi.errors import UserError
 from galampi.job import find_modules, load_job
 from galampi.launch import rehearsal, status, sweep
-from galampi.launch.folder import job_to_train, lay_down, new_folder
+from galampi.launch.folder import job_to_train, lay_down
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -25,6 +25,7 @@ from galampi.launch.submit import (
     sbatch_arguments,
     slug,
 )
+from galampi.results import new_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,30 +40,6 @@ def job_to_train(job: Job, path: Path, overrides: Mapping[str, str], out: Path) 
     if changed := [key for key, _ in fields() if _value(job, key) != _value(own, key)]:
         print(f"{out}: its run goes on by its own job, not by {path}, which has another {', '.join(changed)}")
     return own
-
-
-def new_folder(name: str, *, dry_run: bool) -> Path:
-    """Create a folder that no other submission has, `runs/NAME-DATE-TIME`, and return it.
-
-    Args:
-        name: First part of its name.
-        dry_run: Only say what it would be.
-
-    Raises:
-        UserError: It cannot be created.
-    """
-    first = (Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-    for number in itertools.count(1):
-        out = first if number == 1 else first.with_name(f"{first.name}-{number}")
-        try:
-            if not dry_run:
-                out.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"{out}: cannot be created: {error.strerror}") from None
-        return out
-    raise AssertionError
 
 
 def lay_down(job: Job, out: Path, *, dry_run: bool) -> Path:

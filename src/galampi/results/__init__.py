@@ -7,6 +7,7 @@ methods that return their objects, so that a command on a login node starts at o
 from galampi.results.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from galampi.results.distance import ConsensusDistance
 from galampi.results.energy import EnergyMeter, visible_gpus
+from galampi.results.folder import new_folder
 from galampi.results.job_file import JobFile
 from galampi.results.reader import RankFile, Run, Table, open_run
 from galampi.results.schema import SCHEMA_VERSION, UpdateRow, flush_period_s
@@ -28,6 +29,7 @@ __all__ = [
     "UpdateRow",
     "flush_period_s",
     "load_checkpoint",
+    "new_folder",
     "open_run",
     "previous_checkpoint",
     "save_checkpoint",

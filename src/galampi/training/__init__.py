@@ -21,10 +21,10 @@ from galampi.errors import BrokenRunError, UserError, os_error_line
 from galampi.job import Job, import_again
 from galampi.learning import keep_freed_memory
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
-from galampi.results import JobFile, open_run
+from galampi.results import JobFile, new_folder, open_run
 from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
-from galampi.training.folder import claim, new_folder, set_aside
+from galampi.training.folder import claim, set_aside
 from galampi.training.loop import train_to_end
 from galampi.training.resuming import find_start, new_start
 from galampi.training.setup import begin, make_rank

@@ -9,7 +9,6 @@ import fcntl
 import logging
 import os
 import shutil
-import time
 from pathlib import Path
 
 from galampi.errors import UserError
@@ -18,27 +17,6 @@ from galampi.results import RankFile
 log = logging.getLogger(__name__)
 
 _LOCK = "lock"
-
-
-def new_folder(name: str) -> Path:
-    """Create a folder for a new run, `runs/NAME-DATE-TIME`, that no other job has. Local.
-
-    Raises:
-        UserError: It cannot be created.
-    """
-    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        first.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            out = first if number == 1 else first.with_name(f"{first.name}-{number}")
-            try:
-                out.mkdir()
-                return out.absolute()
-            except FileExistsError:
-                number += 1
-    except OSError as error:
-        raise UserError(f"{first}: cannot be created: {error.strerror}") from error
 
 
 def claim(out: Path, *, resume: bool) -> int:

@@ -3,6 +3,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from galampi.cli import run
 from galampi.errors import UserError
 from galampi.job import load_job
-from galampi.launch import folder, sweep
+from galampi.launch import sweep
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -216,7 +217,7 @@ def test_paths_are_whole_and_mean_themselves(slurm) -> None:
 
 
 def test_submissions_of_one_second_have_folders_of_their_own(slurm, monkeypatch) -> None:
-    monkeypatch.setattr(folder.time, "strftime", lambda _: "20260101-120000")
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101-120000")
     for more in ([], [], ["--array-seeds", "2"]):
         run(["submit", "a.toml", *more])
     first, second, array = (arguments for arguments, _ in called(slurm))
