@@ -35,13 +35,13 @@ CASES = {
     ),
     "vizdoom": (
         "vizdoom",
-        {"environment.id": "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "environment.kwargs": "{ frame_skip = 4 }"},
+        {"environment.id": "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "environment.kwargs": "{ frame_skip = 8 }"},
     ),
 }
 
 # Fewer simulators and steps where they are slow.
 NUM_ENVS = dict.fromkeys(CASES, 8) | {"highway": 4, "vizdoom": 2}
-NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 600, "vizdoom": 300}
+NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 600, "vizdoom": 160}
 
 
 @pytest.mark.parametrize("case", CASES)
