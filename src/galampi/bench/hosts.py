@@ -99,7 +99,9 @@ class Hosts:
             text=True,
         )
         assert self._links.stdout is not None
-        self._links.stdout.readline()
+        if not self._links.stdout.readline():
+            self.__exit__(None, None, None)
+            raise UserError("hosts of network namespaces: their links could not be made")
         return self
 
     def __exit__(
@@ -143,10 +145,17 @@ def cannot() -> str:
     if shutil.which("ip") is None:
         return "ip is missing (apt install iproute2)"
     name = f"galampi{os.getpid()}-0"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
-    if made.returncode:
-        return made.stderr.strip()
-    subprocess.run(["ip", "netns", "del", name], check=False)
+    try:
+        _run("ip", "netns", "add", name)
+        try:
+            _run("ip", "netns", "exec", name, "unshare", "--uts", "hostname", name)
+            os.close(_interface(0, name.removesuffix("0")))
+        finally:
+            _run("ip", "netns", "del", name)
+    except subprocess.CalledProcessError as error:
+        return f"{shlex.join(error.cmd)}: {error.stderr.decode().strip()}"
+    except OSError as error:
+        return f"{error.filename or _TUN}: {error.strerror}"
     return ""
 
 
