@@ -80,7 +80,10 @@ class Hosts:
         self._links: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        """Make them, and connect them."""
+        """Make them, and connect them; take away what processes left that were killed."""
+        for namespace in Path("/run/netns").glob("galampi*-*"):
+            if not Path(f"/proc/{namespace.name.removeprefix('galampi').split('-')[0]}").exists():
+                _remove(namespace.name)
         agent = self._folder / "agent.sh"
         agent.write_text(_AGENT.format(prefix=self._prefix))
         agent.chmod(0o755)
@@ -111,8 +114,7 @@ class Hosts:
         if self._links is not None:
             self._links.communicate()
         for number in range(1, self.num_hosts + 1):
-            subprocess.run(["ip", "netns", "del", f"{self._prefix}{number}"], check=False)
-            shutil.rmtree(Path("/etc/netns") / f"{self._prefix}{number}", ignore_errors=True)
+            _remove(f"{self._prefix}{number}")
 
     def cut(self, is_cut: bool) -> None:
         """Cut the links of the first host, or restore them."""
@@ -161,6 +163,11 @@ def cannot() -> str:
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
+
+
+def _remove(host: str) -> None:
+    subprocess.run(["ip", "netns", "del", host], check=False)
+    shutil.rmtree(Path("/etc/netns") / host, ignore_errors=True)
 
 
 def _interface(number: int, prefix: str) -> int:
