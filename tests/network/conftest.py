@@ -16,7 +16,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("num_hosts", [2, 4] if metafunc.config.getoption("--long-cut") else [2])
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _hosts_are_possible() -> None:
     if reason := cannot():
         pytest.skip(reason)

@@ -75,8 +75,8 @@ class Hosts:
         self.num_hosts = num_hosts
         self._prefix = f"galampi{os.getpid()}-"
         self._folder = folder
-        self._link = {"num_hosts": num_hosts, "prefix": self._prefix, "delay_s": delay_s, "loss": loss}
-        self._link["bytes_per_s"] = bytes_per_s
+        link = {"delay_s": delay_s, "loss": loss, "bytes_per_s": bytes_per_s}
+        self._link = {"num_hosts": num_hosts, "prefix": self._prefix, **link}
         self._links: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

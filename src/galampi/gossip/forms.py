@@ -10,6 +10,7 @@ keeps it, see `galampi.gossip.mixing.PushSum.give`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -165,9 +166,13 @@ class _Rounding(ABC):
     """How changes are rounded: up or down by chance, such that the mean is right."""
 
     def __init__(self, seed: int) -> None:
-        """Draw what decides: once, to be used from another place on each time, for drawing costs more than rounding."""
+        """Draw nothing yet: an end that reads never rounds."""
         self._random = np.random.default_rng(seed)
-        self._chances = self._draw(4 * _CHUNK)
+
+    @cached_property
+    def _chances(self) -> NDArray[Any]:
+        """What decides: drawn once, and used from another place on each time, for drawing costs more than rounding."""
+        return self._draw(4 * _CHUNK)
 
     def chances(self, count: int) -> NDArray[Any]:
         """Return a number for each of `count` that decides whether it is rounded up."""
