@@ -10,6 +10,8 @@
 #   local-slurm.sh node NAME kill|start
 #                            kill all that runs on a node as a power cut does, or bring the node back
 #
+# LOCAL_SLURM_HOSTS=PREFIX puts the nodes onto hosts of their own, of galampi.bench.hosts: node n1 onto PREFIX1 and on, and
+# what steers them onto the last, from which it is to be started and used. LOCAL_SLURM_NODES is how many there are [8].
 # LOCAL_SLURM_DIR holds all it writes [/tmp/galampi-slurm]; LOCAL_SLURM_PORT is the first of its ports [17300].
 # Use the cluster with SLURM_CONF=$LOCAL_SLURM_DIR/slurm.conf. Partitions: main; low, whose jobs high preempts.
 set -euo pipefail
@@ -18,7 +20,8 @@ export PATH="$PATH:/usr/sbin:/sbin"
 here=$(dirname -- "$(realpath -- "$0")")
 root=$(realpath -m -- "${LOCAL_SLURM_DIR:-/tmp/galampi-slurm}")
 port=${LOCAL_SLURM_PORT:-17300}
-nodes=8
+nodes=${LOCAL_SLURM_NODES:-8}
+hosts=${LOCAL_SLURM_HOSTS:-}
 cpus=8 # a node; they need not exist
 export SLURM_CONF=$root/slurm.conf
 
@@ -42,8 +45,18 @@ daemons() {
 }
 
 configure() {
-    local host gres=""
+    local host gres="" address=127.0.0.1 own_address="NodeHostname=localhost NodeAddr=127.0.0.1"
+    local communication="CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"
+    local silence=15
     host=$(hostname -s)
+    if [[ -n $hosts ]]; then
+        address=10.77.0.$((nodes + 1))
+        own_address="NodeHostname=$hosts[1-$nodes] NodeAddr=10.77.0.[1-$nodes]"
+        communication=""
+        silence=300 # as sites have it: a link may be cut for a while
+        # Else slurmd looks for control groups, which a host does not see; nothing here uses them.
+        echo CgroupPlugin=cgroup/v1 >"$root/cgroup.conf"
+    fi
     rm -f "$root/gres.conf"
     rm -rf "${root:?}/dev" && mkdir "$root/dev"
     printf '#!/bin/bash\nexport LOCAL_SLURM_DIR=%q\nexec bash %q end-job\n' "$root" "$here/local-slurm.sh" >"$root/epilog"
@@ -57,11 +70,11 @@ configure() {
 ClusterName=galampi
 # MPICH under srun names its shared memory after the job: jobs of another start must not have had the same numbers.
 FirstJobId=$((RANDOM + 100))
-SlurmctldHost=$host(127.0.0.1)
+SlurmctldHost=$host($address)
 SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+$communication
 # A requeued job waits for cred_expire seconds, by default 120, before it may start again.
 AuthInfo=socket=$root/munge/socket,cred_expire=5
 StateSaveLocation=$root/state
@@ -82,7 +95,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
-SlurmdTimeout=15
+SlurmdTimeout=$silence
 InactiveLimit=0
 KillWait=15
 JobRequeue=1
@@ -93,7 +106,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ${gres:+GresTypes=gpu}
-NodeName=n[1-$nodes] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus RealMemory=4000 $gres
+NodeName=n[1-$nodes] $own_address Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus RealMemory=4000 $gres
 PartitionName=main Nodes=ALL Default=YES MaxTime=1-0 DefaultTime=10 PriorityTier=5 PreemptMode=OFF
 PartitionName=low Nodes=ALL MaxTime=1-0 DefaultTime=10 PriorityTier=1 GraceTime=12
 PartitionName=high Nodes=ALL MaxTime=1-0 DefaultTime=10 PriorityTier=9 PreemptMode=OFF
@@ -103,8 +116,13 @@ CONF
 start_node() {
     mkdir -p "$root/spool/$1" "$root/tmp/$1"
     chmod 1777 "$root/tmp/$1"
+    local -a where=()
+    if [[ -n $hosts ]]; then
+        where=(ip netns exec "$hosts${1#n}" unshare --uts
+            sh -c "hostname $hosts${1#n} && exec \"\$@\"" --)
+    fi
     # Each node sees one core, in turn, as if it had no other.
-    taskset -c $((${1#n} % $(nproc))) slurmd -N "$1" -f "$SLURM_CONF" || fail "slurmd of $1 did not start: $(tail -n 3 "$root/log/slurmd.$1.log")"
+    "${where[@]}" taskset -c $((${1#n} % $(nproc))) slurmd -N "$1" -f "$SLURM_CONF" || fail "slurmd of $1 did not start: $(tail -n 3 "$root/log/slurmd.$1.log")"
 }
 
 start() {
@@ -116,7 +134,7 @@ start() {
     if status >/dev/null 2>&1; then return 0; fi
     stop
     address=$(getent ahostsv4 "$(hostname -s)" | awk 'NR == 1 { print $1 }') || true
-    [[ $address == 127.* ]] || fail "add '127.0.0.1 $(hostname -s)' to /etc/hosts: this host's name is not a loopback address"
+    [[ $address == 127.* || -n $hosts ]] || fail "add '127.0.0.1 $(hostname -s)' to /etc/hosts: this host's name is not a loopback address"
     rm -rf "${root:?}/state" "$root/spool"
     mkdir -p "$root"/{run,log,munge,state,spool,tmp}
     chmod 755 "$root" "$root"/{run,log,munge}

@@ -245,6 +245,8 @@ def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
     pairs = by_check["network"]["figures"]["pairs"]
     assert len(pairs) == (3 if launchers[0] == "srun" else 1)
     assert all(pair["put_bytes_per_s"] > 0 and pair["latency_s"] > 0 for pair in pairs)
+    assert by_check["messages"]["figures"]["carrier"].startswith("ch4:" if launchers[0] == "srun" else "osc/sm")
+    assert "osc" not in said.replace(json.dumps(findings), "")  # Of what MPI was asked to say none gets through.
     assert not list(tmp_path.rglob("*doctor*"))
 
 

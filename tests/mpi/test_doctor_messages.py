@@ -35,4 +35,50 @@ def test_messages(comm, monkeypatch) -> None:
         monkeypatch.setattr(Mailboxes, "_raise_flag", lambda self, edge, number: None)
     state, text = seen(comm, exchange.check_messages(job, comm))
     assert state == "failed"
-    assert text == "no message in 1 s from rank 2 to 0, rank 2 to 3"
+    assert text.startswith("no message in 1 s from rank 2 to 0, rank 2 to 3")
+
+
+@pytest.mark.mpi(ranks=2)
+def test_a_call_that_does_not_come_back_is_told_of(comm, monkeypatch) -> None:
+    import threading
+
+    from galampi.job import load_job
+    from galampi.launch.doctor import exchange
+
+    given_up = threading.Event()
+    told = []
+
+    def give_up(finding) -> None:
+        told.append(finding)
+        given_up.set()
+
+    monkeypatch.setattr(exchange, "_HANG_S", 0.2)
+
+    def send_and_receive(topology, comm) -> list[int]:
+        if comm.rank == 1:
+            comm.recv(source=0)
+        else:
+            given_up.wait()
+            comm.send(None, 1)
+        return []
+
+    monkeypatch.setattr(exchange, "_send_and_receive", send_and_receive)
+    finding = exchange.check_messages(load_job(None, {}), comm, None, give_up if comm.rank == 0 else None)
+    assert finding.state == "ok"
+    assert [each.state for each in told] == ["failed"] * (comm.rank == 0)
+    assert comm.rank > 0 or "has not come back for 0 s" in told[0].text
+
+
+@pytest.mark.parametrize(
+    ("carrier", "setting"),
+    [
+        ("osc/ucx, osc/sm", "OMPI_MCA_osc=^ucx"),
+        ("osc/rdma", "OMPI_MCA_btl_tcp_if_include"),
+        ("ch4:ucx", "UCX_NET_DEVICES"),
+        ("", "FI_PROVIDER"),
+    ],
+)
+def test_advice_is_for_what_carries_the_windows(carrier, setting) -> None:
+    from galampi.launch.doctor.exchange import what_to_set
+
+    assert setting in what_to_set(carrier)

@@ -6,7 +6,7 @@ from galampi.bench.hosts import cannot
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long-cut", action="store_true", help="four hosts too, and a link cut for 10 s")
+    parser.addoption("--long-cut", action="store_true", help="four hosts, links cut for 10 s, Open MPI on Slurm")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -14,6 +14,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cut_s", [10 if metafunc.config.getoption("--long-cut") else 4])
     if "num_hosts" in metafunc.fixturenames:
         metafunc.parametrize("num_hosts", [2, 4] if metafunc.config.getoption("--long-cut") else [2])
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--long-cut"))
 
 
 @pytest.fixture(autouse=True, scope="session")

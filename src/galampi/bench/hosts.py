@@ -47,6 +47,7 @@ class Hosts:
 
     Attributes:
         num_hosts: How many; their addresses are 10.77.0.1 and on.
+        prefix: What their names begin with, before their number.
     """
 
     def __init__(
@@ -73,10 +74,10 @@ class Hosts:
         if reason := cannot():
             raise UserError(f"hosts of network namespaces: {reason}")
         self.num_hosts = num_hosts
-        self._prefix = f"galampi{os.getpid()}-"
+        self.prefix = f"galampi{os.getpid()}-"
         self._folder = folder
         link = {"delay_s": delay_s, "loss": loss, "bytes_per_s": bytes_per_s}
-        self._link = {"num_hosts": num_hosts, "prefix": self._prefix, **link}
+        self._link = {"num_hosts": num_hosts, "prefix": self.prefix, **link}
         self._links: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -85,15 +86,15 @@ class Hosts:
             if not Path(f"/proc/{namespace.name.removeprefix('galampi').split('-')[0]}").exists():
                 _remove(namespace.name)
         agent = self._folder / "agent.sh"
-        agent.write_text(_AGENT.format(prefix=self._prefix))
+        agent.write_text(_AGENT.format(prefix=self.prefix))
         agent.chmod(0o755)
         for number in range(1, self.num_hosts + 1):
-            name = f"{self._prefix}{number}"
+            name = f"{self.prefix}{number}"
             _run("ip", "netns", "add", name)
             # ip netns exec shows these to the host in the place of /etc.
             etc = Path("/etc/netns") / name
             etc.mkdir(parents=True)
-            own = "".join(f"10.77.0.{each} {self._prefix}{each}\n" for each in range(1, self.num_hosts + 1))
+            own = "".join(f"10.77.0.{each} {self.prefix}{each}\n" for each in range(1, self.num_hosts + 1))
             (etc / "hosts").write_text(f"127.0.0.1 localhost\n{own}")
         self._links = subprocess.Popen(
             [sys.executable, "-m", "galampi.bench.hosts", json.dumps(self._link)],
@@ -114,13 +115,17 @@ class Hosts:
         if self._links is not None:
             self._links.communicate()
         for number in range(1, self.num_hosts + 1):
-            _remove(f"{self._prefix}{number}")
+            _remove(f"{self.prefix}{number}")
 
     def cut(self, is_cut: bool) -> None:
         """Cut the links of the first host, or restore them."""
         assert self._links is not None and self._links.stdin is not None
         self._links.stdin.write("cut\n" if is_cut else "whole\n")
         self._links.stdin.flush()
+
+    def on(self, host: int, command: Sequence[str]) -> list[str]:
+        """Return the command that runs a command on a host, the first of which is 1."""
+        return [str(self._folder / "agent.sh"), str(host), shlex.join(command)]
 
     def mpirun(self, ranks_per_host: int, program: Sequence[str]) -> list[str]:
         """Return the command that starts a program on every host."""
@@ -134,8 +139,7 @@ class Hosts:
         else:
             options += ["-launcher", "ssh", "-launcher-exec", agent, "-hosts", ",".join(addresses)]
             options += ["-ppn", str(ranks_per_host), "-genv", "UCX_NET_DEVICES", "net0", "-genv", "UCX_TLS", "tcp,self"]
-        inside = shlex.join([launcher, *options, *program])
-        return [agent, "1", inside]
+        return self.on(1, [launcher, *options, *program])
 
 
 def cannot() -> str:

@@ -7,6 +7,7 @@ that it removes again.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,21 +23,22 @@ from galampi.launch.doctor.launcher import check_launch, check_library, check_pl
 from galampi.launch.doctor.memory import check_leftovers, check_window
 from galampi.launch.doctor.network import check_clocks, check_network
 from galampi.launch.doctor.speed import check_speed
+from galampi.launch.doctor.windows import WindowLog
 from galampi.ranks.launched import launched_rank
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 _TYPICAL_PARAMETERS = 1_700_000
-_OF_MAILBOXES = "messages"
 
 
-def examine(job: Job, out: Path, *, as_json: bool) -> int:
+def examine(job: Job, out: Path, log: WindowLog | None, *, as_json: bool) -> int:
     """Run every check and print what was found. Collective over the ranks the launcher started.
 
     Args:
         job: The job that is to run here.
         out: Folder its run will be in, or one that exists above it.
+        log: On rank 0: what MPI says of windows, begun before MPI was.
         as_json: Print one JSON list instead of lines.
 
     Returns:
@@ -54,25 +56,38 @@ def examine(job: Job, out: Path, *, as_json: bool) -> int:
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    findings = []
-    for finding in _findings(job, out, comm):
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
         findings.append(finding)
         if comm.rank == 0 and not as_json:
             print(finding, flush=True)
-    if comm.rank == 0:
+
+    def tell_all() -> None:
         if as_json:
             _print_json(findings)
         else:
             counts = Counter(finding.state for finding in findings)
             print(f"{counts['ok']} ok, {plural(counts['warning'], 'warning')}, {counts['failed']} failed", flush=True)
-    if comm.bcast(findings[-1].check == _OF_MAILBOXES and findings[-1].state == "failed"):
+
+    def give_up(finding: Finding) -> None:
+        tell(finding)
+        tell_all()
+        os._exit(1)
+
+    for finding in _findings(job, out, comm):
+        tell(finding)
+    tell(check_messages(job, comm, log, give_up if comm.rank == 0 else None))
+    if comm.rank == 0:
+        tell_all()
+    if comm.bcast(findings[-1].state == "failed"):
         comm.Abort(1)
     failed: bool = comm.bcast(any(finding.state == "failed" for finding in findings))
     return int(failed)
 
 
 def _findings(job: Job, out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
-    """Run the checks one after the other. Collective over comm; what rank 0 gets counts."""
+    """Run all checks but the last one after the other. Collective over comm; what rank 0 gets counts."""
     yield check_library(comm)
     yield from check_placement(comm)
     yield check_singleton(comm)
@@ -86,7 +101,6 @@ def _findings(job: Job, out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
     yield from check_files(out, comm)
     yield check_gpus(job, comm)
     yield check_energy(comm)
-    yield check_messages(job, comm)
 
 
 def _print_json(findings: Sequence[Finding]) -> None:

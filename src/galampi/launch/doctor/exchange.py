@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from galampi.job import Job
 from galampi.launch.doctor.finding import Finding, plural
+from galampi.launch.doctor.windows import WindowLog, components
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -19,14 +21,23 @@ if TYPE_CHECKING:
 _NUM_MESSAGES = 1000
 _SHARE_WORTH_A_WORD = 0.05
 _SILENCE_S = 20.0
+_HANG_S = 120.0
 _SLEEP_S = 0.5
 _NUM_PARAMETERS = 1000
 
 
-def check_messages(job: Job, comm: MPI.Intracomm) -> Finding:
+def check_messages(
+    job: Job, comm: MPI.Intracomm, log: WindowLog | None = None, give_up: Callable[[Finding], None] | None = None
+) -> Finding:
     """Let every rank send a thousand small messages, while one sleeps at first. Collective over comm.
 
     What MPI holds up for good cannot be taken back: after a failure it can only be aborted.
+
+    Args:
+        job: What is to run.
+        comm: All ranks.
+        log: On rank 0, under Open MPI: what it says of windows.
+        give_up: On rank 0: called from another thread if a call of MPI does not come back.
     """
     from mpi4py import MPI
 
@@ -37,19 +48,49 @@ def check_messages(job: Job, comm: MPI.Intracomm) -> Finding:
         return Finding("messages", "ok", "none" if comm.size == 1 else f"none: gossip.method is {job.gossip.method!r}")
     nodes = comm.allgather(MPI.Get_processor_name())
     share, in_blocks = share_leaving(topology, nodes), share_leaving(topology, sorted(nodes, key=nodes.index))
+    components(log)  # Those of earlier windows.
+    watch = threading.Timer(_HANG_S, _give_up, (log, give_up))
+    if give_up is not None:
+        watch.start()
     silent = comm.allgather(_send_and_receive(topology, comm))
-    figures = {"share_leaving_node": share, "share_in_blocks": in_blocks}
+    watch.cancel()
+    carrier = components(log)
+    figures = {"share_leaving_node": share, "share_in_blocks": in_blocks, "carrier": carrier}
     if edges := [f"rank {peer} to {rank}" for rank, peers in enumerate(silent) for peer in peers]:
         text = f"no message in {_SILENCE_S:.0f} s from {', '.join(edges[:5])}" + (" and more" if len(edges) > 5 else "")
-        advice = "set OMPI_MCA_osc=^ucx, " if "Open MPI" in MPI.Get_library_version() else ""
-        advice += "choose the network by UCX_NET_DEVICES, UCX_TLS or FI_PROVIDER, or use another MPI library"
-        return Finding("messages", "failed", text, advice, figures)
-    text = f"{plural(_NUM_MESSAGES, 'message')} a rank got through, to a rank that slept too; "
+        return Finding("messages", "failed", text + _by(carrier), what_to_set(carrier), figures)
+    text = f"{plural(_NUM_MESSAGES, 'message')} a rank got through{_by(carrier)}, to a rank that slept too; "
     text += f"{share:.0%} of the job's leave their node"
     if share > in_blocks + _SHARE_WORTH_A_WORD:
         advice = f"{in_blocks:.0%} would, were ranks placed in blocks: srun --distribution=block, mpirun --map-by core"
         return Finding("messages", "warning", text, advice, figures)
     return Finding("messages", "ok", text, figures=figures)
+
+
+def what_to_set(carrier: str) -> str:
+    """Advise on windows that do not work.
+
+    Args:
+        carrier: What carries them, as `components` names it.
+    """
+    if "osc/ucx" in carrier:
+        return "osc/ucx is known to hang (open-mpi/ompi#10559): export OMPI_MCA_osc=^ucx"
+    if "osc/" in carrier:
+        advice = "choose the network by OMPI_MCA_btl_tcp_if_include, or its driver by OMPI_MCA_btl and UCX_NET_DEVICES"
+        return f"{advice}; OMPI_MCA_osc takes another component (`ompi_info` lists them)"
+    if "ch4:" in carrier:
+        return "choose the network by UCX_NET_DEVICES and UCX_TLS (ch4:ucx) or FI_PROVIDER (ch4:ofi)"
+    return "choose the network by FI_PROVIDER or UCX_NET_DEVICES, or use another MPI library"
+
+
+def _give_up(log: WindowLog | None, give_up: Callable[[Finding], None]) -> None:
+    carrier = components(log)
+    text = f"a call of MPI has not come back for {_HANG_S:.0f} s{_by(carrier)}"
+    give_up(Finding("messages", "failed", text, what_to_set(carrier)))
+
+
+def _by(carrier: str) -> str:
+    return f" by {carrier}" if carrier else ""
 
 
 def share_leaving(topology: Topology, nodes: Sequence[str]) -> float:
