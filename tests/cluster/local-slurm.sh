@@ -51,7 +51,7 @@ configure() {
     host=$(hostname -s)
     if [[ -n $hosts ]]; then
         address=10.77.0.$((nodes + 1))
-        own_address="NodeHostname=$hosts[1-$nodes] NodeAddr=10.77.0.[1-$nodes]"
+        own_address="NodeHostname=${hosts}[1-$nodes] NodeAddr=10.77.0.[1-$nodes]"
         communication=""
         silence=300 # as sites have it: a link may be cut for a while
         # Else slurmd looks for control groups, which a host does not see; nothing here uses them.
