@@ -321,6 +321,8 @@ def _about(job: JobReport) -> str:
     exchange = f"{gossip.method} over the {gossip.topology} graph"
     if gossip.message != "full":
         exchange += f", messages of {gossip.message}"
+    if gossip.delay_updates:
+        exchange += f", delayed by {gossip.delay_updates} updates"
     if gossip.method in ("none", "allreduce"):
         exchange = {"none": "no exchange", "allreduce": "gradients averaged by allreduce"}[gossip.method]
     which = f"The figures show seed {first.job.seed} of {len(job.runs)} runs." if len(job.runs) > 1 else ""

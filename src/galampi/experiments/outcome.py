@@ -13,13 +13,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.analysis.comparison import difference, interquartile_mean, probability_of_improvement, share
+from galampi.analysis.comparison import (
+    Estimate,
+    difference,
+    interquartile_mean,
+    probability_of_improvement,
+    share,
+)
 from galampi.errors import UserError
 from galampi.experiments.plan import Plan, counted_name, read_plan
 from galampi.experiments.record import RecordedRun, read_record
 from galampi.experiments.running import chosen_factors
 
 _WIDTH = 110
+_LEGENDS = {
+    "return": "final return: mean of the last 100 episodes; area: mean of the learning curve; both as interquartile "
+    "means over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
+    "were seen; intervals of 95 %",
+    "distance": "distance: of all ranks to their mean, over the norm of their parameters, and the bound of Proposition "
+    "1 on it, medians over time; final return: mean of the last 100 episodes; all as interquartile means over runs; in "
+    "the ball: runs within the bound whenever they were seen, of runs that average no messages those that end within "
+    "the greatest bound of the baseline's run of their seed; intervals of 95 %",
+}
 
 
 @dataclass(frozen=True)
@@ -97,14 +112,11 @@ def table(outcome: Outcome) -> str:
         f"{len(outcome.runs)} of {planned} runs, {plan.num_ranks} ranks each; {processors}; "
         f"{dates[0]}{f' to {dates[-1]}' if len(dates) > 1 else ''}",
     ]
-    lines += textwrap.wrap(
-        "final return: mean of the last 100 episodes; area: mean of the learning curve; both as interquartile means "
-        "over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
-        "were seen; intervals of 95 %",
-        _WIDTH,
-    )
+    lines += textwrap.wrap(_LEGENDS[plan.statistic], _WIDTH)
     for group, arms in outcome.groups.items():
-        lines += ["", group or "all runs", *_rows(plan, [arm for arm in arms if arm.runs])]
+        there = [arm for arm in arms if arm.runs]
+        rows = _rows(plan, there) if plan.statistic == "return" else _distances(plan, there)
+        lines += ["", group or "all runs", *rows]
     return "\n".join(lines)
 
 
@@ -133,9 +145,7 @@ def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
                 f"{sum(each == 1 for each in inside)} of {len(inside)}" if inside else "-",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(["", *(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))]).rstrip()
+    yield from _aligned(rows)
     baseline = next((arm for arm in arms if arm.value == plan.baseline), None)
     for arm in arms:
         if baseline is None or arm is baseline:
@@ -144,6 +154,53 @@ def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
         if seeds:
             yield f"  {arm.value} less {plan.baseline} over {seeds_text(len(seeds))}:"
             yield from _beside(arm, baseline, seeds)
+
+
+def _distances(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+    """Yield the lines of a group: how far apart the ranks of each arm are; and how that grows with what is compared."""
+    baseline = next(arm for arm in arms if arm.value == plan.baseline)
+    rows = [("", "runs", "distance, %", "bound, %", "in the ball", f"return >= {plan.threshold:g}", "final return")]
+    for arm in arms:
+        runs, bounds = arm.runs, relative(arm, "bound")
+        if any(len(run.bound) for run in runs.values()):
+            inside = [run.share_inside == 1 for run in runs.values()]
+        else:
+            inside = [run.is_within(baseline.runs[seed]) for seed, run in runs.items() if seed in baseline.runs]
+        rows.append(
+            (
+                arm.value,
+                str(len(runs)),
+                f"{interquartile_mean(relative(arm, 'distance')):.2f}",
+                f"{interquartile_mean(bounds):.2f}" if np.isfinite(bounds).all() else "-",
+                f"{sum(inside)} of {len(inside)}",
+                f"{share(arm.num_successes(plan.threshold), len(runs)):.2f}",
+                f"{interquartile_mean(arm.finals):.1f}",
+            )
+        )
+    yield from _aligned(rows)
+    numbers = [arm for arm in arms if arm.value.isdigit() and int(arm.value) > 0]
+    if len(numbers) > 1:
+        distance, bound = (slope(numbers, what) for what in ("distance", "bound"))
+        yield f"  exponent of their growth with {plan.compared} above 0: distance {distance:.2f}, bound {bound:.2f}"
+
+
+def relative(arm: Arm, what: str) -> NDArray[np.float64]:
+    """Return the relative distance or bound of each run of an arm, %."""
+    return np.array([100 * getattr(run, f"relative_{what}") for run in arm.runs.values()])
+
+
+def slope(arms: Sequence[Arm], what: str) -> Estimate:
+    """Return the exponent with which distance or bound grows with the arms' values, over the seeds of all."""
+    seeds = [seed for seed in arms[0].runs if all(seed in arm.runs for arm in arms)]
+    values = np.log([float(arm.value) for arm in arms])
+    logs = np.log([[getattr(arm.runs[seed], f"relative_{what}") for seed in seeds] for arm in arms])
+    return difference(np.polyfit(values, logs, 1)[0], np.zeros(len(seeds)))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(["", *(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))]).rstrip()
 
 
 def _beside(arm: Arm, baseline: Arm, seeds: Sequence[int]) -> Iterator[str]:

@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from galampi.analysis.comparison import share
+from galampi.analysis.comparison import interquartile_mean, share
 from galampi.analysis.figures.drawing import BAND_ALPHA, STYLE, line_colors, steps_unit
 from galampi.analysis.statistics import over_runs
 from galampi.errors import UserError
-from galampi.experiments.outcome import Arm, Outcome, seeds_text
+from galampi.experiments.outcome import Arm, Outcome, relative, seeds_text
 
 _PANEL_IN = (3.6, 3.2)
 
@@ -27,12 +27,15 @@ def save_picture(outcome: Outcome, path: Path) -> None:
         UserError: The file cannot be written.
     """
     groups = outcome.groups
-    num_panels = len(groups) + (len(groups) > 1)
+    shows_distances = outcome.plan.statistic == "distance"
+    num_panels = len(groups) + (len(groups) > 1 or shows_distances)
     style: dict[Any, Any] = {**STYLE}
     with mpl.rc_context(style):
         canvas = Canvas(figsize=(_PANEL_IN[0] * num_panels, _PANEL_IN[1]), layout="constrained")
         panels = np.atleast_1d(canvas.subplots(1, num_panels))
-        if len(groups) > 1:
+        if shows_distances:
+            _draw_distances(panels[0], outcome)
+        elif len(groups) > 1:
             _draw_successes(panels[0], outcome)
         for axes, (name, arms) in zip(panels[-len(groups) :], groups.items(), strict=True):
             _draw_curves(axes, name, [arm for arm in arms if arm.runs])
@@ -66,6 +69,22 @@ def _draw_successes(axes: Axes, outcome: Outcome) -> None:
     axes.set_xlabel(key)
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel(f"share of runs that reach {threshold:g}")
+
+
+def _draw_distances(axes: Axes, outcome: Outcome) -> None:
+    """Draw distance and bound by what is compared, a point for each run and a line for their interquartile means."""
+    arms = [arm for group in outcome.groups.values() for arm in group if arm.runs]
+    places = range(len(arms))
+    for what, color in zip(("distance", "bound"), line_colors(2), strict=True):
+        means = [interquartile_mean(relative(arm, what)).value for arm in arms]
+        axes.plot(places, means, color=color, label=what if what == "distance" else "bound of Proposition 1")
+        for place, arm in zip(places, arms, strict=True):
+            axes.plot([place] * len(arm.runs), relative(arm, what), ".", color=color, alpha=0.5)
+    axes.set_yscale("log")
+    axes.set_xticks(places, [arm.value for arm in arms])
+    axes.set_xlabel(outcome.plan.compared)
+    axes.set_ylabel("% of the norm of the parameters")
+    axes.legend()
 
 
 def _draw_curves(axes: Axes, name: str, arms: list[Arm]) -> None:

@@ -13,7 +13,7 @@ import itertools
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -59,6 +59,8 @@ class Plan(BaseModel):
     """Its value that the others are compared with."""
     threshold: float
     """Return from which on a run counts as a success."""
+    statistic: Literal["return", "distance"] = "return"
+    """What the claim is about: returns, or how far apart the ranks are."""
     seeds: tuple[int, ...] = Field(min_length=1)
     tuning: Tuning | None = None
 

@@ -74,6 +74,26 @@ class RecordedRun:
         return float(self.last_returns.mean()) if len(self.last_returns) else float("nan")
 
     @property
+    def relative_distance(self) -> float:
+        """Distance over the norm of the ranks' parameters, sqrt(N) times a rank's: the median over time."""
+        return float(np.median(self.distance / self._all_norms)) if len(self.distance) else float("nan")
+
+    @property
+    def relative_bound(self) -> float:
+        """The bound over the same norm, the median over time; NaN where there is none."""
+        if not len(self.bound):
+            return float("nan")
+        return float(np.median(self.bound / np.interp(self.bound_at_s, self.distance_at_s, self._all_norms)))
+
+    @property
+    def _all_norms(self) -> Floats:
+        return self.norm * np.sqrt(self.about["num_ranks"])
+
+    def is_within(self, other: RecordedRun) -> bool:
+        """Whether its ranks end no farther apart than the greatest bound on those of another run."""
+        return bool(self.distance[-1] <= other.bound.max())
+
+    @property
     def share_inside(self) -> float:
         """Share of the moments at which the ranks were within the bound; NaN where there is none."""
         return float((self.bounded_distance <= self.bound).mean()) if len(self.bound) else float("nan")

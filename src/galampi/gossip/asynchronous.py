@@ -53,13 +53,21 @@ class Gossip:
         skipped: Pushes not made on each out-edge, its mailbox still full or the weight at its floor, [num_hops] int64.
     """
 
-    def __init__(self, mailboxes: MessagePassing, mixing: PushSum | UniformAverage, *, all_peers: bool = False) -> None:
+    def __init__(
+        self,
+        mailboxes: MessagePassing,
+        mixing: PushSum | UniformAverage,
+        *,
+        all_peers: bool = False,
+        delay_updates: int = 0,
+    ) -> None:
         """Join the exchange.
 
         Args:
             mailboxes: The edges of this rank.
             mixing: Weights of the averaging.
             all_peers: Send to every out-peer each step, instead of to one in rotation.
+            delay_updates: Updates that a message lies here before it is averaged, as if its way were so much longer.
 
         Raises:
             UserError: With this weight floor no message would ever be sent.
@@ -70,6 +78,9 @@ class Gossip:
         self.mixing = mixing
         self._mailboxes = mailboxes
         self._all_peers = all_peers
+        self._delay_updates = delay_updates
+        # In-edge whose message is not averaged yet -> round in which it was seen.
+        self._seen_in: dict[int, int] = {}
         self._round = 0
         self._ages_s: list[float] = []
         self.sent = np.zeros(num_edges, dtype=np.int64)
@@ -143,10 +154,17 @@ class Gossip:
         return finished
 
     def _receive(self, z: Floats, time_s: float) -> None:
-        waiting = self._mailboxes.poll()
+        waiting = self._ripe(self._mailboxes.poll())
         used = self.mixing.receive(z, waiting, self._round_edges())
         self._ages_s = [time_s - waiting[edge].time_s for edge in used]
         self._acknowledge(used)
+
+    def _ripe(self, waiting: dict[int, Message]) -> dict[int, Message]:
+        """Return the messages that have lain here for long enough."""
+        for edge in waiting:
+            self._seen_in.setdefault(edge, self._round)
+        came_by = self._round - self._delay_updates
+        return {edge: message for edge, message in waiting.items() if self._seen_in[edge] <= came_by}
 
     def _send(self, z: Floats, update: int, time_s: float) -> None:
         edges = self._round_edges()
@@ -170,6 +188,7 @@ class Gossip:
 
     def _acknowledge(self, edges: list[int]) -> None:
         for edge in edges:
+            self._seen_in.pop(edge, None)
             self._mailboxes.acknowledge(edge)
             self.received[edge] += 1
 

@@ -183,6 +183,8 @@ class Gossip(Section):
     """Least push-sum weight a rank keeps: a push that would leave less is skipped."""
     message: Literal["full", "bfloat16", "int8"] = "full"
     """Form of a message: parameters as they are; their changes as bfloat16, half the bytes; as int8, a quarter."""
+    delay_updates: int = Field(0, ge=0)
+    """Updates that a message lies at its reader before it is averaged; above 0 to study stale messages."""
     silent_after_s: float = Field(60.0, gt=0)
     """A rank that makes no update for so long, s, is called silent, and is waited for no longer when a job ends."""
 

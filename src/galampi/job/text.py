@@ -112,6 +112,8 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
         yield "learner", ("reward_scale",), "learner.normalize_returns is true, and divides by it again"
     if job.gossip.method != "push-sum":
         yield "gossip", ("message",), f"gossip.method is {job.gossip.method!r}, whose messages are sent in full"
+    if job.gossip.method in ("allreduce", "none"):
+        yield "gossip", ("delay_updates",), f"gossip.method is {job.gossip.method!r}, which averages no messages"
     if job.network.recurrent == "none":
         yield "network", ("recurrent_size",), "network.recurrent is 'none'"
     kind = job.network.kind

@@ -41,6 +41,7 @@ _MAY_CHANGE = (
     "gossip.peers",
     "gossip.weight_floor",
     "gossip.message",
+    "gossip.delay_updates",
     "gossip.silent_after_s",
     "checkpoint.",
     "record.",

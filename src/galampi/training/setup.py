@@ -236,7 +236,7 @@ def _make_exchange(
         mixing.weight = start.weight
         mixing.step_scale = StepScale(**start.step_scale)
     with together(comm):
-        gossip = Gossip(mailboxes, mixing, all_peers=settings.peers == "all")
+        gossip = Gossip(mailboxes, mixing, all_peers=settings.peers == "all", delay_updates=settings.delay_updates)
     return mailboxes, gossip, allreduce
 
 

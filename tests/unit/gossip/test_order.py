@@ -51,6 +51,23 @@ def test_algorithm_1_of_two_ranks_steps_sends_and_averages(all_peers) -> None:
     np.testing.assert_array_equal(z[0], [1.5, 2])
 
 
+@pytest.mark.parametrize("mixing", [PushSum, UniformAverage])
+def test_a_delayed_message_is_averaged_so_many_updates_later(mixing) -> None:
+    mailboxes = MemoryMailboxes(ring(2)).ends
+    ranks = [Gossip(end, mixing(), delay_updates=2) for end in mailboxes]
+    z = np.array([[8, 0], [0, 0]], np.float32)
+    update(ranks[0], z[0], step=0)
+    for num_received in (0, 0, 1):
+        update(ranks[1], z[1], step=0)
+        assert ranks[1].received[0] == num_received
+        assert (z[1, 0] > 0) == (num_received == 1)
+    # What lies there at the end is taken in at once.
+    update(ranks[0], z[0], step=0)
+    assert mailboxes[1].poll()
+    ranks[1].take_in(z[1])
+    assert ranks[1].received[0] == 2
+
+
 def test_algorithm_1_on_the_ring_of_three() -> None:
     ranks, z = ensemble(ring(3), UniformAverage)
     z[:, 1] = 0, 6, 12
