@@ -180,7 +180,7 @@ def _distances(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
     yield from _aligned(rows)
     numbers = [arm for arm in arms if arm.value.isdigit() and int(arm.value) > 0]
     if len(numbers) > 1:
-        distance, bound = (slope(numbers, what) for what in ("distance", "bound"))
+        distance, bound = (growth(numbers, what) for what in ("distance", "bound"))
         yield f"  exponent of their growth with {plan.compared} above 0: distance {distance:.2f}, bound {bound:.2f}"
 
 
@@ -189,7 +189,7 @@ def relative(arm: Arm, what: str) -> NDArray[np.float64]:
     return np.array([100 * getattr(run, f"relative_{what}") for run in arm.runs.values()])
 
 
-def slope(arms: Sequence[Arm], what: str) -> Estimate:
+def growth(arms: Sequence[Arm], what: str) -> Estimate:
     """Return the exponent with which distance or bound grows with the arms' values, over the seeds of all."""
     seeds = [seed for seed in arms[0].runs if all(seed in arm.runs for arm in arms)]
     values = np.log([float(arm.value) for arm in arms])

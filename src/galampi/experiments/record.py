@@ -87,7 +87,7 @@ class RecordedRun:
 
     @property
     def _all_norms(self) -> Floats:
-        return self.norm * np.sqrt(self.about["num_ranks"])
+        return np.asarray(self.norm * np.sqrt(float(self.about["num_ranks"])))
 
     def is_within(self, other: RecordedRun) -> bool:
         """Whether its ranks end no farther apart than the greatest bound on those of another run."""

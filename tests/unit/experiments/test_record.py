@@ -9,9 +9,10 @@ from made_runs import make_run
 
 from galampi.analysis.summary import RunReport
 from galampi.errors import UserError
-from galampi.experiments.outcome import read_outcome, table
+from galampi.experiments.outcome import Arm, _distances, growth, read_outcome, relative, table
 from galampi.experiments.picture import save_picture
-from galampi.experiments.record import read_record, record, write_checksums
+from galampi.experiments.plan import Plan
+from galampi.experiments.record import RecordedRun, read_record, record, write_checksums
 from galampi.experiments.running import chosen_factors, read_plan
 
 FACTS = {"processor": "a processor", "date": "2026-01-02"}
@@ -89,3 +90,52 @@ def test_nothing_is_kept(tmp_path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     with pytest.raises(UserError, match="nothing is kept of its runs; --runs DIR trains them"):
         read_outcome(tmp_path)
+
+
+def made_of_distances(seeds, **arms):
+    """Return arms of runs that are given as pairs of distance and bound, by their values."""
+    nothing = np.zeros(0)
+
+    def run(distance, bound):
+        bounds = nothing if bound is None else np.full(2, float(bound))
+        return RecordedRun(
+            about={"num_ranks": 4},
+            curve_at=nothing,
+            curve=nothing,
+            last_returns=np.array([100.0]),
+            distance_at_s=np.array([1.0, 2.0]),
+            distance=np.full(2, float(distance)),
+            norm=np.full(2, 5.0),
+            bound_at_s=np.array([1.0, 2.0])[: len(bounds)],
+            bound=bounds,
+            bounded_distance=np.full(len(bounds), float(distance)),
+        )
+
+    return [
+        Arm(value.strip("_"), None, dict(zip(seeds, (run(*each) for each in runs), strict=True)))
+        for value, runs in arms.items()
+    ]
+
+
+def test_distances_and_how_they_grow() -> None:
+    # Over sqrt(4) times 5; the distance grows with the square root, the bound with the number.
+    arms = made_of_distances(
+        [1, 2],
+        _0=[(0.1, 1), (0.1, 1)],
+        _4=[(0.2, 4), (0.2, 4)],
+        _16=[(0.4, 16), (0.4, 16)],
+        none=[(3, None), (0.5, None)],
+    )
+    np.testing.assert_allclose(relative(arms[0], "distance"), [1, 1])
+    assert growth(arms[1:3], "distance").value == pytest.approx(0.5)
+    assert growth(arms[1:3], "bound").value == pytest.approx(1)
+    plan = Plan(
+        claim="", refuted_if="", job="cartpole", num_ranks=4, axes={"gossip.delay_updates": (0, 4)}, threshold=1,
+        compared="gossip.delay_updates", baseline="0", statistic="distance", seeds=(1, 2),
+    )  # fmt: skip
+    lines = list(_distances(plan, arms))
+    assert lines[1].split()[:7] == ["0", "2", "1.00", "(1.00", "to", "1.00)", "10.00"]
+    assert "2 of 2" in lines[1]
+    # One of the runs without exchange ends within the bound of the baseline, 1.
+    assert "1 of 2" in lines[4]
+    assert lines[-1].endswith("distance 0.50 (0.50 to 0.50), bound 1.00 (1.00 to 1.00)")
