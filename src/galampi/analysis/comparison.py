@@ -60,6 +60,11 @@ def difference(scores: Floats, others: Floats) -> Estimate:
     return _bootstrap(lambda runs: runs.mean(axis=(-2, -1)), scores - others)
 
 
+def median(values: Floats) -> Estimate:
+    """Return the median of values [S], each of a round of its own."""
+    return _bootstrap(lambda rounds: np.asarray(np.median(rounds[..., 0], axis=-1)), values)
+
+
 def probability_of_improvement(scores: Floats, others: Floats) -> Estimate:
     """Return the probability that a run with score X beats one with Y, P(X > Y) + P(X = Y) / 2.
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from galampi.bench import contestants, figures, machine
 from galampi.bench.contestants import SB3_SETTINGS, Sample
 from galampi.bench.figures import FIGURES
+from galampi.bench.timed_train import Disturbance
 from galampi.errors import UserError
 from galampi.learning import resolve_precision
 
@@ -122,7 +123,7 @@ def _players(seconds: float, precision: str, sb3: Path | None) -> Iterator[tuple
         yield figures.BF16, partial(train, 2, precision="bfloat16")
     yield figures.ONE, partial(train, 1, precision=precision)
     yield figures.EMULATORS, partial(contestants.emulators, seconds)
-    slowed = partial(train, 4, precision=precision, slow_rank=3)
+    slowed = partial(train, 4, precision=precision, disturbance=Disturbance(slow_rank=3))
     yield figures.SLOWED, slowed
     yield figures.SLOWED_ALLREDUCE, partial(slowed, method="allreduce")
     for name, num_ranks in ((figures.EXCHANGE_2, 2), (figures.EXCHANGE_4, 4)):

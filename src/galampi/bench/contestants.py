@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from galampi.analysis.statistics import effective_step
 from galampi.bench.program import Program
-from galampi.bench.timed_train import TimedTraining
+from galampi.bench.timed_train import Disturbance, TimedTraining
 from galampi.errors import UserError
 from galampi.launch.mpirun import mpirun
 from galampi.results import Run, open_run
@@ -85,7 +86,7 @@ def training(
     *,
     precision: str,
     method: str = "push-sum",
-    slow_rank: int | None = None,
+    disturbance: Disturbance | None = None,
 ) -> Sample:
     """Train Pong with 16 simulators a rank.
 
@@ -94,11 +95,11 @@ def training(
         seconds: Time that counts.
         precision: float32 or bfloat16.
         method: As `gossip.method`.
-        slow_rank: Rank whose updates take three times as long.
+        disturbance: What holds ranks up.
 
     Returns:
         `steps_per_s` of all ranks, `phases_s` of an update (mean over the ranks, with `rest_s`), `pss_bytes` of the
-        largest rank, and `first_update_s` of the last, counted from the command.
+        largest rank, `first_update_s` of the last, counted from the command, and the `effective_step`.
 
     Raises:
         UserError: It failed, or was too slow to be measured.
@@ -118,21 +119,23 @@ def training(
             settling_s=SETTLING_S,
             seconds=seconds,
             cores=cores(),
-            slow_rank=slow_rank,
-            slow_factor=3.0,
+            disturbance=asdict(disturbance or Disturbance()),
             folder=folder,
             out=str(out),
             job=job,
         )
         _run([*mpirun(num_ranks), *_program("timed_train", asdict(settings))], seconds)
         ranks = [json.loads((Path(folder) / f"measured-{rank}.json").read_text()) for rank in range(num_ranks)]
-        steps_per_s, phases_s = _rates(open_run(out))
+        run = open_run(out)
+        steps_per_s, phases_s = _rates(run)
+        moved = effective_step(run)
     return {
         "steps_per_s": steps_per_s,
         "phases_s": phases_s,
         # The other ranks may hear of the stop before their own time is over.
         "pss_bytes": max(rank.get("pss_bytes", 0) for rank in ranks),
         "first_update_s": max(rank["first_update_s"] for rank in ranks),
+        "effective_step": moved,
     }
 
 

@@ -13,13 +13,15 @@ import itertools
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from galampi.errors import UserError
 from galampi.job import Job, find_job, load_job
 from galampi.launch.sweep import run_name
+
+AnyPlan = TypeVar("AnyPlan", bound=BaseModel)
 
 Chosen = Mapping[str, str]
 """Settings, each as the text of its value."""
@@ -97,9 +99,18 @@ def read_plan(folder: Path) -> Plan:
     Raises:
         UserError: There is none, or it is no plan.
     """
+    return read_as(Plan, folder)
+
+
+def read_as(kind: type[AnyPlan], folder: Path) -> AnyPlan:
+    """Read the plan of an experiment as one of a kind.
+
+    Raises:
+        UserError: There is none, or it is no such plan.
+    """
     path = folder / "plan.toml"
     try:
-        return Plan.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:

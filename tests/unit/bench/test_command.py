@@ -17,8 +17,8 @@ def measured(monkeypatch) -> list[str]:
     """Replace the contestants; return the names of those that ran."""
     ran: list[str] = []
 
-    def training(num_ranks, seconds, *, precision, method="push-sum", slow_rank=None):
-        ran.append(f"{num_ranks} {precision} {method} {slow_rank}")
+    def training(num_ranks, seconds, *, precision, method="push-sum", disturbance=None):
+        ran.append(f"{num_ranks} {precision} {method} {disturbance and disturbance.slow_rank}")
         return {
             "steps_per_s": 500.0 * num_ranks if method == "push-sum" else 700.0,
             "phases_s": PHASES_S,

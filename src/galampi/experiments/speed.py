@@ -1,0 +1,218 @@
+"""Experiments on speed: which method makes more env steps a second while something holds ranks up.
+
+The plan is a `plan.toml` with a table of disturbances; what is measured lies in `results/rounds.json`. Methods take
+turns within a round, in the opposite order in every other one; what is compared are the paired samples of a round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from galampi.analysis.comparison import Estimate, median
+from galampi.bench import contestants
+from galampi.bench.timed_train import Disturbance
+from galampi.errors import UserError
+from galampi.experiments.plan import read_as
+from galampi.ranks.processor import processor
+
+Method = Literal["push-sum", "gala", "allreduce", "none"]
+
+_WIDTH = 110
+
+
+class Condition(BaseModel):
+    """A disturbance, and for how long it is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    seconds: float = Field(gt=0)
+    """Time that counts of each sample."""
+    disturbance: Disturbance = Disturbance()
+
+
+class SpeedPlan(BaseModel):
+    """A plan: in every round each method trains Pong under each condition."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    claim: str
+    """What shall be shown."""
+    refuted_if: str
+    """What would speak against it."""
+    num_ranks: int = Field(ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    methods: tuple[Method, ...]
+    baseline: Method
+    """The method that the others are compared with."""
+    num_rounds: int = Field(ge=1)
+    conditions: dict[str, Condition]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was measured of a method under a condition in a round.
+
+    Attributes:
+        steps_per_s: Env steps of all ranks a second.
+        effective_step: How far the ensemble moves over what its optimizer steps ask for.
+    """
+
+    round: int
+    condition: str
+    method: str
+    steps_per_s: float
+    effective_step: float
+    processor: str
+    date: str
+    load_average: float
+
+
+def is_about_speed(folder: Path) -> bool:
+    """Whether an experiment's plan has conditions; False too if there is no plan."""
+    try:
+        return "\n[conditions." in (folder / "plan.toml").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def measure_plan(folder: Path, tell: Callable[[str], None]) -> None:
+    """Measure what a plan lacks, and keep each sample as it comes.
+
+    Raises:
+        UserError: There is no plan, or a sample cannot be taken.
+    """
+    plan = read_as(SpeedPlan, folder)
+    samples = {(each.round, each.condition, each.method): each for each in _read(folder)}
+    for number in range(1, plan.num_rounds + 1):
+        methods = plan.methods if number % 2 else plan.methods[::-1]
+        for name, condition in plan.conditions.items():
+            for method in methods:
+                if (number, name, method) in samples:
+                    continue
+                load = os.getloadavg()[0]
+                found = contestants.training(
+                    plan.num_ranks,
+                    condition.seconds,
+                    precision=plan.precision,
+                    method=method,
+                    disturbance=condition.disturbance,
+                )
+                sample = Sample(
+                    number,
+                    name,
+                    method,
+                    found["steps_per_s"],
+                    found["effective_step"],
+                    processor(),
+                    time.strftime("%Y-%m-%d"),
+                    load,
+                )
+                samples[number, name, method] = sample
+                _write(folder, list(samples.values()))
+                tell(f"round {number} of {plan.num_rounds}  {name}, {method}: {sample.steps_per_s:,.0f} steps/s")
+
+
+def ratios(plan: SpeedPlan, samples: list[Sample], condition: str, method: str, *, moved: bool) -> NDArray[np.float64]:
+    """Return how many times the steps of the baseline a method makes, of each round that has both, [R].
+
+    Args:
+        plan: What was planned.
+        samples: What was measured.
+        condition: Under which.
+        method: Of which.
+        moved: Count a step for as much as the ensemble moves by it.
+    """
+    found: dict[tuple[int, str], float] = {
+        (each.round, each.method): each.steps_per_s * (each.effective_step if moved else 1.0)
+        for each in samples
+        if each.condition == condition
+    }
+    rounds = [number for number, of in found if of == method and (number, plan.baseline) in found]
+    return np.array([found[number, method] / found[number, plan.baseline] for number in rounds])
+
+
+def speed_table(folder: Path) -> str:
+    """Write what an experiment on speed comes to, as lines of text.
+
+    Raises:
+        UserError: There is no plan, or nothing was measured.
+    """
+    plan, samples = read_as(SpeedPlan, folder), _read(folder)
+    if not samples:
+        raise UserError(f"{folder}: nothing was measured; --runs DIR measures it")
+    dates = sorted({each.date for each in samples})
+    planned = plan.num_rounds * len(plan.conditions) * len(plan.methods)
+    lines = [
+        *textwrap.wrap(f"claim: {plan.claim}", _WIDTH),
+        *textwrap.wrap(f"refuted if: {plan.refuted_if}", _WIDTH),
+        "",
+        f"{len(samples)} of {planned} samples, {plan.num_ranks} ranks each, {plan.precision}; "
+        f"{', '.join(sorted({each.processor for each in samples}))}; "
+        f"{dates[0]}{f' to {dates[-1]}' if len(dates) > 1 else ''}",
+        *textwrap.wrap(
+            f"steps/s: median over rounds; ratio: to {plan.baseline} in the same round, median over rounds with its 95 "
+            "% interval; moved: the same where a step counts for as much as the ensemble moves by it",
+            _WIDTH,
+        ),
+        "",
+    ]
+    rows = [("", "method", "rounds", "steps/s", "ratio", "moved")]
+    for condition in plan.conditions:
+        for method in plan.methods:
+            rates = [each.steps_per_s for each in samples if (each.condition, each.method) == (condition, method)]
+            if rates:
+                compared = [_ratio(plan, samples, condition, method, moved=moved) for moved in (False, True)]
+                label = condition if method == plan.methods[0] else ""
+                rows.append((label, method, str(len(rates)), f"{np.median(rates):,.0f}", *compared))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _ratio(plan: SpeedPlan, samples: list[Sample], condition: str, method: str, *, moved: bool) -> str:
+    found = ratios(plan, samples, condition, method, moved=moved)
+    return "-" if method == plan.baseline or not len(found) else f"{median(found):.2f}"
+
+
+def compared_with_baseline(folder: Path) -> tuple[dict[str, dict[str, Estimate]], str]:
+    """Return the ratio of each method but the baseline under each condition that was measured, and the baseline."""
+    plan, samples = read_as(SpeedPlan, folder), _read(folder)
+    found: dict[str, dict[str, Estimate]] = {}
+    for condition in plan.conditions:
+        for method in plan.methods:
+            each = ratios(plan, samples, condition, method, moved=False)
+            if method != plan.baseline and len(each):
+                found.setdefault(condition, {})[method] = median(each)
+    return found, plan.baseline
+
+
+def _path(folder: Path) -> Path:
+    return folder / "results" / "rounds.json"
+
+
+def _read(folder: Path) -> list[Sample]:
+    path = _path(folder)
+    if not path.exists():
+        return []
+    kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return [Sample(**each) for each in kept]
+
+
+def _write(folder: Path, samples: list[Sample]) -> None:
+    lines = ",\n".join(json.dumps(vars(each)) for each in samples)
+    path = _path(folder)
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    part.replace(path)
