@@ -58,6 +58,7 @@ def save_ratios(found: Mapping[str, Mapping[str, Estimate]], baseline: str, path
             _draw_estimates(axes, places, list(estimates.values()), color, fmt="o", label=method)
         axes.axhline(1, color="0.6", linewidth=1, zorder=0)
         axes.set_ylim(bottom=0)
+        axes.set_xlim(-0.5, len(found) - 0.5)
         axes.set_xticks(range(len(found)), [textwrap.fill(name, 16) for name in found])
         axes.set_ylabel(f"env steps/s over those of {baseline}")
         canvas.legend(loc="outside upper left", ncols=len(methods))

@@ -172,9 +172,9 @@ def speed_table(folder: Path) -> str:
         for method in plan.methods:
             rates = [each.steps_per_s for each in samples if (each.condition, each.method) == (condition, method)]
             if rates:
-                compared = [_ratio(plan, samples, condition, method, moved=moved) for moved in (False, True)]
+                ratio, moved = (_ratio(plan, samples, condition, method, moved=moved) for moved in (False, True))
                 label = condition if method == plan.methods[0] else ""
-                rows.append((label, method, str(len(rates)), f"{np.median(rates):,.0f}", *compared))
+                rows.append((label, method, str(len(rates)), f"{np.median(rates):,.0f}", ratio, moved))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
