@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from galampi.bench.contestants import off_shared_memory
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--network", action="store_true", help="keep MPI off shared memory, as between nodes")
@@ -21,4 +19,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # Open MPI names a launch's files by its process id, and refuses to start beside files of one that was killed.
     os.environ["TMPDIR"] = folder.name
     if config.getoption("--network"):
+        from galampi.bench.contestants import off_shared_memory
+
         os.environ.update(off_shared_memory(Path(folder.name)))
