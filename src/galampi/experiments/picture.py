@@ -130,6 +130,7 @@ def _draw_distances(axes: Axes, outcome: Outcome) -> None:
         for place, arm in zip(places, arms, strict=True):
             axes.plot([place] * len(arm.runs), relative(arm, what), ".", color=color, alpha=0.5)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(places, [arm.value for arm in arms])
     axes.set_xlabel(outcome.plan.compared)
     axes.set_ylabel("% of the norm of the parameters")
