@@ -97,12 +97,13 @@ test-simulation: $(READY)  ## Simulate SEEDS jobs drawn at random from seed FIRS
 test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
 	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning
 
-bench:  ## Measure speed, beside Stable-Baselines3; half an hour on an otherwise idle machine
+bench:  ## Measure speed, beside Stable-Baselines3 and Sample Factory; 45 minutes on an otherwise idle machine
 	$(MAKE) MPI=mpich bench-one
 	$(MAKE) MPI=openmpi bench-one ARGS="--part exchange"
 
-bench-one: $(READY) .venv-sb3/.ready
-	python -m galampi bench --sb3 .venv-sb3/bin/python --out benchmarks/results $(ARGS)
+bench-one: $(READY) .venv-sb3/.ready .venv-sample-factory/.ready
+	python -m galampi bench --sb3 .venv-sb3/bin/python --sample-factory .venv-sample-factory/bin/python \
+		--out benchmarks/results $(ARGS)
 
 gpu-check: $(READY)  ## On a machine with a GPU: test the learner on it and measure 1 to 8 ranks; ten minutes
 	python benchmarks/gpu_check.py
@@ -148,9 +149,9 @@ else
 endif
 	touch $@
 
-.venv-sb3/.ready: benchmarks/sb3-requirements.txt
-	$(PYTHON) -m venv .venv-sb3
-	.venv-sb3/bin/python -m pip install --quiet --requirement benchmarks/sb3-requirements.txt
+.venv-sb3/.ready .venv-sample-factory/.ready: .venv-%/.ready: benchmarks/%-requirements.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 # torch brings along versions of its own.
@@ -162,4 +163,4 @@ endif
 	touch $@
 
 clean:
-	rm -rf .venv-mpich .venv-openmpi .venv-impi .venv-site-* .venv-sb3 .venv-lowest-torch
+	rm -rf .venv-mpich .venv-openmpi .venv-impi .venv-site-* .venv-sb3 .venv-sample-factory .venv-lowest-torch

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from galampi.bench import contestants, figures, machine
-from galampi.bench.contestants import SB3_SETTINGS, Sample
+from galampi.bench.contestants import SAMPLE_FACTORY_SETTINGS, SB3_SETTINGS, Sample
 from galampi.bench.figures import FIGURES
 from galampi.bench.timed_train import Disturbance
 from galampi.errors import UserError
@@ -30,14 +31,27 @@ _FILE_WIDTH = 140
 Contestant = Callable[[], Sample]
 
 
-def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: Path) -> int:
+@dataclass(frozen=True)
+class Peers:
+    """Pythons of environments with what is measured beside this project; what has none is left out.
+
+    Attributes:
+        sb3: With Stable-Baselines3.
+        sample_factory: With Sample Factory.
+    """
+
+    sb3: Path | None = None
+    sample_factory: Path | None = None
+
+
+def bench(*, num_rounds: int, seconds: float, part: str, peers: Peers, out: Path) -> int:
     """Measure, print the table and write the file, after each round anew. Starts ranks of its own.
 
     Args:
         num_rounds: Rounds of all contestants.
         seconds: Time that counts of each contestant in each round.
         part: `figures`, `exchange` or `all`.
-        sb3: Python of an environment with Stable-Baselines3; without it, its figures are left out.
+        peers: What is measured beside this project.
         out: Folder of the file.
 
     Returns:
@@ -51,7 +65,7 @@ def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: 
     precision = resolve_precision("auto", "cpu", convolutions=True)
     found = machine.facts()
     path = out / machine.file_name(found, part)
-    _require(out, sb3)
+    _require(out, peers)
     results: dict[str, Any] = {
         "format": "galampi bench",
         "version": FORMAT_VERSION,
@@ -60,25 +74,30 @@ def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: 
         "machine": found,
         "precision": precision,
     }
-    console.print(f"{found['processor']}, {found['cores']} cores; {found['mpi']}; fastest in {precision}")
+    flags = " ".join(found["processor_flags"]) or "none of AVX2, AVX-512, AMX"
+    console.print(f"{found['processor']} ({flags}), {found['cores']} cores; {found['mpi']}; fastest in {precision}")
     rounds: list[dict[str, Sample]] = []
     if part != "exchange":
-        players = dict(_players(seconds, precision, sb3))
+        players = list(_players(seconds, precision, peers))
         for number in range(1, num_rounds + 1):
             samples: dict[str, Sample] = {}
-            for name, player in players.items():
+            # What a round disturbs at its end, the next disturbs at its beginning.
+            for name, player in players if number % 2 else players[::-1]:
                 samples[name] = player()
                 _say(console, f"round {number} of {num_rounds}  {name:<34}", samples[name])
             samples[figures.TWO] = samples[f"2 ranks, {precision}"]
-            if sb3 is not None:
+            if peers.sb3 is not None:
                 samples[figures.SB3] = max((samples[_sb3_name(*each)] for each in SB3_SETTINGS), key=_steps_per_s)
+            if peers.sample_factory is not None:
+                of_each = (samples[_sample_factory_name(each)] for each in SAMPLE_FACTORY_SETTINGS)
+                samples[figures.SAMPLE_FACTORY] = max(of_each, key=_steps_per_s)
             rounds.append(samples)
             results["figures"] = [figures.summary(figure, rounds) for figure in FIGURES]
             results["rounds"] = rounds
             _write(path, results)
     if rounds:
         console.print(_table_of_figures(results["figures"]))
-        for line in _not_measured(results["figures"], has_sb3=sb3 is not None):
+        for line in _not_measured(results["figures"], peers):
             console.print(line)
         console.print(_table_of_phases(rounds))
     if part != "figures":
@@ -92,16 +111,20 @@ def bench(*, num_rounds: int, seconds: float, part: str, sb3: Path | None, out: 
     return 0
 
 
-def _require(out: Path, sb3: Path | None) -> None:
-    """Raise UserError unless the file can be written and Stable-Baselines3's python, if any, is a program."""
+def _require(out: Path, peers: Peers) -> None:
+    """Raise UserError unless the file can be written and the peers' pythons, if any, are programs."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     if not os.access(out, os.W_OK):
         raise UserError(f"{out}: cannot be written")
-    if sb3 is not None and not os.access(sb3, os.X_OK):
-        raise UserError(f"--sb3 is {sb3}; must be the python of an environment with Stable-Baselines3")
+    for option, name, python in (
+        ("--sb3", "Stable-Baselines3", peers.sb3),
+        ("--sample-factory", "Sample Factory", peers.sample_factory),
+    ):
+        if python is not None and not os.access(python, os.X_OK):
+            raise UserError(f"{option} is {python}; must be the python of an environment with {name}")
 
 
 def _exchanges() -> Iterator[tuple[int, str, list[Sample]]]:
@@ -112,12 +135,18 @@ def _exchanges() -> Iterator[tuple[int, str, list[Sample]]]:
             yield num_ranks, over, contestants.exchange(num_ranks, EXCHANGE_SIZES, _EXCHANGE_SECONDS, network=network)
 
 
-def _players(seconds: float, precision: str, sb3: Path | None) -> Iterator[tuple[str, Contestant]]:
+def _players(seconds: float, precision: str, peers: Peers) -> Iterator[tuple[str, Contestant]]:
     """Yield the contestants in the order of a round: those that are compared follow each other."""
     train = partial(contestants.training, seconds=seconds)
-    if sb3 is not None:
+    if peers.sample_factory is not None:
+        for num_envs in SAMPLE_FACTORY_SETTINGS:
+            yield (
+                _sample_factory_name(num_envs),
+                partial(contestants.sample_factory, peers.sample_factory, num_envs, seconds),
+            )
+    if peers.sb3 is not None:
         for setting in SB3_SETTINGS:
-            yield _sb3_name(*setting), partial(contestants.sb3, sb3, *setting, seconds)
+            yield _sb3_name(*setting), partial(contestants.sb3, peers.sb3, *setting, seconds)
     yield figures.F32, partial(train, 2, precision="float32")
     if precision == "bfloat16":
         yield figures.BF16, partial(train, 2, precision="bfloat16")
@@ -132,6 +161,10 @@ def _players(seconds: float, precision: str, sb3: Path | None) -> Iterator[tuple
 
 def _sb3_name(num_envs: int, subprocesses: bool) -> str:
     return f"{figures.SB3}, {num_envs} {'processes' if subprocesses else 'in-process'}"
+
+
+def _sample_factory_name(num_envs: int) -> str:
+    return f"{figures.SAMPLE_FACTORY}, 2 x {num_envs}"
 
 
 def _steps_per_s(sample: Sample) -> float:
@@ -165,10 +198,14 @@ def _table_of_figures(summaries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _not_measured(summaries: list[dict[str, Any]], *, has_sb3: bool) -> Iterator[str]:
+def _not_measured(summaries: list[dict[str, Any]], peers: Peers) -> Iterator[str]:
     for each in summaries:
         if each["value"] is None:
-            why = "needs --sb3" if "Stable" in each["name"] and not has_sb3 else "this processor has no bfloat16"
+            why = "this processor has no bfloat16"
+            if "Stable" in each["name"] and peers.sb3 is None:
+                why = "needs --sb3"
+            if "Sample Factory" in each["name"]:
+                why = "needs --sample-factory"
             yield f"not measured ({why}): {each['name']}"
 
 

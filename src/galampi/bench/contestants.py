@@ -33,6 +33,8 @@ SETTLING_S = 2.0
 """Time after the first update that does not count."""
 SB3_SETTINGS = ((16, False), (16, True), (64, True))
 """Simulators, and whether they are processes: those of which Stable-Baselines3's best is taken."""
+SAMPLE_FACTORY_SETTINGS = (8, 16)
+"""Simulators of each of Sample Factory's two workers: those of which its best is taken."""
 _MOST_NODES = 5
 _AGENT = """#!/bin/sh
 host=$1
@@ -162,12 +164,30 @@ def sb3(python: Path, num_envs: int, subprocesses: bool, seconds: float) -> Samp
     Raises:
         UserError: It failed.
     """
-    settings = {"num_envs": num_envs, "subprocesses": subprocesses, "warm_up_s": 3.0, "seconds": seconds}
-    script = Path(__file__).with_name("sb3_a2c.py")
+    return _peer(python, "sb3_a2c.py", seconds, {"num_envs": num_envs, "subprocesses": subprocesses, "warm_up_s": 3.0})
+
+
+def sample_factory(python: Path, num_envs: int, seconds: float) -> Sample:
+    """Train with Sample Factory's APPO, two workers on both cores; returns `steps_per_s` and its `version`.
+
+    Args:
+        python: Of an environment that has it.
+        num_envs: Simulators of each worker.
+        seconds: Time that counts, and at least two of the reports that it makes every five seconds.
+
+    Raises:
+        UserError: It failed.
+    """
+    return _peer(python, "sf_appo.py", seconds, {"num_workers": 2, "num_envs": num_envs, "warm_up_s": 5.0})
+
+
+def _peer(python: Path, script: str, seconds: float, settings: Mapping[str, Any]) -> Sample:
+    """Run a program of another environment on both cores."""
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores())
     try:
-        (sample,) = _run([str(python), str(script), json.dumps(settings)], seconds)
+        program = str(Path(__file__).with_name(script))
+        (sample,) = _run([str(python), program, json.dumps({**settings, "seconds": seconds})], seconds)
     finally:
         os.sched_setaffinity(0, affinity)
     return sample

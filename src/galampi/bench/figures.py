@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 BF16, F32, ONE, SB3, EMULATORS = "2 ranks, bfloat16", "2 ranks, float32", "1 rank", "Stable-Baselines3", "emulators"
+SAMPLE_FACTORY = "Sample Factory"
 TWO = "2 ranks"
 """Those of the two precisions that this processor is faster in."""
 SLOWED, SLOWED_ALLREDUCE = "4 ranks, one slowed", "4 ranks, one slowed, allreduce"
@@ -61,6 +62,15 @@ def _gossip_share(samples: Round) -> float:
 FIGURES: Sequence[Figure] = (
     Figure("2 ranks, bfloat16, over Stable-Baselines3 A2C", "x", 3.5, 4.0, "more", (BF16, SB3), _ratio(BF16, SB3)),
     Figure("2 ranks, float32, over Stable-Baselines3 A2C", "x", 2.2, 3.0, "more", (F32, SB3), _ratio(F32, SB3)),
+    Figure(
+        "2 ranks over Sample Factory APPO",
+        "x",
+        None,
+        None,
+        "more",
+        (TWO, SAMPLE_FACTORY),
+        _ratio(TWO, SAMPLE_FACTORY),
+    ),
     Figure(
         "2 ranks, bfloat16, over the emulators alone",
         "x",

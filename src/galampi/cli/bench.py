@@ -19,17 +19,20 @@ def add_bench(parser: Parser) -> None:
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds of all contestants [5]")
     parser.add_argument("--seconds", type=positive, default=10, metavar="S", help="time each one is measured for [10]")
     parser.add_argument("--sb3", type=Path, metavar="PYTHON", help="python of an environment with Stable-Baselines3")
+    parser.add_argument(
+        "--sample-factory", type=Path, metavar="PYTHON", help="python of an environment with Sample Factory"
+    )
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="folder of the results' file [.]")
     parser.set_defaults(run=_bench)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from galampi.bench.command import bench
+    from galampi.bench.command import Peers, bench
 
     return bench(
         num_rounds=arguments.rounds,
         seconds=arguments.seconds,
         part=arguments.part,
-        sb3=arguments.sb3,
+        peers=Peers(arguments.sb3, arguments.sample_factory),
         out=arguments.out,
     )
