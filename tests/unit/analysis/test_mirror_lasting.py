@@ -10,6 +10,7 @@ from lasting_places import MlflowPlaces, WandbPlaces, curves, import_mlflow, wan
 from lasting_places import places as places
 
 from galampi.analysis.mirror import command
+from galampi.analysis.mirror import mlflow as mlflow_place
 from galampi.analysis.mirror.command import mirror
 from galampi.cli import run as run_command
 from galampi.errors import UserError
@@ -32,7 +33,7 @@ def of(run: Path, tag: str, rank: int = 0) -> list[tuple[int, float]]:
 
 def assert_shown(places, run: Path, name: str = "run/rank-0000", rank: int = 0) -> None:
     found = places.shown()[name].curves
-    for tag in ("updates/weight", "updates/update", "episodes/return", "episodes/length"):
+    for tag in ("updates/policy_loss", "updates/weight", "updates/update", "episodes/return", "episodes/length"):
         assert found[tag] == of(run, tag, rank), tag
     num_readings = open_run(run).ranks[rank].energy.num_rows
     assert [value for _, value in found["energy/package-0_w"]] == [10.0] * (num_readings - 1)
@@ -308,6 +309,11 @@ def test_a_server_that_is_not_there(run, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match=r"^--mlflow http://127\.0\.0\.1:9: API request to .*$"):
         run_command(["mirror", str(run), "--mlflow", "http://127.0.0.1:9"])
+    monkeypatch.setattr(mlflow_place, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"--mlflow sqlite:///a\.db: a data base needs the whole of mlflow: pip install"
+    ):
+        run_command(["mirror", str(run), "--mlflow", "sqlite:///a.db"])
 
 
 def test_all_places_at_once(run, tmp_path, monkeypatch, capsys) -> None:

@@ -4,9 +4,9 @@ The experiment is that of `MLFLOW_EXPERIMENT_NAME`, else `galampi`. A metric's s
 time the job time, counted from 1970 as TensorBoard's is here.
 
 The server itself is asked how far the curves go, so nothing is kept beside it, and another machine can go on. A row
-goes in one request and is there as a whole or not at all. In a file store each metric is a file of its own. There
-Ctrl-C waits for whole rows, and the metric that is asked for is written last: of a row that SIGKILL has cut off the
-others may be there twice, with the same values.
+goes in one request and is there as a whole or not at all; a data base takes what is the same in step, time and value
+once. In a file store each metric is a file of its own. There Ctrl-C waits for whole rows, and the metric that is asked
+for is written last: of a row that SIGKILL has cut off the others may be there twice, with the same values.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "p
 _MARKERS = {"updates": "updates/update", "episodes": "episodes/length"}
 """Of each table a metric that every row has."""
 _MOST_PARAMS = 100
+_DATA_BASES = ("sqlite", "postgresql", "mysql", "mssql")
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
@@ -55,10 +57,12 @@ class MlflowPlace(LastingPlace):
         super().__init__()
         try:
             import mlflow
-            from mlflow.entities import Metric, Param, RunTag
+            from mlflow.entities import Metric, Param
         except ModuleNotFoundError:
             raise UserError("--mlflow needs mlflow: pip install 'galampi[mirror]'") from None
-        self._metric, self._param, self._tag, self._error = Metric, Param, RunTag, mlflow.MlflowException
+        self._metric, self._param, self._error = Metric, Param, mlflow.MlflowException
+        if uri.startswith(_DATA_BASES) and find_spec("sqlalchemy") is None:
+            raise UserError(f"--mlflow {uri}: a data base needs the whole of mlflow: pip install mlflow")
         self._uri = uri
         if not uri.startswith(("http:", "https:", "databricks")):
             self._shield = uninterrupted
