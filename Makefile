@@ -20,7 +20,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-alone test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-package test-library test-simulation test-lowest-torch evidence wheel bench bench-one gpu-check docs check format clean
+	test-jobs test-cluster test-package test-library test-simulation test-lowest-torch test-mirror evidence wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -96,6 +96,10 @@ test-simulation: $(READY)  ## Simulate SEEDS jobs drawn at random from seed FIRS
 
 test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
 	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning
+
+test-mirror: $(READY)  ## Run the tests of `mirror` with wandb and mlflow, which it installs first: 190 MB from PyPI
+	python -m pip install --quiet --constraint constraints.txt --editable '.[mirror]'
+	python -m pytest tests/unit/analysis/test_mirror.py tests/unit/analysis/test_mirror_lasting.py
 
 bench:  ## Measure speed, beside Stable-Baselines3 and Sample Factory; 45 minutes on an otherwise idle machine
 	$(MAKE) MPI=mpich bench-one

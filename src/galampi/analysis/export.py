@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from galampi.analysis.mirror import RunMirror
+from galampi.analysis.mirror.following import RunMirror
+from galampi.analysis.mirror.tensorboard import TensorBoardPlace
 from galampi.analysis.statistics import episodes, final_return
 from galampi.errors import ResultsError, UserError
 from galampi.job import Job, parse_job
@@ -36,7 +38,7 @@ def write_tensorboard(run: Run, folder: Path) -> int:
             process, or holds events of something else.
         ResultsError: A file of the run is damaged.
     """
-    with RunMirror(run, folder) as mirror:
+    with RunMirror(run, [partial(TensorBoardPlace, folder=folder)]) as mirror:
         mirror.write_new()
         return mirror.num_events
 

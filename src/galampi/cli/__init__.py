@@ -112,7 +112,7 @@ _COMMANDS = {
     "watch": (add_watch, "Watch a running job", "python -m galampi watch runs/pong"),
     "mirror": (
         add_mirror,
-        "Follow runs into TensorBoard until they are finished",
+        "Follow runs into TensorBoard, Weights & Biases or MLflow until they are finished",
         "python -m galampi mirror runs/pong --tensorboard logs",
     ),
     "report": (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from galampi.cli.settings import Parser
+from galampi.cli.settings import Parser, positive
 from galampi.errors import UserError
 
 
@@ -65,13 +65,34 @@ def _watch(arguments: argparse.Namespace) -> int:
 def add_mirror(parser: Parser) -> None:
     """Add the arguments of `mirror`."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    parser.add_argument("--tensorboard", type=Path, required=True, metavar="DIR", help="log folder of TensorBoard")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="log folder of TensorBoard")
+    parser.add_argument(
+        "--wandb",
+        metavar="PROJECT",
+        help="project of Weights & Biases, or ENTITY/PROJECT; a group for each run, WANDB_MODE=offline writes files",
+    )
+    parser.add_argument(
+        "--mlflow", metavar="URI", help="tracking server of MLflow; experiment MLFLOW_EXPERIMENT_NAME [galampi]"
+    )
+    parser.add_argument("--ranks", type=positive, metavar="N", help="only the first N ranks of each run [all]")
     parser.set_defaults(run=_mirror)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:
-    from galampi.analysis.mirror import mirror
+    from galampi.analysis.mirror.command import mirror
+    from galampi.analysis.mirror.mlflow import MlflowPlace
+    from galampi.analysis.mirror.place import OpenPlace
+    from galampi.analysis.mirror.tensorboard import TensorBoardPlace
+    from galampi.analysis.mirror.wandb import WandbPlace
 
-    with suppress(KeyboardInterrupt):
-        mirror(arguments.runs, arguments.tensorboard, tell=lambda line: print(line, flush=True))
+    places: list[OpenPlace] = []
+    if arguments.tensorboard is not None:
+        places.append(partial(TensorBoardPlace, folder=arguments.tensorboard))
+    if arguments.wandb is not None:
+        places.append(partial(WandbPlace, project=arguments.wandb))
+    if arguments.mlflow is not None:
+        places.append(partial(MlflowPlace, uri=arguments.mlflow))
+    if not places:
+        raise UserError("mirror needs a place: --tensorboard DIR, --wandb PROJECT or --mlflow URI, one or several")
+    mirror(arguments.runs, places, arguments.ranks, tell=lambda line: print(line, flush=True))
     return 0

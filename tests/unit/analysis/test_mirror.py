@@ -1,41 +1,29 @@
 """A run that is followed: whoever was interrupted, TensorBoard shows every row once."""
 
-import threading
+import json
 from pathlib import Path
 
 import pytest
 from event_records import records
+from followed_runs import new_run, resumed, write_rows
 
-from galampi.analysis import mirror as mirrors
-from galampi.analysis.mirror import RunMirror
+from galampi.analysis.mirror import command, following
+from galampi.analysis.mirror.following import RunMirror
+from galampi.analysis.mirror.tensorboard import TensorBoardPlace
 from galampi.cli import run as run_command
 from galampi.errors import ResultsError, UserError
-from galampi.results import JobFile, Position, RankWriter, Restart, UpdateRow, open_run
+from galampi.results import JobFile, RankWriter, open_run
 
 pytest.importorskip("tensorboardX")
 
 
-def write_rows(writer: RankWriter, updates, weight: float) -> None:
-    """Write rows of updates, each with an episode and a reading of 10 W, all of one weight."""
-    for update in updates:
-        time_s, env_steps = float(update), 80 * update
-        own = {"update": update, "env_steps": env_steps, "time_s": time_s, "weight": weight}
-        writer.write_update(UpdateRow(**{**dict.fromkeys(UpdateRow.__annotations__, 0), **own}))
-        writer.write_episode(episodic_return=weight, length=1, env_steps=80 * update, time_s=time_s, simulator=0)
-        writer.write_energy(time_s, "node-1", {"package-0": 10 * time_s})
-    writer.flush()
+def follow(run: Path, logs: Path | None = None) -> RunMirror:
+    return RunMirror(open_run(run), [lambda found: TensorBoardPlace(found, logs or run.parent / "logs")])
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    JobFile.create(tmp_path / "run", {"job_toml": ""}, 1)
-    return tmp_path / "run"
-
-
-def resumed(run: Path, update: int) -> RankWriter:
-    """Resume a run from a checkpoint after an update."""
-    restart = Restart(update=update, time_s=float(update), reason="test", weights_restarted=True)
-    return RankWriter(run / "rank-0000.h5", rank=0, resume_at=Position(update, update, 0), restart=restart)
+    return new_run(tmp_path / "run")
 
 
 def shown(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -64,7 +52,7 @@ def assert_shown(run: Path) -> None:
 
 
 def test_new_rows_are_added(run) -> None:
-    with RunMirror(open_run(run), run.parent / "logs") as mirror:
+    with follow(run) as mirror:
         assert mirror.look() == "running"
         with RankWriter(run / "rank-0000.h5", rank=0) as writer:
             for updates in (range(1, 4), range(4, 4), range(4, 9)):
@@ -83,7 +71,7 @@ def test_a_mirror_that_was_ended_goes_on(run, kept) -> None:
     state = run.parent / "logs/run/mirror.json"
     with RankWriter(run / "rank-0000.h5", rank=0) as writer:
         write_rows(writer, range(1, 4), 0.5)
-        with RunMirror(open_run(run), run.parent / "logs") as mirror:
+        with follow(run) as mirror:
             mirror.look()
             noted = state.read_text()
             write_rows(writer, range(4, 7), 0.5)
@@ -91,7 +79,7 @@ def test_a_mirror_that_was_ended_goes_on(run, kept) -> None:
         if not kept:
             state.write_text(noted)
         write_rows(writer, range(7, 9), 0.5)
-    with RunMirror(open_run(run), run.parent / "logs") as mirror:
+    with follow(run) as mirror:
         mirror.look()
     assert_shown(run)
 
@@ -101,7 +89,7 @@ def test_a_run_that_is_resumed(run, followed) -> None:
     """While it is followed, and while it is not: what was after the checkpoint is forgotten."""
     with RankWriter(run / "rank-0000.h5", rank=0) as writer:
         write_rows(writer, range(1, 9), 0.5)
-    mirror = RunMirror(open_run(run), run.parent / "logs")
+    mirror = follow(run)
     mirror.look()
     if not followed:
         mirror.__exit__()
@@ -109,7 +97,7 @@ def test_a_run_that_is_resumed(run, followed) -> None:
         with resumed(run, update) as writer:
             write_rows(writer, range(update + 1, 12), 1.0 + update)
     if not followed:
-        mirror = RunMirror(open_run(run), run.parent / "logs")
+        mirror = follow(run)
     with mirror:
         mirror.look()
     assert_shown(run)
@@ -117,7 +105,7 @@ def test_a_run_that_is_resumed(run, followed) -> None:
 
 
 def test_a_run_that_is_begun_anew(run) -> None:
-    with RunMirror(open_run(run), run.parent / "logs") as mirror:
+    with follow(run) as mirror:
         for weight, last in ((0.5, 9), (2.0, 4)):
             with RankWriter(run / "rank-0000.h5", rank=0) as writer:
                 write_rows(writer, range(1, last), weight)
@@ -126,41 +114,69 @@ def test_a_run_that_is_begun_anew(run) -> None:
             (run / "rank-0000.h5").unlink()
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_that_is_begun_anew_while_it_is_not_followed(run, noted) -> None:
+    """Its first row tells; a mirror that noted none goes on from where it was."""
+    state = run.parent / "logs/run/mirror.json"
+    for weight, start_s in ((0.5, 0.0), (2.0, 0.25)):
+        with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+            write_rows(writer, range(1, 9), weight, start_s)
+        with follow(run) as mirror:
+            mirror.look()
+        kept = json.loads(state.read_text())
+        assert kept["ranks"] == {"0": [640, 0, 1.0 + start_s]}
+        if not noted:
+            kept["ranks"]["0"] = kept["ranks"]["0"][:2]
+            state.write_text(json.dumps(kept))
+        (run / "rank-0000.h5").rename(run / "before.h5")
+    (run / "before.h5").rename(run / "rank-0000.h5")
+    if noted:
+        assert_shown(run)
+    else:
+        assert [value for _, value in shown(run)["updates/weight"]] == [0.5] * 7 + [2.0]
+
+
 def test_files_that_are_being_replaced(run, monkeypatch) -> None:
     with RankWriter(run / "rank-0000.h5", rank=0) as writer:
         write_rows(writer, range(1, 4), 0.5)
-    with RunMirror(open_run(run), run.parent / "logs") as mirror:
+    with follow(run) as mirror:
         whole = (run / "rank-0000.h5").read_bytes()
         (run / "rank-0000.h5").write_bytes(whole[:100])
         mirror.look()
         (run / "rank-0000.h5").write_bytes(whole)
         mirror.look()
         assert_shown(run)
-        monkeypatch.setattr(mirrors, "_GIVE_UP_AFTER_S", 0.0)
+        monkeypatch.setattr(following, "GIVE_UP_AFTER_S", 0.0)
         (run / "rank-0000.h5").write_bytes(whole[:100])
         with pytest.raises(ResultsError):
             mirror.look()
 
 
+def test_two_runs_of_the_same_name_at_once(run) -> None:
+    other = new_run(run.parent / "others/run")
+    with follow(run) as first, follow(other, run.parent / "logs") as second:
+        first.look()
+        second.look()
+    assert {path.parent.name for path in run.parent.glob("logs/*/mirror.json")} == {"run", "run-2"}
+
+
 def test_folders_that_will_not_do(run) -> None:
-    logs = run.parent / "logs"
-    with RunMirror(open_run(run), logs) as mirror:
+    with follow(run) as mirror:
         with pytest.raises(UserError, match="logs/run: is being written by another process"):
-            RunMirror(open_run(run), logs)
+            follow(run)
         mirror.look()
     (run.parent / "exported/run/rank-0000").mkdir(parents=True)
     with pytest.raises(UserError, match="exported/run: holds events already"):
-        RunMirror(open_run(run), run.parent / "exported")
+        follow(run, run.parent / "exported")
     (run.parent / "file").touch()
     with pytest.raises(UserError, match="file/run: cannot be written: Not a directory"):
-        RunMirror(open_run(run), run.parent / "file")
+        follow(run, run.parent / "file")
 
 
 def test_the_command_ends_with_the_run(run, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(mirrors, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(command.time, "sleep", lambda period_s: JobFile.set_status(run, "finished"))
     with RankWriter(run / "rank-0000.h5", rank=0) as writer:
         write_rows(writer, range(1, 4), 0.5)
-    threading.Timer(0.2, JobFile.set_status, (run, "finished")).start()
     assert run_command(["mirror", str(run), "--tensorboard", str(run.parent / "logs")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{run}: {status}, 8 events so far" for status in ("running", "finished")

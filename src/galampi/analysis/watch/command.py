@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import termios
 import time
@@ -12,13 +11,12 @@ import tty
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.analysis.watch.picture import picture, runs_picture
 from galampi.analysis.watch.several import SeveralRuns
 from galampi.analysis.watch.view import RunView
@@ -44,7 +42,7 @@ def watch(folders: Sequence[Path]) -> None:
     view = RunView(folders[0]) if len(folders) == 1 else SeveralRuns(folders)
     if isinstance(view, SeveralRuns) and not any(view.views.values()):
         raise ResultsError(f"{folders[0]}: no run here yet, nor in the {len(folders) - 1} others")
-    with suppress(KeyboardInterrupt), _terminated_as_interrupted():
+    with suppress(KeyboardInterrupt), terminated_as_interrupted():
         if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
             _print_lines(view)
         else:
@@ -104,17 +102,3 @@ def _keys() -> Iterator[Callable[[float], bool]]:
         yield pressed
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM leave as Ctrl-C does, so that the terminal is put right again."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

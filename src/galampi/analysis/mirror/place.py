@@ -1,0 +1,75 @@
+"""What a place that runs are mirrored to must do, and how runs of one name get names of their own there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+from galampi.analysis.mirror.rows import RankRows
+from galampi.errors import UserError
+from galampi.results.reader import Run
+
+STATE = "mirror.json"
+
+
+class Place(Protocol):
+    """One run at a place.
+
+    Attributes:
+        news: Lines for the user, taken away when they are told.
+    """
+
+    news: list[str]
+
+    def write(self, run: Run, ranks: Sequence[RankRows]) -> int:
+        """Write what is not there yet, and the run's status; return how many rows that was.
+
+        Raises:
+            ResultsError: A file of the run is damaged, or being replaced.
+            UserError: The place cannot be written.
+        """
+
+    def close(self) -> None:
+        """Write all that was handed over, and end."""
+
+
+OpenPlace = Callable[[Run], Place]
+"""Finds what of a run is at a place already; sends nothing. Raises UserError where nobody or another may write."""
+
+
+def names(run: Path) -> Iterator[str]:
+    """Yield the names that a run may have at a place: its own, then with a number."""
+    for number in count(1):
+        yield run.name if number == 1 else f"{run.name}-{number}"
+
+
+def own_folder(run: Path, folder: Path) -> Path:
+    """Return the folder of a run's state: the first of its names that is free, or whose state is of this run."""
+    for name in names(run):
+        state = read_state(folder / name)
+        if state is None or (state["run"] == str(run) and not state.get("was_begun_anew")):
+            break
+    return folder / name
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """Return what an earlier mirror has noted in a folder; None if there is none."""
+    state = folder / STATE
+    return dict(json.loads(state.read_text(encoding="utf-8"))) if state.exists() else None
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Note what is at the place now, whole or not at all.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    part = folder / f"{STATE}.part"
+    try:
+        part.write_text(json.dumps(state) + "\n", encoding="utf-8")
+        part.rename(folder / STATE)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None

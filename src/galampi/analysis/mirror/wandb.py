@@ -1,0 +1,187 @@
+"""Weights & Biases as a place: a group for each run, in it a wandb run for each rank.
+
+So the panels of a project overlay the ranks, and wandb can average them. Their x axis is `env_steps`, the rank's own.
+With `WANDB_MODE=offline` all goes to files that `wandb sync` uploads, each stretch between two starts of a mirror one
+of them; wandb knows by their run id that they belong together.
+
+What was sent is kept in `wandb/galampi/PROJECT/RUN/mirror.json`, below `WANDB_DIR` as wandb's own files are: offline
+there is nobody else to ask. It is noted at the end of each look and when the mirror ends. A mirror that is killed with
+SIGKILL in between sends the rows of that look again, with the same env steps and values.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from galampi.analysis.interrupts import uninterrupted
+from galampi.analysis.mirror.lasting import ENDS, LastingPlace, Sent
+from galampi.analysis.mirror.place import own_folder, read_state, write_state
+from galampi.analysis.mirror.rows import RankRows, Scalars
+from galampi.analysis.mirror.settings import job_settings
+from galampi.errors import UserError
+from galampi.results.reader import Run
+from galampi.results.sole import sole_writer
+
+_EXIT_CODES = {"finished": 0, "failed": 1}
+_KILLED = 255
+"""wandb shows a run that ends with it as killed."""
+
+
+class WandbPlace(LastingPlace):
+    """One run in a project."""
+
+    _what = "wandb"
+    _num_values_at_once = 2000
+
+    def __init__(self, run: Run, project: str) -> None:
+        """Find where an earlier mirror has ended, or take a name for the run.
+
+        Args:
+            run: The run.
+            project: PROJECT or ENTITY/PROJECT.
+
+        Raises:
+            UserError: wandb is not installed, its folder cannot be written, or another process writes there.
+        """
+        super().__init__()
+        # What was sent is known here alone.
+        self._shield = uninterrupted
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise UserError("--wandb needs wandb: pip install 'galampi[mirror]'") from None
+        self._wandb = wandb
+        self._asked = project
+        self._entity, _, self._project = project.rpartition("/")
+        self._run = run.path.resolve()
+        self._runs: dict[int, Any] = {}
+        self._stack = ExitStack()
+        self._status = run.status
+        self._ended_as = ""
+        self._kept: dict[str, Any] = {}
+        self._root = Path(os.environ.get("WANDB_DIR") or ".").resolve()
+        self._open_folder()
+
+    def close(self) -> None:
+        """End the wandb runs, as killed where the run has not ended, and let others write.
+
+        The next mirror resumes them.
+        """
+        try:
+            self._finish(self._status)
+            self._keep()
+        finally:
+            self._stack.close()
+
+    def _open_folder(self) -> None:
+        """Find the folder of the run's state, or make it, and read what is there."""
+        # wandb tells what names a project may have; none of the others is a folder's.
+        project = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self._asked)
+        folder = own_folder(self._run, self._root / "wandb" / "galampi" / project)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror}; WANDB_DIR names another place") from None
+        self._stack.enter_context(sole_writer(folder))
+        self._folder = folder
+        kept = read_state(folder) or {"ranks": {}, "id": uuid.uuid4().hex[:8], "ended_as": ""}
+        self._id, self._ended_as = str(kept["id"]), str(kept["ended_as"])
+        for rank, sent in kept["ranks"].items():
+            tables = {name: (last, number) for name, (last, number) in sent.pop("tables").items()}
+            self._sent[int(rank)] = Sent(**sent, tables=tables)
+        self._keep()
+
+    def _keep(self, was_begun_anew: bool = False) -> None:
+        """Note what is there, if that is news."""
+        ranks = {str(rank): asdict(sent) for rank, sent in self._sent.items()}
+        kept: dict[str, Any] = {"run": str(self._run), "id": self._id, "ended_as": self._ended_as, "ranks": ranks}
+        if was_begun_anew:
+            kept["was_begun_anew"] = True
+        if kept != self._kept:
+            write_state(self._folder, kept)
+            self._kept = kept
+
+    def _create(self, run: Run, rows: RankRows) -> None:
+        self._open(rows.rank).config.update(
+            {"galampi_run": str(self._run), "rank": rows.rank, "num_ranks": run.num_ranks, **job_settings(run)},
+            allow_val_change=True,
+        )
+
+    def _send(self, rank: int, rows: Scalars) -> None:
+        run = self._open(rank)
+        with self._told():
+            for values, step, time_s in zip(
+                rows.values.tolist(), rows.steps.tolist(), rows.times_s.tolist(), strict=True
+            ):
+                known = {tag: value for tag, value in zip(rows.tags, values, strict=True) if isfinite(value)}
+                run.log({**known, "env_steps": step, "time_s": time_s})
+
+    def _mark(self, rank: int, stretch: str) -> None:
+        self._open(rank).config.update({"resumed": stretch}, allow_val_change=True)
+
+    def _note(self, status: str) -> None:
+        self._status = status
+        if status in ENDS and status != self._ended_as:
+            # Also those that the mirror before left otherwise, or open.
+            for rank in self._sent:
+                self._open(rank)
+            self._finish(status)
+        self._keep()
+
+    def _begin_anew(self, run: Run) -> None:
+        self._finish("stopped")
+        self._keep(was_begun_anew=True)
+        self._stack.close()
+        self._sent.clear()
+        self._open_folder()
+
+    def _open(self, rank: int) -> Any:
+        """Return the wandb run of a rank, which goes on if it was there."""
+        if rank not in self._runs:
+            name = self._folder.name
+            with self._told():
+                run = self._wandb.init(
+                    project=self._project,
+                    entity=self._entity or None,
+                    group=name,
+                    name=f"{name}/rank-{rank:04}",
+                    id=f"{self._id}-{rank:04}",
+                    resume="allow",
+                    reinit="create_new",
+                    dir=str(self._root),
+                    # Of the login node nothing matters.
+                    settings=self._wandb.Settings(
+                        console="off", silent=True, disable_git=True, x_disable_stats=True, x_disable_meta=True
+                    ),
+                )
+                run.define_metric("env_steps")
+                run.define_metric("*", step_metric="env_steps")
+            if not self._runs:
+                where = f"offline in {self._root}/wandb" if run.offline else f"group {name} of {run.project_url}"
+                self.news.append(f"{self._run}: wandb: {where}")
+            self._runs[rank] = run
+            self._ended_as = ""
+        return self._runs[rank]
+
+    def _finish(self, status: str) -> None:
+        """End the wandb runs that are open with a status of the run."""
+        with self._told():
+            for rank in list(self._runs):
+                self._runs[rank].finish(exit_code=_EXIT_CODES.get(status, _KILLED))
+                del self._runs[rank]
+        self._ended_as = status
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell in a line what wandb refuses."""
+        try:
+            yield
+        except (self._wandb.errors.Error, OSError) as error:
+            raise UserError(f"--wandb {self._asked}: {' '.join(str(error).split())}") from None
