@@ -17,14 +17,16 @@ import tempfile
 import time
 from importlib.metadata import version
 
+# Registers the games, in the processes too that Sample Factory starts, which import this file.
+import ale_py  # noqa: F401
+
 _ROLLOUT = 32
 _FRAME_SKIP = 4
 _TRAIN = "train"
 
 
 def train() -> int:
-    """Train by Sample Factory's own program; ale-py registers its games when it is imported."""
-    import ale_py  # noqa: F401
+    """Train by Sample Factory's own program."""
     from sf_examples.atari.train_atari import main as train_atari
 
     return int(train_atari())
