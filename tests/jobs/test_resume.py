@@ -24,6 +24,7 @@ def has_trained(out) -> bool:
     return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == 2
 
 
+@pytest.mark.library("kill and resume")
 def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     chance = random.Random(1)
@@ -66,6 +67,7 @@ def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_pa
     assert run.ranks[0].restarts["weights_restarted"].all()
 
 
+@pytest.mark.library("signals")
 @pytest.mark.parametrize(
     "number",
     [
