@@ -19,7 +19,10 @@ def srun_type() -> str:
 
 def windows_between_nodes() -> dict[str, str]:
     """Return what an MPI library needs to be told so that windows reach other nodes over TCP."""
-    return {"OMPI_MCA_osc": "ucx,sm"} if "(Open MPI) 4." in _mpirun_says() else {}
+    if "(Open MPI) 4." not in _mpirun_says():
+        return {}
+    # Nodes of one machine would take each other's shared memory for their own, which is named after machine and job.
+    return {"OMPI_MCA_osc": "ucx,sm", "OMPI_MCA_btl": "tcp,self"}
 
 
 @cache
