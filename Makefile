@@ -78,8 +78,9 @@ test-network: $(READY)
 test-jobs: $(READY)
 	python -m pytest tests/jobs -m "not one_mpi"
 
-test-library: $(READY)  ## Try an MPI library and keep what came of it: MPI=site-openmpi, site-mpich, impi too; srun where a Slurm is
-	python -m pytest tests/mpi tests/jobs/test_train.py tests/jobs/test_resume.py tests/cluster \
+test-library: ARGS ?= tests/mpi tests/jobs tests/cluster
+test-library: $(READY)  ## Try an MPI library and keep what came of it: MPI=site-openmpi, site-mpich, impi too; ARGS=tests/cluster srun alone
+	python -m pytest $(ARGS) \
 		-m library --record tests/records/$(MPI).json; code=$$?; python tests/recording.py; exit $$code
 
 test-cluster: $(READY)  ## Run only the tests on a local Slurm; ARGS=--every-event interrupts jobs in every way

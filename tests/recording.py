@@ -43,20 +43,27 @@ class Recorder:
             self._outcomes.setdefault(tried, set()).add(report.outcome)
 
     def pytest_sessionfinish(self) -> None:
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        launchers: dict[str, dict[str, str]] = {}
+        for (launcher, tried), outcomes in sorted(self._outcomes.items()):
+            if outcomes != {"skipped"}:
+                results = launchers.setdefault(launcher, {"date": today})
+                results[tried] = "failed" if "failed" in outcomes else "passed"
+        if not launchers:
+            return
         record: dict[str, object] = {
             "library": _library(),
             "mpi4py": importlib.metadata.version("mpi4py"),
             "python": platform.python_version(),
             "system": f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {platform.machine()}",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         }
-        launchers: dict[str, dict[str, str]] = {}
-        for (launcher, tried), outcomes in sorted(self._outcomes.items()):
-            if outcomes != {"skipped"}:
-                launchers.setdefault(launcher, {})[tried] = "failed" if "failed" in outcomes else "passed"
-        if launchers:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps(record | {"launchers": launchers}, indent=2) + "\n")
+        # Of the same versions, what another launcher was recorded with stands.
+        if self._path.exists():
+            before = json.loads(self._path.read_text())
+            if record.items() <= before.items():
+                launchers = before["launchers"] | launchers
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(record | {"launchers": launchers}, indent=2) + "\n")
 
 
 def _library() -> str:
@@ -79,7 +86,7 @@ def table() -> str:
                 origin = "PyPI" if is_of_pypi else record["system"].partition(" (")[0]
                 cells = [f"{record['library']}, `{launcher}`", f"`{key}`", origin, record["mpi4py"]]
                 cells += [results.get(tried, "") for tried in TRIED]
-                lines.append("| " + " | ".join([*cells, record["date"]]) + " |")
+                lines.append("| " + " | ".join([*cells, results["date"]]) + " |")
     return "\n".join(lines) + "\n"
 
 

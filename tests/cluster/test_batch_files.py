@@ -249,7 +249,7 @@ def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
     assert all(pair["put_bytes_per_s"] > 0 and pair["latency_s"] > 0 for pair in pairs)
     # Under srun nodes of one machine are as far apart as others, under mpirun they are one.
     of_open_mpi = "osc/rdma" if srun_type() == "pmix" and launchers[0] == "srun" else "osc/sm"
-    of_open_mpi = "osc/ucx" if of_open_mpi == "osc/rdma" and windows_between_nodes() else of_open_mpi
+    of_open_mpi = "osc/pt2pt" if of_open_mpi == "osc/rdma" and windows_between_nodes() else of_open_mpi
     carrier = by_check["messages"]["figures"]["carrier"]
     assert carrier.startswith("ch4:") if srun_type() == "pmi2" else of_open_mpi in carrier
     assert not list(tmp_path.rglob("*doctor*"))

@@ -54,7 +54,7 @@ def what_makes_windows() -> str:
 
     if MPI.Get_library_version().startswith("Open MPI v4"):
         return (
-            "over TCP Open MPI 4 has such windows only by UCX where threads are multiple: export OMPI_MCA_osc=ucx,sm; "
-            "or without threads: export MPI4PY_RC_THREAD_LEVEL=serialized OMPI_MCA_osc=pt2pt,sm; or take Open MPI 5"
+            "over TCP Open MPI 4 has such windows only without threads: export MPI4PY_RC_THREAD_LEVEL=serialized "
+            "OMPI_MCA_osc=pt2pt,sm; or by UCX, where they may hang: export OMPI_MCA_osc=ucx,sm; or take Open MPI 5"
         )
     return what_to_set(carrier_of([]))
