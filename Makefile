@@ -24,7 +24,7 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment test test-mpich test-openmpi test-alone test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-package test-library test-simulation test-lowest-torch evidence wheel bench bench-one gpu-check docs check format clean
+	test-jobs test-cluster test-package test-library test-simulation test-lowest-torch test-newest-python evidence wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -95,6 +95,9 @@ wheel: $(READY)  ## Build dist/galampi-VERSION-py3-none-any.whl
 
 test-simulation: $(READY)  ## Simulate SEEDS jobs drawn at random from seed FIRST on, and check what must hold of each
 	python -m galampi simulate --check $(SEEDS) --first $(FIRST)
+
+test-newest-python: wheel  ## Try the wheel under a newer Python, of another Debian; DEBIAN=trixie has 3.13. Root, 2 GB
+	tests/newest-python/run.sh dist/galampi-*.whl
 
 test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with the lowest torch allowed; 3 GB from PyPI
 	PATH="$(CURDIR)/.venv-lowest-torch/bin:$$PATH" python -m pytest tests/unit/learning
