@@ -5,10 +5,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from recording import Recorder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--network", action="store_true", help="keep MPI off shared memory, as between nodes")
+    parser.addoption("--record", type=Path, metavar="FILE", help="keep what came of the tests marked `library`")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,6 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
     # Open MPI names a launch's files by its process id, and refuses to start beside files of one that was killed.
     os.environ["TMPDIR"] = folder.name
+    if config.getoption("--record"):
+        config.pluginmanager.register(Recorder(config.getoption("--record")))
     if config.getoption("--network"):
         from galampi.bench.contestants import off_shared_memory
 

@@ -248,8 +248,8 @@ case ${1:-} in
 install)
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q
-    # libpmix2 is what srun --mpi=pmix opens; no package asks for it.
-    apt-get install -q -y --no-install-recommends slurm-wlm munge libpmix2
+    # srun --mpi=pmix opens libpmix.so, by a name that only the package for developers has; no package asks for it.
+    apt-get install -q -y --no-install-recommends slurm-wlm munge libpmix-dev
     ;;
 start | stop | status) "$1" ;;
 end-job) end_job ;; # what the epilog calls

@@ -1,11 +1,12 @@
 """What becomes of runs that Slurm interrupts, in all the ways it has (interruptions.py)."""
 
 from launching import assert_sound
+from libraries import srun_type
 
 from galampi.results import open_run
 
 
-def test_a_run_goes_on_to_its_end(begun, launchers, case) -> None:
+def test_a_run_goes_on_to_its_end(begun, case) -> None:
     folder, ended = begun[case]
     job = ended.result()
     log = "".join(path.read_text() for path in folder.glob("*.log"))
@@ -26,5 +27,5 @@ def test_a_run_goes_on_to_its_end(begun, launchers, case) -> None:
         # Slurm told the ranks, and gave them the time to save all.
         assert reason == "resumed from checkpoints saved after a drain"
     if event == "limit":
-        of_mpich = "srun" in launchers
+        of_mpich = srun_type() == "pmi2"
         assert f"{'SIGTERM' if launcher == 'mpirun' and of_mpich else 'SIGUSR2'}: saving" in log

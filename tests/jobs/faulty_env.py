@@ -8,12 +8,13 @@ import time
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
 
+from galampi.ranks.launched import launched_rank
+
 
 class Faulty(CartPoleEnv):
     def step(self, action):
         self.steps_left = getattr(self, "steps_left", 200) - 1
-        rank = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK"))
-        if self.steps_left == 0 and rank == "1":
+        if self.steps_left == 0 and launched_rank() == 1:
             raise ZeroDivisionError("the simulator broke")
         return super().step(action)
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from limits import DEADLOCK_S
 
-from galampi.results import load_checkpoint, open_run
+from galampi.results import load_checkpoint, open_run, previous_checkpoint
 
 JOBS = Path(__file__).parents[2] / "jobs"
 FOREVER = 1_000_000_000
@@ -98,6 +98,12 @@ def wait_for(condition: Callable[[], object]) -> None:
 def has_trained(out: Path, num_ranks: int = 2) -> bool:
     """Whether the ranks have saved after the checkpoint that they begin with."""
     return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == num_ranks
+
+
+def newest_checkpoint(out: Path, rank: int) -> dict:
+    """Load what a rank has saved last; a kill between two renames leaves the one before alone."""
+    path = out / f"checkpoint/rank-{rank:04d}.h5"
+    return load_checkpoint(path if path.exists() else previous_checkpoint(path))
 
 
 def rank_of(process: psutil.Process) -> int:

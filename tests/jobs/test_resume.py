@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from launching import assert_sound, rank_of, wait_for
+from launching import assert_sound, newest_checkpoint, rank_of, wait_for
 from limits import DEADLOCK_S
 
 from galampi.policies.stored import find_policy
@@ -24,6 +24,7 @@ def has_trained(out) -> bool:
     return len(list((out / "checkpoint/previous").glob("rank-*.h5"))) == 2
 
 
+@pytest.mark.library("kill and resume")
 def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     chance = random.Random(1)
@@ -43,7 +44,7 @@ def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_pa
         command.kill()
         assert open_run(out).status == "running"
         for rank in open_run(out).ranks:
-            saved = load_checkpoint(out / f"checkpoint/rank-{rank.rank:04d}.h5")
+            saved = newest_checkpoint(out, rank.rank)
             rows = saved["position"]["num_updates"]
             updates = rank.updates["update"]
             # No row before the checkpoint is lost, and none of an earlier start is written twice or differently.
@@ -55,7 +56,7 @@ def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_pa
             kept[rank.rank] = {
                 name: rank.updates[name][:rows] for name in ("env_steps", "time_s", "grad_norm", "weight")
             }
-    total = sum(load_checkpoint(path)["counters"]["env_steps"] for path in checkpoints(out))
+    total = sum(newest_checkpoint(out, rank)["counters"]["env_steps"] for rank in (0, 1))
     budget = total + 5000
     code, _, errors = galampi("train", small_job, "--out", out, "--total_env_steps", budget, "--resume").finish()
     assert code == 0, errors
@@ -66,6 +67,7 @@ def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_pa
     assert run.ranks[0].restarts["weights_restarted"].all()
 
 
+@pytest.mark.library("signals")
 @pytest.mark.parametrize(
     "number",
     [

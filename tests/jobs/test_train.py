@@ -14,6 +14,7 @@ from galampi.results import load_checkpoint, open_run
 from galampi.results.evaluation import load_evaluation
 
 
+@pytest.mark.library("training")
 @pytest.mark.parametrize("method", ["push-sum", "gala", "allreduce", "none"])
 def test_every_method_reaches_its_budget(galampi, small_job, tmp_path, method) -> None:
     out = tmp_path / "run"
@@ -113,6 +114,7 @@ def solved(tmp_path_factory) -> tuple[Path, str]:
     return out, output
 
 
+@pytest.mark.library("training")
 @pytest.mark.one_mpi
 def test_cartpole_is_solved_by_two_ranks(solved) -> None:
     out, output = solved

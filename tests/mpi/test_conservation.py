@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.library("conservation")
+
 
 @pytest.mark.mpi(ranks=[1, 2, 3, 5])
 def test_weight_and_mass_are_conserved_and_ranks_agree(comm) -> None:

@@ -8,6 +8,7 @@ def seen(comm, finding) -> tuple[str, str]:
     return comm.bcast((finding.state, finding.text))
 
 
+@pytest.mark.library("doctor")
 @pytest.mark.mpi(ranks=4)
 def test_messages(comm, monkeypatch) -> None:
     from mpi4py import MPI
@@ -19,6 +20,8 @@ def test_messages(comm, monkeypatch) -> None:
     job = load_job(None, {})
     state, text = seen(comm, exchange.check_messages(job, comm))
     assert (state, "0% of the job's leave" in text) == ("ok", True)
+    # Each library tells what carries its windows.
+    assert " by osc/sm, " in text or " by ch4:" in text
     of_none = load_job(None, {"gossip.method": "none"})
     assert "'none'" in seen(comm, exchange.check_messages(of_none, comm))[1]
     with monkeypatch.context() as patch:
@@ -54,7 +57,7 @@ def test_a_call_that_does_not_come_back_is_told_of(comm, monkeypatch) -> None:
 
     monkeypatch.setattr(exchange, "_HANG_S", 0.2)
 
-    def send_and_receive(topology, comm) -> list[int]:
+    def send_and_receive(topology, comm, carriers) -> list[int]:
         if comm.rank == 1:
             comm.recv(source=0)
         else:
@@ -63,7 +66,7 @@ def test_a_call_that_does_not_come_back_is_told_of(comm, monkeypatch) -> None:
         return []
 
     monkeypatch.setattr(exchange, "_send_and_receive", send_and_receive)
-    finding = exchange.check_messages(load_job(None, {}), comm, None, give_up if comm.rank == 0 else None)
+    finding = exchange.check_messages(load_job(None, {}), comm, give_up if comm.rank == 0 else None)
     assert finding.state == "ok"
     assert [each.state for each in told] == ["failed"] * (comm.rank == 0)
     assert comm.rank > 0 or "has not come back for 0 s" in told[0].text
@@ -79,6 +82,6 @@ def test_a_call_that_does_not_come_back_is_told_of(comm, monkeypatch) -> None:
     ],
 )
 def test_advice_is_for_what_carries_the_windows(carrier, setting) -> None:
-    from galampi.launch.doctor.exchange import what_to_set
+    from galampi.launch.doctor.windows import what_to_set
 
     assert setting in what_to_set(carrier)

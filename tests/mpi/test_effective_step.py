@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from limits import DEADLOCK_S
 
+pytestmark = pytest.mark.library("effective step")
+
 # So many that the first of them, from which a rank learns its mean weight, weigh little however busy the machine is.
 NUM_UPDATES = 1200
 

@@ -59,8 +59,6 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"{unknown[0]} is not an option{hint}")
     if words[0] in _ONE_PROCESS:
         _refuse_several(words[0])
-    if "before_mpi" in arguments:
-        arguments.before_mpi(arguments)
     # Ranks read this together, so MPI starts. Not while the options are read: a mistake in one of them may make a job
     # of what is its value.
     if (job := getattr(arguments, "job", None)) is not None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
 from galampi.job import load_job
-from galampi.ranks.launched import launched_rank, launched_size
 from galampi.ranks.reading import read_by_all
 
 
@@ -136,18 +135,11 @@ def add_doctor(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder its runs will be in [runs]")
     parser.add_argument("--json", action="store_true", help="print a JSON list of the findings")
     add_settings(parser)
-    parser.set_defaults(run=_doctor, before_mpi=_listen)
-
-
-def _listen(arguments: argparse.Namespace) -> None:
-    from galampi.launch.doctor.windows import WindowLog
-
-    # One rank alone has no messages.
-    arguments.window_log = WindowLog() if launched_rank() == 0 and launched_size()[1] > 1 else None
+    parser.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from galampi.launch.doctor import examine
 
     job = read_by_all(lambda: load_job(arguments.job, settings_given(arguments)))
-    return examine(job, arguments.out, arguments.window_log, as_json=arguments.json)
+    return examine(job, arguments.out, as_json=arguments.json)

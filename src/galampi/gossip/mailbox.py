@@ -70,7 +70,8 @@ class Mailboxes(MailboxRules):
 
         Raises:
             TypeError: Vectors of this type cannot be averaged.
-            UserError: The shared memory of a node has too little room, or the window's memory is not unified.
+            UserError: The shared memory of a node has too little room, the library has no windows between nodes, or a
+                window's memory is not unified.
         """
         super().__init__(topology, comm.rank, num_parameters, dtype, form=form, num_exact=num_exact)
         self._comm = comm.Dup()
@@ -111,18 +112,22 @@ class Mailboxes(MailboxRules):
         self._driver: threading.Thread | None = None
         self._thread_error: BaseException | None = None
 
-        windows = [self._shared]
+        self.windows = [self._shared]
+        """What carries the messages; they are the mailboxes' own."""
         if self._node.size < comm.size:
-            self._far = MPI.Win.Create(self._memories[comm.rank], 1, comm=self._comm)
-            windows.append(self._far)
+            try:
+                self._far = MPI.Win.Create(self._memories[comm.rank], 1, comm=self._comm)
+            except MPI.Exception as error:
+                self._free_windows()
+                raise UserError(f"this MPI library makes no windows between nodes ({error}); ask `doctor`") from error
+            self.windows.append(self._far)
         else:
             self._far = MPI.WIN_NULL
-        self._windows = windows
-        if any(window.Get_attr(MPI.WIN_MODEL) != MPI.WIN_UNIFIED for window in windows):
+        if any(window.Get_attr(MPI.WIN_MODEL) != MPI.WIN_UNIFIED for window in self.windows):
             self._free_windows()
             raise UserError("this MPI library keeps two copies of window memory; a unified memory model is needed")
         # Held for the windows' life: no rank ever takes an exclusive lock, so nobody can wait for one.
-        for window in windows:
+        for window in self.windows:
             window.Lock_all(MPI.MODE_NOCHECK)
         self._sync()
         self._comm.Barrier()
@@ -157,13 +162,13 @@ class Mailboxes(MailboxRules):
                 self._driver.join()
             self._stop = self._stages = self._acks = self._flags = np.empty(0, dtype=np.int64)
             self._headers, self._payloads, self._memories = [], [], {}
-            for window in self._windows:
+            for window in self.windows:
                 window.Unlock_all()
             self._free_windows()
             self._comm.Free()
 
     def _free_windows(self) -> None:
-        for window in reversed(self._windows):
+        for window in reversed(self.windows):
             window.Free()
         self._node.Free()
 
@@ -191,7 +196,7 @@ class Mailboxes(MailboxRules):
             self._fail(error)
 
     def _sync(self) -> None:
-        for window in self._windows:
+        for window in self.windows:
             window.Sync()
 
     def _drive(self) -> None:

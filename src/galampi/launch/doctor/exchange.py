@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from galampi.errors import UserError
 from galampi.job import Job
 from galampi.launch.doctor.finding import Finding, plural
-from galampi.launch.doctor.windows import WindowLog, components
+from galampi.launch.doctor.windows import carrier_of, what_makes_windows, what_to_set
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -26,9 +27,7 @@ _SLEEP_S = 0.5
 _NUM_PARAMETERS = 1000
 
 
-def check_messages(
-    job: Job, comm: MPI.Intracomm, log: WindowLog | None = None, give_up: Callable[[Finding], None] | None = None
-) -> Finding:
+def check_messages(job: Job, comm: MPI.Intracomm, give_up: Callable[[Finding], None] | None = None) -> Finding:
     """Let every rank send a thousand small messages, while one sleeps at first. Collective over comm.
 
     What MPI holds up for good cannot be taken back: after a failure it can only be aborted.
@@ -36,7 +35,6 @@ def check_messages(
     Args:
         job: What is to run.
         comm: All ranks.
-        log: On rank 0, under Open MPI: what it says of windows.
         give_up: On rank 0: called from another thread if a call of MPI does not come back.
     """
     from mpi4py import MPI
@@ -48,13 +46,17 @@ def check_messages(
         return Finding("messages", "ok", "none" if comm.size == 1 else f"none: gossip.method is {job.gossip.method!r}")
     nodes = comm.allgather(MPI.Get_processor_name())
     share, in_blocks = share_leaving(topology, nodes), share_leaving(topology, sorted(nodes, key=nodes.index))
-    components(log)  # Those of earlier windows.
-    watch = threading.Timer(_HANG_S, _give_up, (log, give_up))
+    carriers: list[str] = []
+    watch = threading.Timer(_HANG_S, _give_up, (carriers, give_up))
     if give_up is not None:
         watch.start()
-    silent = comm.allgather(_send_and_receive(topology, comm))
-    watch.cancel()
-    carrier = components(log)
+    try:
+        silent = comm.allgather(_send_and_receive(topology, comm, carriers))
+    except UserError as error:
+        return Finding("messages", "failed", str(error).partition(";")[0], what_makes_windows())
+    finally:
+        watch.cancel()
+    carrier = "".join(carriers)
     figures = {"share_leaving_node": share, "share_in_blocks": in_blocks, "carrier": carrier}
     if edges := [f"rank {peer} to {rank}" for rank, peers in enumerate(silent) for peer in peers]:
         text = f"no message in {_SILENCE_S:.0f} s from {', '.join(edges[:5])}" + (" and more" if len(edges) > 5 else "")
@@ -67,24 +69,8 @@ def check_messages(
     return Finding("messages", "ok", text, figures=figures)
 
 
-def what_to_set(carrier: str) -> str:
-    """Advise on windows that do not work.
-
-    Args:
-        carrier: What carries them, as `components` names it.
-    """
-    if "osc/ucx" in carrier:
-        return "osc/ucx is known to hang (open-mpi/ompi#10559): export OMPI_MCA_osc=^ucx"
-    if "osc/" in carrier:
-        advice = "choose the network by OMPI_MCA_btl_tcp_if_include, or its driver by OMPI_MCA_btl and UCX_NET_DEVICES"
-        return f"{advice}; OMPI_MCA_osc takes another component (`ompi_info` lists them)"
-    if "ch4:" in carrier:
-        return "choose the network by UCX_NET_DEVICES and UCX_TLS (ch4:ucx) or FI_PROVIDER (ch4:ofi)"
-    return "choose the network by FI_PROVIDER or UCX_NET_DEVICES, or use another MPI library"
-
-
-def _give_up(log: WindowLog | None, give_up: Callable[[Finding], None]) -> None:
-    carrier = components(log)
+def _give_up(carriers: Sequence[str], give_up: Callable[[Finding], None]) -> None:
+    carrier = "".join(carriers)
     text = f"a call of MPI has not come back for {_HANG_S:.0f} s{_by(carrier)}"
     give_up(Finding("messages", "failed", text, what_to_set(carrier)))
 
@@ -99,12 +85,19 @@ def share_leaving(topology: Topology, nodes: Sequence[str]) -> float:
     return sum(leaving) / len(leaving)
 
 
-def _send_and_receive(topology: Topology, comm: MPI.Intracomm) -> list[int]:
-    """Send and receive messages; return the in-peers that can send no more, if nothing has moved for too long."""
+def _send_and_receive(topology: Topology, comm: MPI.Intracomm, carriers: list[str]) -> list[int]:
+    """Send and receive messages; return the in-peers that can send no more, if nothing has moved for too long.
+
+    Args:
+        topology: Who sends to whom.
+        comm: All ranks.
+        carriers: Gets the name of what carries the messages, before the first of them.
+    """
     from galampi import gossip
 
     z = np.zeros(_NUM_PARAMETERS, np.float32)
     mailboxes = gossip.Mailboxes(comm, topology, z.size)
+    carriers.append(carrier_of(mailboxes.windows))
     num_edges = len(topology.hops)
     left, moved_s = [_NUM_MESSAGES // num_edges] * num_edges, time.monotonic()
     if comm.rank == comm.size - 1:

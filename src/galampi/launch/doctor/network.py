@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from galampi.launch.doctor.finding import Finding, mebibytes, plural
+from galampi.launch.doctor.windows import what_makes_windows
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -34,7 +35,13 @@ def check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
     between = "nodes" if len(leaders) > 1 else "ranks of the node"
     ends = leaders if len(leaders) > 1 else [0, 1]
     pairs = choose_pairs(ends)
-    measured = _measure(comm, pairs, message_bytes)
+    try:
+        window = MPI.Win.Allocate(message_bytes, 1, comm=comm)
+    except MPI.Exception as error:
+        text = f"the MPI library makes no windows between {between} ({error})"
+        return Finding("network", "failed", text, what_makes_windows())
+    measured = _measure(comm, window, pairs, message_bytes)
+    window.Free()
     results = [(*rates, names[a], names[b]) for (a, b), rates in measured]
     slowest, longest = min(results), max(results, key=lambda result: result[1])
     num_pairs = len(ends) * (len(ends) - 1) // 2
@@ -55,12 +62,11 @@ def check_network(comm: MPI.Intracomm, message_bytes: int) -> Finding:
 
 
 def _measure(
-    comm: MPI.Intracomm, pairs: Sequence[tuple[int, int]], message_bytes: int
+    comm: MPI.Intracomm, window: MPI.Win, pairs: Sequence[tuple[int, int]], message_bytes: int
 ) -> list[tuple[tuple[int, int], tuple[float, float]]]:
     """Return of each pair of ranks the bytes a second of its fastest Put, and its least latency in s. Collective."""
     from mpi4py import MPI
 
-    window = MPI.Win.Allocate(message_bytes, 1, comm=comm)
     window.Lock_all(MPI.MODE_NOCHECK)
     payload = np.zeros(message_bytes, dtype=np.uint8)
     token = np.zeros(1, dtype=np.int64)
@@ -87,7 +93,6 @@ def _measure(
         # Ranks wait inside MPI, so a Put that needs its target's help gets it.
         comm.Barrier()
     window.Unlock_all()
-    window.Free()
     return [one for of_rank in comm.allgather(measured) for one in of_rank]
 
 

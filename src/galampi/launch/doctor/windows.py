@@ -1,60 +1,60 @@
-"""Which part of the MPI library carries one-sided windows, for its faults are that part's.
-
-MPICH names it with its version. Open MPI chooses a component for each window, and says which only in its log.
-"""
+"""Which part of the MPI library carries one-sided windows, for its faults are that part's."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-_VERBOSE = "OMPI_MCA_osc_base_verbose"
-_LEVEL_THAT_NAMES_COMPONENTS = "10"
-_END = "galampi: end of what was said so far"
-# A process of its own: what MPI writes before it aborts gets through too.
-_FILTER = f"""
-import re, sys
-for line in sys.stdin:
-    if chosen := re.search(r"select: component (\\w+) selected", line):
-        print(chosen[1], flush=True)
-    elif line.startswith({_END!r}):
-        print(flush=True)
-    elif not re.match(r"\\[[^]]*\\] (mca: base: |select: |\\w+ component destroying window)", line):
-        sys.stderr.write(line)
-        sys.stderr.flush()
-"""
-
-
-class WindowLog:
-    """Listens to what Open MPI says of windows, and passes on to standard error all else that is written there."""
-
-    def __init__(self) -> None:
-        """Begin to listen. Before MPI is imported; the rest of the process's life."""
-        os.environ.setdefault(_VERBOSE, _LEVEL_THAT_NAMES_COMPONENTS)
-        self._filter = subprocess.Popen(
-            [sys.executable, "-S", "-c", _FILTER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self._filter.stdin is not None
-        os.dup2(self._filter.stdin.fileno(), sys.stderr.fileno())
-
-    def components(self) -> list[str]:
-        """Return the components of the windows made since the last call, in their order."""
-        os.write(sys.stderr.fileno(), f"{_END}\n".encode())
-        assert self._filter.stdout is not None
-        return [line.strip() for line in iter(self._filter.stdout.readline, "\n") if line]
-
-
-def components(log: WindowLog | None) -> str:
-    """Say what has carried the windows made since the last call; '' where the library does not tell. Local."""
+if TYPE_CHECKING:
     from mpi4py import MPI
 
-    device = re.search(r"MPICH Device:\s*(.*)", MPI.Get_library_version())
-    if device:
+
+def carrier_of(windows: Iterable[MPI.Win]) -> str:
+    """Say what carries windows; '' where the library does not tell. Local.
+
+    MPICH names it with its version, and Intel MPI, which descends from it, has libfabric alone, whose provider can be
+    chosen in the environment. Open MPI chooses a component for each window, and names the window after it; that of
+    shared memory leaves it without a name.
+    """
+    from mpi4py import MPI
+
+    version = MPI.Get_library_version()
+    if device := re.search(r"MPICH Device:\s*(.*)", version):
         return device[1].strip()
-    return ", ".join(f"osc/{name}" for name in dict.fromkeys(log.components())) if log else ""
+    if version.startswith("Intel"):
+        provider = os.environ.get("I_MPI_OFI_PROVIDER", os.environ.get("FI_PROVIDER"))
+        return f"ch4:ofi, provider {provider}" if provider else "ch4:ofi"
+    if not version.startswith("Open MPI"):
+        return ""
+    named = (re.match(r"(\w+) window ", window.Get_name()) for window in windows)
+    return ", ".join(dict.fromkeys(f"osc/{name[1] if name else 'sm'}" for name in named))
+
+
+def what_to_set(carrier: str) -> str:
+    """Advise on windows that do not work.
+
+    Args:
+        carrier: What carries them, as `carrier_of` names it.
+    """
+    if "osc/ucx" in carrier:
+        return "osc/ucx is known to hang (open-mpi/ompi#10559): export OMPI_MCA_osc=^ucx"
+    if "osc/" in carrier:
+        advice = "choose the network by OMPI_MCA_btl_tcp_if_include, or its driver by OMPI_MCA_btl and UCX_NET_DEVICES"
+        return f"{advice}; OMPI_MCA_osc takes another component (`ompi_info` lists them)"
+    if "ch4:" in carrier:
+        return "choose the network by UCX_NET_DEVICES and UCX_TLS (ch4:ucx) or FI_PROVIDER (ch4:ofi)"
+    return "choose the network by FI_PROVIDER or UCX_NET_DEVICES, or use another MPI library"
+
+
+def what_makes_windows() -> str:
+    """Advise where the library has made no window between nodes. Local."""
+    from mpi4py import MPI
+
+    if MPI.Get_library_version().startswith("Open MPI v4"):
+        return (
+            "over TCP Open MPI 4 has such windows only without threads: export MPI4PY_RC_THREAD_LEVEL=serialized "
+            "OMPI_MCA_osc=pt2pt,sm; or by UCX, where they may hang: export OMPI_MCA_osc=ucx,sm; or take Open MPI 5"
+        )
+    return what_to_set(carrier_of([]))
