@@ -163,6 +163,7 @@ def read_record(path: Path) -> RecordedRun:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every recorded run of a folder, as `sha256sum -c` takes them."""
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.glob("*.h5"))]
+    """Write the SHA-256 of everything that is kept in a folder, as `sha256sum -c` takes them."""
+    kept = sorted([*folder.glob("*.h5"), *folder.glob("*.json")])
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in kept]
     (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")

@@ -24,6 +24,7 @@ from galampi.bench import contestants
 from galampi.bench.timed_train import Disturbance
 from galampi.errors import UserError
 from galampi.experiments.plan import read_as
+from galampi.experiments.record import write_checksums
 from galampi.ranks.processor import processor
 
 Method = Literal["push-sum", "gala", "allreduce", "none"]
@@ -216,3 +217,4 @@ def _write(folder: Path, samples: list[Sample]) -> None:
     part = path.with_suffix(".part")
     part.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     part.replace(path)
+    write_checksums(path.parent)
