@@ -34,6 +34,9 @@ _LEGENDS = {
     "1 on it, medians over time; final return: mean of the last 100 episodes; all as interquartile means over runs; in "
     "the ball: runs within the bound whenever they were seen, of runs that average no messages those that end within "
     "the greatest bound of the baseline's run of their seed; intervals of 95 %",
+    "faults": "faults: of each run, mean; env steps lost: done and done again, a run, mean; time lost: from the first "
+    "start to the last end, over the baseline's run of the same seed, mean; final return: mean of the last 100 "
+    "episodes; area: mean of the learning curve; both as interquartile means over runs; intervals of 95 %",
 }
 
 
@@ -115,7 +118,7 @@ def table(outcome: Outcome) -> str:
     lines += textwrap.wrap(_LEGENDS[plan.statistic], _WIDTH)
     for group, arms in outcome.groups.items():
         there = [arm for arm in arms if arm.runs]
-        rows = _rows(plan, there) if plan.statistic == "return" else _distances(plan, there)
+        rows = {"return": _rows, "distance": _distances, "faults": _costs}[plan.statistic](plan, there)
         lines += ["", group or "all runs", *rows]
     return "\n".join(lines)
 
@@ -146,6 +149,11 @@ def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
             )
         )
     yield from _aligned(rows)
+    yield from _comparisons(plan, arms)
+
+
+def _comparisons(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+    """Yield how each arm but the baseline compares with that."""
     baseline = next((arm for arm in arms if arm.value == plan.baseline), None)
     for arm in arms:
         if baseline is None or arm is baseline:
@@ -182,6 +190,29 @@ def _distances(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
     if len(numbers) > 1:
         distance, bound = (growth(numbers, what) for what in ("distance", "bound"))
         yield f"  exponent of their growth with {plan.compared} above 0: distance {distance:.2f}, bound {bound:.2f}"
+
+
+def _costs(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+    """Yield the lines of a group: what faults cost; and how the returns compare with those of the baseline."""
+    baseline = next(arm for arm in arms if arm.value == plan.baseline)
+    rows = [("", "runs", "faults", "env steps lost", "time lost, s", "final return", "area")]
+    for arm in arms:
+        runs = list(arm.runs.values())
+        seeds = [seed for seed in arm.runs if seed in baseline.runs]
+        took = [np.array([each.runs[seed].about["wall_s"] for seed in seeds]) for each in (arm, baseline)]
+        rows.append(
+            (
+                arm.value,
+                str(len(runs)),
+                f"{np.mean([run.about['num_faults'] for run in runs]):.1f}",
+                f"{np.mean([run.about['lost_env_steps'] for run in runs]):,.0f}",
+                "-" if arm is baseline else f"{difference(*took):+.1f}",
+                f"{interquartile_mean(arm.finals):.1f}",
+                f"{interquartile_mean(np.array([run.area for run in runs])):.1f}",
+            )
+        )
+    yield from _aligned(rows)
+    yield from _comparisons(plan, arms)
 
 
 def relative(arm: Arm, what: str) -> NDArray[np.float64]:

@@ -18,10 +18,13 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from galampi.errors import UserError
+from galampi.experiments.faults import Fault
 from galampi.job import Job, find_job, load_job
 from galampi.launch.sweep import run_name
 
 AnyPlan = TypeVar("AnyPlan", bound=BaseModel)
+
+_FAULT = "fault"
 
 Chosen = Mapping[str, str]
 """Settings, each as the text of its value."""
@@ -61,8 +64,10 @@ class Plan(BaseModel):
     """Its value that the others are compared with."""
     threshold: float
     """Return from which on a run counts as a success."""
-    statistic: Literal["return", "distance"] = "return"
-    """What the claim is about: returns, or how far apart the ranks are."""
+    statistic: Literal["return", "distance", "faults"] = "return"
+    """What the claim is about: returns, how far apart the ranks are, or what faults cost."""
+    faults: dict[str, tuple[Fault, ...]] = {}
+    """What happens to the runs, by values of an axis that is called `fault`."""
     seeds: tuple[int, ...] = Field(min_length=1)
     tuning: Tuning | None = None
 
@@ -71,6 +76,8 @@ class Plan(BaseModel):
         values = [str(value) for value in self.axes.get(self.compared, ())]
         if self.baseline not in values:
             raise ValueError(f"baseline is {self.baseline!r}; must be a value of the axis {self.compared!r}: {values}")
+        if [str(value) for value in self.axes.get(_FAULT, ())] != list(self.faults):
+            raise ValueError(f"faults are {list(self.faults)}; must be the values of the axis {_FAULT!r}")
         if self.tuning is not None and set(self.tuning.seeds) & set(self.seeds):
             raise ValueError("seeds of the tuning must not be seeds of the runs that count")
         return self
@@ -156,10 +163,20 @@ def counted_name(arm: str, seed: int) -> str:
     return f"{arm}_seed-{seed}"
 
 
+def faults_of(plan: Plan, run: str) -> tuple[Fault, ...] | None:
+    """Return what happens to a counted run, by its name; None where the plan has no faults."""
+    if not plan.faults:
+        return None
+    names = {counted_name(arm, seed): chosen[_FAULT] for arm, chosen in plan.arms.items() for seed in plan.seeds}
+    # Runs of a tuning are left in peace.
+    return plan.faults[names[run]] if run in names else None
+
+
 def _job(plan: Plan, folder: Path, chosen: Chosen, seed: int, factor: float) -> Job:
     beside = folder / plan.job
     file = beside if beside.is_file() else find_job(plan.job)
-    settings = {key: _text(value) for key, value in plan.settings.items()} | dict(chosen) | {"seed": str(seed)}
+    chosen = {key: value for key, value in chosen.items() if key != _FAULT}
+    settings = {key: _text(value) for key, value in plan.settings.items()} | chosen | {"seed": str(seed)}
     job = load_job(file, settings)
     if plan.tuning is None:
         return job

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from galampi.analysis.statistics import WINDOW_EPISODES, effective_step, learning_curve
 from galampi.analysis.summary import RunReport
+from galampi.experiments.faults import read_suffered
 from galampi.results.files import reading, replacing
 
 FORMAT = "galampi recorded run"
@@ -132,6 +133,7 @@ def record(run: Path, path: Path, facts: dict[str, str]) -> None:
             arrays["bound"], arrays["bounded_distance"] = report.bound.values, stacked[moments]
     attributes = report.run.attributes
     step = effective_step(report.run)
+    suffered = read_suffered(run)
     about = {
         "job_toml": report.run.job_toml,
         "status": report.run.status,
@@ -140,6 +142,7 @@ def record(run: Path, path: Path, facts: dict[str, str]) -> None:
         "duration_s": report.duration_s,
         "effective_step": float("nan") if step is None else step,
         **{name: attributes[name] for name in _KEPT if name in attributes},
+        **(asdict(suffered) if suffered is not None else {}),
         **facts,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

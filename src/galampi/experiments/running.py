@@ -6,17 +6,21 @@ recorded already is trained no more, so a plan goes on where its runs are gone.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from galampi.errors import UserError
-from galampi.experiments.plan import Plan, counted_jobs, read_plan, tuning_jobs, tuning_name
+from galampi.experiments.plan import Plan, counted_jobs, faults_of, read_plan, tuning_jobs, tuning_name
 from galampi.experiments.record import read_record, record, write_checksums
 from galampi.job import Job, load_job
 from galampi.launch import here, sweep
+from galampi.launch.sweep import SweptRun
 from galampi.ranks.processor import processor
 
 
@@ -89,6 +93,13 @@ def _part(
                 write_checksums(records)
                 tell(f"recorded {path}")
 
-    code = here.train_sweep(runs, plan.num_ranks, at_once, after_each=keep)
+    def started_by(run: SweptRun) -> list[str]:
+        hurt = faults_of(plan, run.name)
+        if hurt is None:
+            return []
+        text = json.dumps([asdict(fault) for fault in hurt])
+        return [sys.executable, "-m", "galampi.experiments.faults", text, str(run.out)]
+
+    code = here.train_sweep(runs, plan.num_ranks, at_once, after_each=keep, started_by=started_by)
     keep()
     return code

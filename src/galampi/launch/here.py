@@ -72,7 +72,11 @@ def sweep_here(asked: Asked) -> int:
 
 
 def train_sweep(
-    folder: Path, num_ranks: int | None, at_once: int, after_each: Callable[[], None] = lambda: None
+    folder: Path,
+    num_ranks: int | None,
+    at_once: int,
+    after_each: Callable[[], None] = lambda: None,
+    started_by: Callable[[SweptRun], Sequence[str]] = lambda run: (),
 ) -> int:
     """Train what a sweep that is laid out lacks, and return the exit code.
 
@@ -81,12 +85,14 @@ def train_sweep(
         num_ranks: Ranks of each run; None for as many as before.
         at_once: Most runs at the same time.
         after_each: Called when a run has ended.
+        started_by: Returns the words of a program that is to start a run's launcher; none starts it directly.
 
     Raises:
         UserError: Ranks cannot be started.
     """
     with sole_writer(folder):
-        is_stopped = _train(folder, mpirun(_ranks_of(folder, num_ranks)), at_once, after_each)
+        launcher = mpirun(_ranks_of(folder, num_ranks))
+        is_stopped = _train(folder, lambda run: [*started_by(run), *launcher], at_once, after_each)
     return _STOPPED if is_stopped else sweep.exit_code(sweep.read_sweep(folder))
 
 
@@ -143,7 +149,9 @@ class _Started:
         return self.process.poll() is not None if self.process is not None else not held(self.run.local_log)
 
 
-def _train(folder: Path, launcher: Sequence[str], at_once: int, after_each: Callable[[], None]) -> bool:
+def _train(
+    folder: Path, launcher: Callable[[SweptRun], Sequence[str]], at_once: int, after_each: Callable[[], None]
+) -> bool:
     """Train what a sweep lacks, each run once, and return whether a signal has ended that."""
     runs = sweep.read_sweep(folder)
     started = [_Started(run, None) for run in runs if held(run.local_log)]
@@ -159,7 +167,7 @@ def _train(folder: Path, launcher: Sequence[str], at_once: int, after_each: Call
                     break
                 tried.add(run.index)
                 display.begin(run, "begins" if run.state == "missing" else f"{run.state} before, goes on")
-                started.append(_start(run, launcher))
+                started.append(_start(run, launcher(run)))
             # One that an earlier command began is not ours to stop.
             if all(each.process is None for each in started) if signals else not (started or is_any_left):
                 return bool(signals)

@@ -1,0 +1,141 @@
+"""Faults on a schedule: a job that is killed and begun again, a rank that is stopped for a while.
+
+As a program, `python -m galampi.experiments.faults FAULTS OUT COMMAND ...`, FAULTS being a JSON list of `Fault`: starts
+the command, hurts it as OUT shows that it gets on, starts it again where it was killed, and ends with its exit code.
+What happened lies in OUT/faults.json.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import psutil
+
+from galampi.errors import ResultsError
+from galampi.job import parse_job
+from galampi.results import open_run
+
+FILE = "faults.json"
+_PERIOD_S = 0.2
+_UNREAD = (0, 0)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that happens to a job once.
+
+    Attributes:
+        kind: All its processes are killed by SIGKILL, and it is begun again at once; or its last rank is stopped.
+        after: Share of the budget of env steps after which it happens.
+        stop_s: Time for which the rank is stopped, s.
+    """
+
+    kind: Literal["kill", "stop"]
+    after: float
+    stop_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Suffered:
+    """What faults did to a run.
+
+    Attributes:
+        wall_s: Time from the first start of the command to its last end, s.
+        num_faults: Faults that happened; one that was to come after the end did not.
+        lost_env_steps: Env steps that were on the disk and had to be done again, to some seconds of flushing.
+    """
+
+    wall_s: float
+    num_faults: int
+    lost_env_steps: int
+
+
+def read_suffered(out: Path) -> Suffered | None:
+    """Return what faults did to a run; None if it was not started by this program."""
+    try:
+        return Suffered(**json.loads((out / FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+class _Hurt:
+    """A command that is started, hurt and started again."""
+
+    def __init__(self, faults: Sequence[Fault], out: Path, command: Sequence[str]) -> None:
+        self._left = sorted(faults, key=lambda fault: fault.after)
+        self._out = out
+        self._command = command
+        self._process = subprocess.Popen(command)
+        self._num_faults = self._lost_env_steps = 0
+        self._is_to_end = False
+
+    def run(self) -> int:
+        """Do all of it, and return the command's last exit code."""
+        began_s = time.monotonic()
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._hand_on)
+        while (code := self._process.poll()) is None:
+            done, budget = _progress(self._out)
+            if self._left and budget and done >= self._left[0].after * budget and not self._is_to_end:
+                self._happen(self._left.pop(0), done)
+            time.sleep(_PERIOD_S)
+        suffered = Suffered(time.monotonic() - began_s, self._num_faults, self._lost_env_steps)
+        (self._out / FILE).write_text(json.dumps(asdict(suffered)) + "\n", encoding="utf-8")
+        return code
+
+    def _happen(self, fault: Fault, done: int) -> None:
+        self._num_faults += 1
+        processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
+        if fault.kind == "stop":
+            # Under every launcher the ranks are what starts no more.
+            rank = next(process for process in reversed(processes) if not process.children())
+            rank.suspend()
+            time.sleep(fault.stop_s)
+            rank.resume()
+            return
+        for process in processes:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._process.wait()
+        psutil.wait_procs(processes)
+        self._process = subprocess.Popen(self._command)
+        # Until its files are those of what goes on.
+        while self._process.poll() is None and (now := _progress(self._out)) in ((done, now[1]), _UNREAD):
+            time.sleep(_PERIOD_S)
+        self._lost_env_steps += max(0, done - _progress(self._out)[0])
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        self._is_to_end = True
+        self._process.send_signal(number)
+
+
+def _progress(out: Path) -> tuple[int, int]:
+    """Return the env steps that all ranks have done and are to do; 0 of 0 while there is nothing to read."""
+    try:
+        run = open_run(out)
+        done = sum(int(steps[-1]) for rank in run.ranks if len(steps := rank.updates["env_steps"]))
+        return done, parse_job(run.job_toml, str(out)).total_env_steps
+    except (ResultsError, FileNotFoundError):
+        return _UNREAD
+
+
+def main() -> int:
+    """Do what the command line says."""
+    faults, out, *command = sys.argv[1:]
+    return _Hurt([Fault(**each) for each in json.loads(faults)], Path(out), command).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
