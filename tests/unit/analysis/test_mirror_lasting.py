@@ -1,7 +1,9 @@
 """A run that is followed to places that forget nothing: every row once, one value at each env step."""
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,15 @@ def test_a_mirror_that_is_ended_goes_on(places, run, kind, tmp_path) -> None:
         assert_shown(places, run)
 
 
+@pytest.fixture
+def _is_interruptible() -> Iterator[None]:
+    """Whoever starts tests in the background of a shell lets them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_is_interruptible")
 def test_a_mirror_that_is_interrupted_while_it_sends(places, run, monkeypatch) -> None:
     """Ctrl-C waits for whole rows."""
     with RankWriter(run / "rank-0000.h5", rank=0) as writer:
