@@ -99,7 +99,7 @@ def test_no_message_is_torn(comm) -> None:
     """Every element of a payload carries its sender and number, so a mixture of two messages shows."""
     from galampi.gossip import Mailboxes, complete
 
-    num_parameters, num_messages = 300_007, 300
+    num_parameters, num_messages = 300_007, 150
     mailboxes = Mailboxes(comm, complete(comm.size), num_parameters)
     peers_in = mailboxes.topology.in_peers(comm.rank)
     edges = range(comm.size - 1)

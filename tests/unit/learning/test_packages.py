@@ -40,8 +40,8 @@ CASES = {
 }
 
 # Fewer simulators and steps where they are slow.
-NUM_ENVS = dict.fromkeys(CASES, 8) | {"highway": 4, "vizdoom": 2}
-NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 600, "vizdoom": 160}
+NUM_ENVS = dict.fromkeys(CASES, 8) | {"highway": 4, "vizdoom": 1}
+NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 600, "vizdoom": 80}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -39,7 +39,7 @@ def test_what_was_played_is_played_again(store, tmp_path, monkeypatch, name, set
     assert path.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize(("stuck_after", "most", "end"), [(150, None, "stuck"), (None, 90, "cut")])
+@pytest.mark.parametrize(("stuck_after", "most", "end"), [(60, None, "stuck"), (None, 90, "cut")])
 def test_episodes_that_were_ended(store, constant_policy, tmp_path, monkeypatch, stuck_after, most, end) -> None:
     monkeypatch.setattr(evaluation, "_fire", lambda simulators: None)
     stored = find_policy(store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP)))
