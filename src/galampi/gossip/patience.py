@@ -25,6 +25,7 @@ class Patience:
         self._since_s = since_s
         self._silent_after_s = silent_after_s
         self._over_s: float | None = None
+        self._saved_s: float | None = None
 
     def is_over(self, now_s: float, signalled_s: float | None) -> bool:
         """Whether to wait no longer.
@@ -44,8 +45,9 @@ class Patience:
     def ends_job(self, rank: int, stages: Int64s, now_s: float, signalled_s: float | None) -> bool:
         """Whether a rank ends the job without those that have not saved.
 
-        Those that are at their end too are given as much time again. The first that has saved ends the job; should it
-        not, any other does after as long again, for as long as somebody has not saved.
+        Those that are at their end too are given as much time again, and all are given a moment after this one has
+        saved: who hears that it has given up saves at once. The first that has saved ends the job; should it not, any
+        other does after as long again, for as long as somebody has not saved.
 
         Args:
             rank: This one, which has saved.
@@ -55,7 +57,10 @@ class Patience:
         """
         is_at_end = bool((stages == Stage.SENT_ALL).any())
         most_s = 2 * max(self._silent_after_s, SIGNALLED_PATIENCE_S)
-        if now_s - self._since_s <= most_s and (is_at_end or not self.is_over(now_s, signalled_s)):
+        if self._saved_s is None:
+            self._saved_s = now_s
+        may_save_now = now_s - self._saved_s <= SIGNALLED_PATIENCE_S
+        if now_s - self._since_s <= most_s and (is_at_end or may_save_now or not self.is_over(now_s, signalled_s)):
             self._over_s = None
             return False
         if self._over_s is None:

@@ -15,10 +15,19 @@ def test_the_first_that_has_saved_ends_a_job_and_any_other_after_as_long_again()
     first, other = Patience(0.0, 60.0), Patience(0.0, 60.0)
     stages = [TRAINING, SAVED_ALONE, SAVED_ALONE]
     assert not ends(first, 1, stages, 60.0)
-    assert ends(first, 1, stages, 60.1)
+    assert ends(first, 1, stages, 65.1)
     assert not ends(other, 2, stages, 61.0)
-    assert not ends(other, 2, stages, 121.9)
-    assert ends(other, 2, stages, 122.1)
+    assert not ends(other, 2, stages, 66.1)
+    assert not ends(other, 2, stages, 132.1)
+    assert ends(other, 2, stages, 132.3)
+
+
+def test_who_hears_that_one_has_given_up_is_given_the_time_to_save() -> None:
+    first = Patience(0.0, 60.0)
+    # It has messages under way to the rank that is lost, so that it is not known to be at its end.
+    assert not ends(first, 1, [TRAINING, SAVED_ALONE, TRAINING], 61.0)
+    assert not ends(first, 1, [TRAINING, SAVED_ALONE, TRAINING], 61.0 + SIGNALLED_PATIENCE_S)
+    assert ends(first, 1, [TRAINING, SAVED_ALONE, TRAINING], 61.1 + SIGNALLED_PATIENCE_S)
 
 
 def test_a_rank_that_comes_after_all_is_waited_for_anew() -> None:
@@ -35,7 +44,7 @@ def test_after_a_signal_nobody_waits_long() -> None:
     patience = Patience(0.0, 60.0)
     stages = [TRAINING, SAVED]
     assert not ends(patience, 1, stages, 10.0 + SIGNALLED_PATIENCE_S, signalled_s=10.0)
-    assert ends(patience, 1, stages, 10.1 + SIGNALLED_PATIENCE_S, signalled_s=10.0)
+    assert ends(patience, 1, stages, 10.1 + 2 * SIGNALLED_PATIENCE_S, signalled_s=10.0)
     # A signal that came before the end counts from the end.
     assert not ends(Patience(20.0, 60.0), 1, stages, 20.0 + SIGNALLED_PATIENCE_S, signalled_s=1.0)
 
