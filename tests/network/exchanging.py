@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from limits import DEADLOCK_S
+
+from galampi.bench.hosts import Hosts
 
 PROGRAM = Path(__file__).parent / "exchange.py"
 LATE = {"delay_s": 0.005, "loss": 0.01}
@@ -29,6 +32,15 @@ def ranks(
             yield process
         finally:
             process.kill()
+
+
+def cut_for(hosts: Hosts, cut_s: float, back: Path) -> None:
+    """Cut the first host off for a while, and tell the ranks by a file when it is back."""
+    time.sleep(1)
+    hosts.cut(True)
+    time.sleep(cut_s)
+    hosts.cut(False)
+    back.touch()
 
 
 def end(process, num_ranks) -> dict:

@@ -1,10 +1,9 @@
 """Gossip between hosts whose links are late, lose packets, and are cut."""
 
-import time
 from functools import partial
 
 import pytest
-from exchanging import LATE, end, ranks
+from exchanging import LATE, cut_for, end, ranks
 
 from galampi.bench.hosts import Hosts
 
@@ -23,10 +22,6 @@ def test_nobody_waits_for_a_link_that_is_cut_and_all_goes_on_when_it_is_back(tmp
     back = tmp_path / "back"
     settings = {"form": "int8", "update_s": 0.02, "after": str(back), "least": 5}
     with Hosts(2, tmp_path, **LATE) as hosts, ranks(partial(hosts.mpirun, 2), **settings) as process:
-        time.sleep(1)
-        hosts.cut(True)
-        time.sleep(cut_s)
-        hosts.cut(False)
-        back.touch()
+        cut_for(hosts, cut_s, back)
         # TCP tries again after twice the time each time: who waits for it waits for longer than the link was cut.
         assert end(process, 4)["longest_step_s"] < cut_s

@@ -5,13 +5,12 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from exchanging import LATE, end, ranks
+from exchanging import LATE, cut_for, end, ranks
 from limits import DEADLOCK_S
 
 from galampi.bench.hosts import Hosts
@@ -71,9 +70,5 @@ def test_nobody_waits_for_a_node_that_is_cut_off(tmp_path, tmp_path_factory, cut
             return hosts.on(NUM_NODES + 1, [*launch, *program])
 
         with ranks(start, environment, **settings) as process:
-            time.sleep(1)
-            hosts.cut(True)
-            time.sleep(cut_s)
-            hosts.cut(False)
-            back.touch()
+            cut_for(hosts, cut_s, back)
             assert end(process, 4)["longest_step_s"] < cut_s

@@ -25,7 +25,7 @@ from galampi.experiments.plan import Plan, counted_name, read_plan
 from galampi.experiments.record import RecordedRun, read_record
 from galampi.experiments.running import chosen_factors
 
-_WIDTH = 110
+WIDTH = 110
 _LEGENDS = {
     "return": "final return: mean of the last 100 episodes; area: mean of the learning curve; both as interquartile "
     "means over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
@@ -109,13 +109,13 @@ def table(outcome: Outcome) -> str:
     processors = ", ".join(sorted({str(run.about["processor"]) for run in outcome.runs}))
     planned = len(plan.arms) * len(plan.seeds)
     lines = [
-        *textwrap.wrap(f"claim: {plan.claim}", _WIDTH),
-        *textwrap.wrap(f"refuted if: {plan.refuted_if}", _WIDTH),
+        *textwrap.wrap(f"claim: {plan.claim}", WIDTH),
+        *textwrap.wrap(f"refuted if: {plan.refuted_if}", WIDTH),
         "",
         f"{len(outcome.runs)} of {planned} runs, {plan.num_ranks} ranks each; {processors}; "
         f"{dates[0]}{f' to {dates[-1]}' if len(dates) > 1 else ''}",
     ]
-    lines += textwrap.wrap(_LEGENDS[plan.statistic], _WIDTH)
+    lines += textwrap.wrap(_LEGENDS[plan.statistic], WIDTH)
     for group, arms in outcome.groups.items():
         there = [arm for arm in arms if arm.runs]
         rows = {"return": _rows, "distance": _distances, "faults": _costs}[plan.statistic](plan, there)
@@ -148,13 +148,13 @@ def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
                 f"{sum(each == 1 for each in inside)} of {len(inside)}" if inside else "-",
             )
         )
-    yield from _aligned(rows)
+    yield from aligned(rows)
     yield from _comparisons(plan, arms)
 
 
 def _comparisons(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield how each arm but the baseline compares with that."""
-    baseline = next((arm for arm in arms if arm.value == plan.baseline), None)
+    baseline = _baseline(plan, arms)
     for arm in arms:
         if baseline is None or arm is baseline:
             continue
@@ -164,16 +164,22 @@ def _comparisons(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
             yield from _beside(arm, baseline, seeds)
 
 
+def _baseline(plan: Plan, arms: Sequence[Arm]) -> Arm | None:
+    """Return the arm that the others are compared with; None while it has no runs."""
+    return next((arm for arm in arms if arm.value == plan.baseline), None)
+
+
 def _distances(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield the lines of a group: how far apart the ranks of each arm are; and how that grows with what is compared."""
-    baseline = next(arm for arm in arms if arm.value == plan.baseline)
+    baseline = _baseline(plan, arms)
     rows = [("", "runs", "distance, %", "bound, %", "in the ball", f"return >= {plan.threshold:g}", "final return")]
     for arm in arms:
         runs, bounds = arm.runs, relative(arm, "bound")
         if any(len(run.bound) for run in runs.values()):
             inside = [run.share_inside == 1 for run in runs.values()]
         else:
-            inside = [run.is_within(baseline.runs[seed]) for seed, run in runs.items() if seed in baseline.runs]
+            theirs = baseline.runs if baseline is not None else {}
+            inside = [run.is_within(theirs[seed]) for seed, run in runs.items() if seed in theirs]
         rows.append(
             (
                 arm.value,
@@ -185,7 +191,7 @@ def _distances(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
                 f"{interquartile_mean(arm.finals):.1f}",
             )
         )
-    yield from _aligned(rows)
+    yield from aligned(rows)
     numbers = [arm for arm in arms if arm.value.isdigit() and int(arm.value) > 0]
     if len(numbers) > 1:
         distance, bound = (growth(numbers, what) for what in ("distance", "bound"))
@@ -194,24 +200,27 @@ def _distances(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
 
 def _costs(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield the lines of a group: what faults cost; and how the returns compare with those of the baseline."""
-    baseline = next(arm for arm in arms if arm.value == plan.baseline)
+    baseline = _baseline(plan, arms)
     rows = [("", "runs", "faults", "env steps lost", "time lost, s", "final return", "area")]
     for arm in arms:
         runs = list(arm.runs.values())
-        seeds = [seed for seed in arm.runs if seed in baseline.runs]
-        took = [np.array([each.runs[seed].about["wall_s"] for seed in seeds]) for each in (arm, baseline)]
+        lost_s = "-"
+        seeds = [seed for seed in arm.runs if seed in baseline.runs] if baseline is not None else []
+        if baseline is not None and arm is not baseline and seeds:
+            took = [np.array([each.runs[seed].about["wall_s"] for seed in seeds]) for each in (arm, baseline)]
+            lost_s = f"{difference(*took):+.1f}"
         rows.append(
             (
                 arm.value,
                 str(len(runs)),
                 f"{np.mean([run.about['num_faults'] for run in runs]):.1f}",
                 f"{np.mean([run.about['lost_env_steps'] for run in runs]):,.0f}",
-                "-" if arm is baseline else f"{difference(*took):+.1f}",
+                lost_s,
                 f"{interquartile_mean(arm.finals):.1f}",
                 f"{interquartile_mean(np.array([run.area for run in runs])):.1f}",
             )
         )
-    yield from _aligned(rows)
+    yield from aligned(rows)
     yield from _comparisons(plan, arms)
 
 
@@ -228,7 +237,8 @@ def growth(arms: Sequence[Arm], what: str) -> Estimate:
     return difference(np.polyfit(values, logs, 1)[0], np.zeros(len(seeds)))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table whose columns are as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(["", *(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))]).rstrip()

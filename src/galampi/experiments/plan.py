@@ -115,17 +115,31 @@ def read_as(kind: type[AnyPlan], folder: Path) -> AnyPlan:
     Raises:
         UserError: There is none, or it is no such plan.
     """
-    path = folder / "plan.toml"
     try:
-        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(read_toml(folder))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "plan"
+        raise UserError(f"{_path(folder)}: {where}: {fault['msg'].removeprefix('Value error, ')}") from None
+
+
+def read_toml(folder: Path) -> dict[str, Any]:
+    """Read the plan of an experiment as it is, of whichever kind.
+
+    Raises:
+        UserError: There is none, or it is no TOML.
+    """
+    path = _path(folder)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "plan"
-        raise UserError(f"{path}: {where}: {fault['msg'].removeprefix('Value error, ')}") from None
+
+
+def _path(folder: Path) -> Path:
+    return folder / "plan.toml"
 
 
 def tuning_jobs(plan: Plan, folder: Path) -> dict[str, Job]:

@@ -23,13 +23,12 @@ from galampi.analysis.comparison import Estimate, median
 from galampi.bench import contestants
 from galampi.bench.timed_train import Disturbance
 from galampi.errors import UserError
-from galampi.experiments.plan import read_as
+from galampi.experiments.outcome import WIDTH, aligned
+from galampi.experiments.plan import read_as, read_toml
 from galampi.experiments.record import write_checksums
 from galampi.ranks.processor import processor
 
 Method = Literal["push-sum", "gala", "allreduce", "none"]
-
-_WIDTH = 110
 
 
 class Condition(BaseModel):
@@ -80,10 +79,10 @@ class Sample:
 
 
 def is_about_speed(folder: Path) -> bool:
-    """Whether an experiment's plan has conditions; False too if there is no plan."""
+    """Whether an experiment's plan has conditions; False too if it cannot be read."""
     try:
-        return "\n[conditions." in (folder / "plan.toml").read_text(encoding="utf-8")
-    except OSError:
+        return "conditions" in read_toml(folder)
+    except UserError:
         return False
 
 
@@ -155,8 +154,8 @@ def speed_table(folder: Path) -> str:
     dates = sorted({each.date for each in samples})
     planned = plan.num_rounds * len(plan.conditions) * len(plan.methods)
     lines = [
-        *textwrap.wrap(f"claim: {plan.claim}", _WIDTH),
-        *textwrap.wrap(f"refuted if: {plan.refuted_if}", _WIDTH),
+        *textwrap.wrap(f"claim: {plan.claim}", WIDTH),
+        *textwrap.wrap(f"refuted if: {plan.refuted_if}", WIDTH),
         "",
         f"{len(samples)} of {planned} samples, {plan.num_ranks} ranks each, {plan.precision}; "
         f"{', '.join(sorted({each.processor for each in samples}))}; "
@@ -164,7 +163,7 @@ def speed_table(folder: Path) -> str:
         *textwrap.wrap(
             f"steps/s: median over rounds; ratio: to {plan.baseline} in the same round, median over rounds with its 95 "
             "% interval; moved: the same where a step counts for as much as the ensemble moves by it",
-            _WIDTH,
+            WIDTH,
         ),
         "",
     ]
@@ -176,9 +175,7 @@ def speed_table(folder: Path) -> str:
                 ratio, moved = (_ratio(plan, samples, condition, method, moved=moved) for moved in (False, True))
                 label = condition if method == plan.methods[0] else ""
                 rows.append((label, method, str(len(rates)), f"{np.median(rates):,.0f}", ratio, moved))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join([*lines, *aligned(rows)])
 
 
 def _ratio(plan: SpeedPlan, samples: list[Sample], condition: str, method: str, *, moved: bool) -> str:
