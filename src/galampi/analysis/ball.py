@@ -93,14 +93,18 @@ def bound(run: Run, job: Job, distance: ConsensusDistance) -> Bound | str:
             break
         if not is_all:
             continue
-        found.append((moment, int(steps[0]), float(norms @ step_norm[steps])))
-        ages = steps[0] - steps
-        greatest = np.append(greatest, np.zeros(max(0, ages[-1] + 1 - len(greatest))))
+        # Of ranks that have just averaged to the same parameters no step is left.
+        latest = int(steps[0]) if len(steps) else max(measured)
+        found.append((moment, latest, float(norms @ step_norm[steps])))
+        ages = latest - steps
+        greatest = np.append(greatest, np.zeros(max(0, ages.max(initial=-1) + 1 - len(greatest))))
         np.maximum.at(greatest, ages, norms)
     if not found:
         if num_visited >= _MOST_VISITED:
             return f"messages mix so slowly that more than {_MOST_VISITED:,} updates are to be gone back through"
         return "too few updates since the last restart"
+    if not greatest.any():
+        return "the ranks had the same parameters at every moment that could be told"
     alpha, beta = constants(greatest)
     values = [0.0]
     for norm in exchange.step_norm:
@@ -159,7 +163,7 @@ def remains(
             there = open_ends.get(source)
             open_ends[source] = part if there is None else there + part
             total += _norm(open_ends[source]) - (0.0 if there is None else _norm(there))
-    return np.array(steps), np.array(norms), is_all
+    return np.array(steps, np.int64), np.array(norms), is_all
 
 
 def _before_averaging(exchange: Exchange, measured: dict[int, Floats]) -> dict[int, Floats]:

@@ -137,6 +137,31 @@ def test_messages_that_wait_for_each_other_are_noticed(tmp_path):
         replay(run, parse_job(run.job_toml, "test"))
 
 
+def test_ranks_that_have_just_averaged_to_the_same_are_within_a_bound_of_nothing(tmp_path):
+    job = parse_job("", "test", {"gossip.method": "gala"})
+    JobFile.create(tmp_path, {"job_toml": dump_job(job)}, 2)
+    # After its first update each averages what the other sent; the second ones average nothing.
+    write_rows(tmp_path, 0, 2, [(1.0, 1, -0.001), (1.5, 1, np.nan)])
+    write_rows(tmp_path, 1, 2, [(1.001, 1, 0.001), (1.501, 1, np.nan)])
+    run = open_run(tmp_path)
+    found = bound(run, job, run.consensus_distance())
+    assert isinstance(found, Bound)
+    # Steps of norm 1 that each move one rank of two by half of it off the mean, twice.
+    np.testing.assert_allclose(found.sharp, [0, 2 * np.sqrt(0.5)])
+    assert (found.sharp <= found.values * (1 + 1e-9)).all()
+
+
+def test_ranks_that_were_the_same_whenever_they_were_seen_have_no_bound(tmp_path):
+    job = parse_job("", "test", {"gossip.method": "gala"})
+    JobFile.create(tmp_path, {"job_toml": dump_job(job)}, 2)
+    write_rows(tmp_path, 0, 2, [(1.0, 1, -0.001)])
+    write_rows(tmp_path, 1, 2, [(1.001, 1, 0.001)])
+    run = open_run(tmp_path)
+    found = bound(run, job, run.consensus_distance())
+    assert isinstance(found, str)
+    assert "the same parameters" in found
+
+
 def test_messages_of_many_peers_are_told_apart_in_a_moment(tmp_path):
     num_ranks, num_updates = 33, 40
     job = parse_job("", "test", {"gossip.topology": "complete"})
