@@ -12,10 +12,18 @@ from galampi.errors import UserError
 def add_experiment(parser: Parser) -> None:
     """Add the arguments of `experiment`."""
     parser.epilog = "exit codes, with --runs: those of sweep"
-    parser.add_argument("folder", type=Path, metavar="EXPERIMENT", help="folder with a plan.toml")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="EXPERIMENT", help="folder with a plan.toml")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="first train what the plan lacks, and record it")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw it, as PNG")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also draw it, as PNG; of several what each is about"
+    )
     parser.add_argument("--at-once", type=positive, default=1, metavar="N", help="most runs at the same time [1]")
+    parser.add_argument(
+        "--sb3",
+        type=Path,
+        metavar="PYTHON",
+        help="Python with Stable-Baselines3, for the arms that are trained with it",
+    )
     parser.set_defaults(run=_experiment)
 
 
@@ -26,26 +34,40 @@ def _experiment(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"experiment needs {error.name}: pip install 'galampi[report]'") from None
 
+    from galampi.experiments import picture, speed
+    from galampi.experiments.outcome import Outcome, read_outcome, table
+
+    folders: list[Path] = arguments.folders
+    code = 0
+    if arguments.runs is not None:
+        if len(folders) > 1:
+            raise UserError("--runs takes one EXPERIMENT")
+        code = _train(folders[0], arguments)
+    found: dict[str, Outcome | speed.Ratios] = {}
+    for number, folder in enumerate(folders):
+        if number:
+            print()
+        if speed.is_about_speed(folder):
+            print(speed.speed_table(folder))
+            found[folder.name] = speed.compared_with_baseline(folder)
+        else:
+            outcome = read_outcome(folder)
+            print(table(outcome))
+            found[folder.name] = outcome
+    if arguments.picture is not None:
+        picture.save_pictures(found, arguments.picture)
+    return code
+
+
+def _train(folder: Path, arguments: argparse.Namespace) -> int:
+    """Train or measure what a plan lacks, and return the exit code."""
+    from galampi.experiments import speed
+    from galampi.experiments.running import run_plan
+
     def tell(line: str) -> None:
         print(line, flush=True)
 
-    from galampi.experiments import picture, speed
-    from galampi.experiments.outcome import read_outcome, table
-    from galampi.experiments.running import run_plan
-
-    folder: Path = arguments.folder
     if speed.is_about_speed(folder):
-        if arguments.runs is not None:
-            speed.measure_plan(folder, tell)
-        print(speed.speed_table(folder))
-        if arguments.picture is not None:
-            picture.save_ratios(*speed.compared_with_baseline(folder), arguments.picture)
+        speed.measure_plan(folder, tell)
         return 0
-    code = 0
-    if arguments.runs is not None:
-        code = run_plan(folder, arguments.runs, arguments.at_once, tell)
-    outcome = read_outcome(folder)
-    print(table(outcome))
-    if arguments.picture is not None:
-        picture.save_picture(outcome, arguments.picture)
-    return code
+    return run_plan(folder, arguments.runs, arguments.at_once, arguments.sb3, tell)

@@ -24,6 +24,8 @@ from galampi.errors import UserError
 from galampi.experiments.plan import Plan, counted_name, read_plan
 from galampi.experiments.record import RecordedRun, read_record
 from galampi.experiments.running import chosen_factors
+from galampi.job import parse_job
+from galampi.results.sketch import relative_error
 
 WIDTH = 110
 _LEGENDS = {
@@ -34,6 +36,9 @@ _LEGENDS = {
     "1 on it, medians over time; final return: mean of the last 100 episodes; all as interquartile means over runs; in "
     "the ball: runs within the bound whenever they were seen, of runs that average no messages those that end within "
     "the greatest bound of the baseline's run of their seed; intervals of 95 %",
+    "sketch": "distances: of each rank to the mean of all at each checkpoint that was kept; exact: from all "
+    "parameters, median; error: of the same distance by sketches of that size, root of the mean square and greatest; "
+    "stated: 1 / sqrt(2 size)",
     "faults": "faults: of each run, mean; env steps lost: done and done again, a run, mean; time lost: from the first "
     "start to the last end, over the baseline's run of the same seed, mean; final return: mean of the last 100 "
     "episodes; area: mean of the learning curve; both as interquartile means over runs; intervals of 95 %",
@@ -89,13 +94,16 @@ def read_outcome(folder: Path) -> Outcome:
         UserError: There is no plan, or nothing is kept of its runs.
     """
     plan = read_plan(folder)
-    factors = chosen_factors(plan, folder)
-    groups: dict[str, list[Arm]] = {}
-    for group, arms in plan.groups.items():
-        for value, name in arms.items():
-            paths = {seed: folder / "results" / f"{counted_name(name, seed)}.h5" for seed in plan.seeds}
-            runs = {seed: read_record(path) for seed, path in paths.items() if path.exists()}
-            groups.setdefault(group, []).append(Arm(value, factors.get(name), runs))
+    runs: dict[str, dict[int, RecordedRun]] = {}
+    for arm in plan.arms:
+        paths = {seed: folder / "results" / f"{counted_name(arm, seed)}.h5" for seed in plan.seeds}
+        runs[arm] = {seed: read_record(path) for seed, path in paths.items() if path.exists()}
+    # An arm that has no runs yet may have no tuning either.
+    factors = chosen_factors(plan, folder, [arm for arm in plan.arms if runs[arm]])
+    groups = {
+        group: [Arm(value, factors.get(name), runs[name]) for value, name in arms.items()]
+        for group, arms in plan.groups.items()
+    }
     outcome = Outcome(plan, groups)
     if not outcome.runs:
         raise UserError(f"{folder}: nothing is kept of its runs; --runs DIR trains them")
@@ -118,7 +126,7 @@ def table(outcome: Outcome) -> str:
     lines += textwrap.wrap(_LEGENDS[plan.statistic], WIDTH)
     for group, arms in outcome.groups.items():
         there = [arm for arm in arms if arm.runs]
-        rows = {"return": _rows, "distance": _distances, "faults": _costs}[plan.statistic](plan, there)
+        rows = _TABLES[plan.statistic](plan, there)
         lines += ["", group or "all runs", *rows]
     return "\n".join(lines)
 
@@ -144,12 +152,17 @@ def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
                 f"{share(arm.num_successes(plan.threshold), len(runs)):.2f}",
                 f"{interquartile_mean(arm.finals):.1f}",
                 f"{interquartile_mean(np.array([run.area for run in runs])):.1f}",
-                f"{np.mean([run.about['effective_step'] for run in runs]):.3f}",
+                _mean([float(run.about["effective_step"]) for run in runs]),
                 f"{sum(each == 1 for each in inside)} of {len(inside)}" if inside else "-",
             )
         )
     yield from aligned(rows)
     yield from _comparisons(plan, arms)
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Write the mean of numbers; a dash where there are none."""
+    return f"{np.mean(values):.3f}" if np.isfinite(values).all() else "-"
 
 
 def _comparisons(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
@@ -222,6 +235,31 @@ def _costs(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
         )
     yield from aligned(rows)
     yield from _comparisons(plan, arms)
+
+
+def _sketches(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+    """Yield the lines of a group: how far distances by sketches are off those computed from all parameters."""
+    rows = [("", "runs", "distances", "exact", "error, %", "greatest, %", "stated, %")]
+    for arm in arms:
+        runs = list(arm.runs.values())
+        errors = 100 * np.concatenate([run.sketch_errors for run in runs])
+        exact = np.concatenate([run.exact_distance for run in runs])
+        sizes = {int(parse_job(str(run.about["job_toml"]), "kept").record.sketch_size) for run in runs}
+        rows.append(
+            (
+                arm.value,
+                str(len(runs)),
+                str(len(errors)),
+                f"{np.median(exact):.3g}",
+                f"{np.sqrt(np.mean(errors**2)):.2f}",
+                f"{np.abs(errors).max():.2f}",
+                ", ".join(f"{100 * relative_error(size):.2f}" for size in sorted(sizes)),
+            )
+        )
+    yield from aligned(rows)
+
+
+_TABLES = {"return": _rows, "distance": _distances, "faults": _costs, "sketch": _sketches}
 
 
 def relative(arm: Arm, what: str) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,15 +14,38 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
 
 from galampi.analysis.comparison import Estimate, interquartile_mean, performance_profile, share
 from galampi.analysis.figures.drawing import BAND_ALPHA, STYLE, line_colors, steps_unit
 from galampi.analysis.statistics import over_runs
 from galampi.errors import UserError
 from galampi.experiments.outcome import Arm, Outcome, relative, seeds_text
+from galampi.experiments.speed import Ratios
+
+Floats = NDArray[np.float64]
 
 _PANEL_IN = (3.6, 3.2)
 _PROFILE_POINTS = 60
+
+
+def save_pictures(found: Mapping[str, Outcome | Ratios], path: Path) -> None:
+    """Draw an experiment, or what each of several is about, as a PNG.
+
+    Args:
+        found: What they come to, by their names.
+        path: The file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    first = next(iter(found.values()))
+    if len(found) > 1:
+        save_overview(found, path)
+    elif isinstance(first, Ratios):
+        save_ratios(first, path)
+    else:
+        save_picture(first, path)
 
 
 def save_picture(outcome: Outcome, path: Path) -> None:
@@ -31,12 +55,8 @@ def save_picture(outcome: Outcome, path: Path) -> None:
         UserError: The file cannot be written.
     """
     groups = outcome.groups
-    with _panels(1 + len(groups), path) as (canvas, panels):
-        if outcome.plan.statistic == "distance":
-            _draw_distances(panels[0], outcome)
-        elif len(groups) > 1:
-            _draw_successes(panels[0], outcome)
-        else:
+    with _panels(1, 1 + len(groups), path) as (canvas, panels):
+        if not _draw_gist(panels[0], outcome):
             _draw_profiles(panels[0], *groups.values())
         for axes, (name, arms) in zip(panels[-len(groups) :], groups.items(), strict=True):
             _draw_curves(axes, name, [arm for arm in arms if arm.runs])
@@ -44,33 +64,43 @@ def save_picture(outcome: Outcome, path: Path) -> None:
         canvas.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 2 * len(panels)))
 
 
-def save_ratios(found: Mapping[str, Mapping[str, Estimate]], baseline: str, path: Path) -> None:
-    """Draw how many times the steps of a baseline methods make, by condition, as a PNG.
+def save_ratios(ratios: Ratios, path: Path) -> None:
+    """Draw how many times the steps of a baseline methods make, as a PNG.
 
     Raises:
         UserError: The file cannot be written.
     """
-    methods = list(dict.fromkeys(method for each in found.values() for method in each))
-    with _panels(2, path, joined=True) as (canvas, (axes,)):
-        for number, (method, color) in enumerate(zip(methods, line_colors(len(methods)), strict=True)):
-            estimates = {place: each[method] for place, each in enumerate(found.values()) if method in each}
-            places = [place + 0.16 * (number - (len(methods) - 1) / 2) for place in estimates]
-            _draw_estimates(axes, places, list(estimates.values()), color, fmt="o", label=method)
-        axes.axhline(1, color="0.6", linewidth=1, zorder=0)
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(-0.5, len(found) - 0.5)
-        axes.set_xticks(range(len(found)), [textwrap.fill(name, 16) for name in found])
-        axes.set_ylabel(f"env steps/s over those of {baseline}")
-        canvas.legend(loc="outside upper left", ncols=len(methods))
+    with _panels(1, 1, path, width=2) as (_, (axes,)):
+        _draw_ratios(axes, ratios)
+
+
+def save_overview(found: Mapping[str, Outcome | Ratios], path: Path) -> None:
+    """Draw the gist of experiments, by their names, two beside each other, as a PNG.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with _panels(math.ceil(len(found) / 2), 2, path) as (_, panels):
+        for axes in panels[len(found) :]:
+            axes.remove()
+        for axes, (name, each) in zip(panels, found.items(), strict=False):
+            axes.set_title(name, fontsize=9.5, loc="left")
+            if isinstance(each, Ratios):
+                _draw_ratios(axes, each)
+                continue
+            if not _draw_gist(axes, each):
+                ((_, arms),) = each.groups.items()
+                _draw_curves(axes, name, [arm for arm in arms if arm.runs])
+            axes.legend()
 
 
 @contextmanager
-def _panels(number: int, path: Path, *, joined: bool = False) -> Iterator[tuple[Canvas, list[Axes]]]:
-    """Yield a canvas with panels beside each other, or one as wide as these; write it as a PNG at the end."""
+def _panels(rows: int, columns: int, path: Path, *, width: float = 1) -> Iterator[tuple[Canvas, list[Axes]]]:
+    """Yield a canvas with panels of so many widths in rows and columns; write it as a PNG at the end."""
     style: dict[Any, Any] = {**STYLE}
     with mpl.rc_context(style):
-        canvas = Canvas(figsize=(_PANEL_IN[0] * number, _PANEL_IN[1]), layout="constrained")
-        yield canvas, list(np.atleast_1d(canvas.subplots(1, 1 if joined else number)))
+        canvas = Canvas(figsize=(width * _PANEL_IN[0] * columns, _PANEL_IN[1] * rows), layout="constrained")
+        yield canvas, list(canvas.subplots(rows, columns, squeeze=False).flat)
         picture = io.BytesIO()
         canvas.savefig(picture, format="png", dpi=160, metadata={"Software": None})
     try:
@@ -79,11 +109,40 @@ def _panels(number: int, path: Path, *, joined: bool = False) -> Iterator[tuple[
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _draw_estimates(axes: Axes, places: list[float], estimates: list[Estimate], color: Any, **look: Any) -> None:
-    """Draw numbers with their intervals."""
+def _draw_gist(axes: Axes, outcome: Outcome) -> bool:
+    """Draw what an experiment is about, and return True; or return False if that is its learning curves."""
+    if outcome.plan.statistic == "distance":
+        _draw_distances(axes, outcome)
+    elif outcome.plan.statistic == "sketch":
+        _draw_sketch_errors(axes, outcome)
+    elif len(outcome.groups) > 1:
+        _draw_successes(axes, outcome)
+    else:
+        return False
+    return True
+
+
+def _draw_ratios(axes: Axes, ratios: Ratios) -> None:
+    """Draw how many times the steps of a baseline methods make, a line for each condition."""
+    conditions = ratios.estimates
+    methods = list(dict.fromkeys(method for each in conditions.values() for method in each))
+    for number, (method, color) in enumerate(zip(methods, line_colors(len(methods)), strict=True)):
+        estimates = {place: each[method] for place, each in enumerate(conditions.values()) if method in each}
+        places = [place + 0.2 * (number - (len(methods) - 1) / 2) for place in estimates]
+        middle, ends = _with_ends(list(estimates.values()))
+        axes.errorbar(middle, places, xerr=ends, color=color, capsize=3, fmt="o", markersize=4, label=method)
+    axes.axvline(1, color="0.6", linewidth=1, zorder=0)
+    axes.set_xlim(left=0)
+    axes.set_yticks(range(len(conditions)), [textwrap.fill(name, 20) for name in conditions])
+    axes.set_ylim(len(conditions) - 0.5, -0.5)
+    axes.set_xlabel(f"env steps/s over those of {ratios.baseline}")
+    axes.legend()
+
+
+def _with_ends(estimates: list[Estimate]) -> tuple[Floats, Floats]:
+    """Return numbers, and how far their intervals reach below and above them."""
     middle = np.array([each.value for each in estimates])
-    ends = np.abs(np.array([[each.low, each.high] for each in estimates]).T - middle)
-    axes.errorbar(places, middle, yerr=ends, color=color, capsize=3, **look)
+    return middle, np.abs(np.array([[each.low, each.high] for each in estimates]).T - middle)
 
 
 def _draw_profiles(axes: Axes, arms: list[Arm]) -> None:
@@ -112,7 +171,10 @@ def _draw_successes(axes: Axes, outcome: Outcome) -> None:
                 # Beside each other, or their intervals hide one another.
                 places.append(place + 0.1 * (number - (len(values) - 1) / 2))
                 estimates.append(share(arm.num_successes(threshold), len(arm.runs)))
-        _draw_estimates(axes, places, estimates, color, marker="o")
+        if not estimates:
+            continue
+        middle, ends = _with_ends(estimates)
+        axes.errorbar(places, middle, yerr=ends, color=color, capsize=3, marker="o", label=value)
     key, shown = _axis(list(groups))
     axes.set_xticks(range(len(groups)), shown)
     axes.set_xlabel(key)
@@ -135,6 +197,20 @@ def _draw_distances(axes: Axes, outcome: Outcome) -> None:
     axes.set_xlabel(outcome.plan.compared)
     axes.set_ylabel("% of the norm of the parameters")
     axes.legend()
+
+
+def _draw_sketch_errors(axes: Axes, outcome: Outcome) -> None:
+    """Draw the errors of sketched distances by what is compared, beside the root of their mean square."""
+    arms = [arm for group in outcome.groups.values() for arm in group if arm.runs]
+    for place, (arm, color) in enumerate(zip(arms, line_colors(len(arms)), strict=True)):
+        errors = 100 * np.concatenate([run.sketch_errors for run in arm.runs.values()])
+        axes.plot(place + np.linspace(-0.25, 0.25, len(errors)), errors, ".", color=color, alpha=0.5)
+        size = float(np.sqrt(np.mean(errors**2)))
+        axes.hlines([-size, size], place - 0.4, place + 0.4, color=color)
+    axes.axhline(0, color="0.6", linewidth=1, zorder=0)
+    axes.set_xticks(range(len(arms)), [arm.value for arm in arms])
+    axes.set_xlabel(outcome.plan.compared)
+    axes.set_ylabel("error of a distance, %; lines: RMS")
 
 
 def _draw_curves(axes: Axes, name: str, arms: list[Arm]) -> None:

@@ -25,6 +25,9 @@ from galampi.launch.sweep import run_name
 AnyPlan = TypeVar("AnyPlan", bound=BaseModel)
 
 _FAULT = "fault"
+_METHOD = "gossip.method"
+OUTSIDE = "stable-baselines3"
+"""Value of the axis `gossip.method`, for a point of reference: A2C of that library, in one process."""
 
 Chosen = Mapping[str, str]
 """Settings, each as the text of its value."""
@@ -64,8 +67,8 @@ class Plan(BaseModel):
     """Its value that the others are compared with."""
     threshold: float
     """Return from which on a run counts as a success."""
-    statistic: Literal["return", "distance", "faults"] = "return"
-    """What the claim is about: returns, how far apart the ranks are, or what faults cost."""
+    statistic: Literal["return", "distance", "faults", "sketch"] = "return"
+    """What the claim is about: returns, how far apart the ranks are, what faults cost, or how far sketches are off."""
     faults: dict[str, tuple[Fault, ...]] = {}
     """What happens to the runs, by values of an axis that is called `fault`."""
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -177,6 +180,16 @@ def counted_name(arm: str, seed: int) -> str:
     return f"{arm}_seed-{seed}"
 
 
+def names_outside(plan: Plan) -> frozenset[str]:
+    """Return the names of the runs, of the tuning too, that are no jobs of this package's own."""
+    arms = [arm for arm, chosen in plan.arms.items() if chosen.get(_METHOD) == OUTSIDE]
+    names = {counted_name(arm, seed) for arm in arms for seed in plan.seeds}
+    if plan.tuning is not None:
+        each = itertools.product(arms, plan.tuning.factors, plan.tuning.seeds)
+        names |= {tuning_name(arm, factor, seed) for arm, factor, seed in each}
+    return frozenset(names)
+
+
 def faults_of(plan: Plan, run: str) -> tuple[Fault, ...] | None:
     """Return what happens to a counted run, by its name; None where the plan has no faults."""
     if not plan.faults:
@@ -189,7 +202,7 @@ def faults_of(plan: Plan, run: str) -> tuple[Fault, ...] | None:
 def _job(plan: Plan, folder: Path, chosen: Chosen, seed: int, factor: float) -> Job:
     beside = folder / plan.job
     file = beside if beside.is_file() else find_job(plan.job)
-    chosen = {key: value for key, value in chosen.items() if key != _FAULT}
+    chosen = {key: value for key, value in chosen.items() if key != _FAULT and (key, value) != (_METHOD, OUTSIDE)}
     settings = {key: _text(value) for key, value in plan.settings.items()} | chosen | {"seed": str(seed)}
     job = load_job(file, settings)
     if plan.tuning is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.analysis.statistics import WINDOW_EPISODES, effective_step, learning_curve
+from galampi.analysis.statistics import WINDOW_EPISODES, Episodes, effective_step, learning_curve
 from galampi.analysis.summary import RunReport
 from galampi.experiments.faults import read_suffered
+from galampi.job import Job, dump_job
+from galampi.policies.stored import checkpoint_path, kept_updates
+from galampi.results import Sketch, load_checkpoint
 from galampi.results.files import reading, replacing
 
 FORMAT = "galampi recorded run"
@@ -51,6 +55,9 @@ class RecordedRun:
         bound_at_s: [L] job time of the moments at which the bound was computed.
         bound: [L] the bound of the paper's Proposition 1 on `distance`.
         bounded_distance: [L] the distance at those moments.
+        exact_distance: [C x N] distance of each rank to the mean of all at the C checkpoints that were kept of all,
+            computed from all parameters.
+        sketched_distance: [C x N] the same by sketches of those parameters.
     """
 
     about: dict[str, Any]
@@ -63,6 +70,8 @@ class RecordedRun:
     bound_at_s: Floats
     bound: Floats
     bounded_distance: Floats
+    exact_distance: Floats
+    sketched_distance: Floats
 
     @property
     def area(self) -> float:
@@ -95,6 +104,11 @@ class RecordedRun:
         return bool(self.distance[-1] <= other.bound.max())
 
     @property
+    def sketch_errors(self) -> Floats:
+        """Relative errors of the sketched distances."""
+        return np.asarray(self.sketched_distance / self.exact_distance - 1)
+
+    @property
     def share_inside(self) -> float:
         """Share of the moments at which the ranks were within the bound; NaN where there is none."""
         return float((self.bounded_distance <= self.bound).mean()) if len(self.bound) else float("nan")
@@ -115,12 +129,7 @@ def record(run: Path, path: Path, facts: dict[str, str]) -> None:
         ResultsError: The run cannot be read.
     """
     report = RunReport(run)
-    finished, budget = report.episodes, report.job.total_env_steps
-    at = np.linspace(0, budget, NUM_MOMENTS + 1)[1:]
-    nothing: Floats = np.zeros(0)
-    arrays = dict.fromkeys(_ARRAYS, nothing)
-    arrays["curve_at"], arrays["curve"] = at, learning_curve(finished, "env_steps", at)
-    arrays["last_returns"] = finished.returns[-WINDOW_EPISODES:]
+    arrays = _learned(report.episodes, report.job.total_env_steps)
     distance = report.distance
     if not isinstance(distance, str):
         stacked = np.linalg.norm(distance.to_mean, axis=1)
@@ -131,6 +140,7 @@ def record(run: Path, path: Path, facts: dict[str, str]) -> None:
             moments = report.bound.moments
             arrays["bound_at_s"] = distance.times_s[moments]
             arrays["bound"], arrays["bounded_distance"] = report.bound.values, stacked[moments]
+    arrays["exact_distance"], arrays["sketched_distance"] = _at_checkpoints(report)
     attributes = report.run.attributes
     step = effective_step(report.run)
     suffered = read_suffered(run)
@@ -145,6 +155,51 @@ def record(run: Path, path: Path, facts: dict[str, str]) -> None:
         **(asdict(suffered) if suffered is not None else {}),
         **facts,
     }
+    _write(path, about, arrays)
+
+
+def record_outside(finished: Episodes, job: Job, path: Path, about: dict[str, Any]) -> None:
+    """Keep what was learned outside of this package.
+
+    Args:
+        finished: The episodes.
+        job: What was learned.
+        path: File to write.
+        about: About the program and the machine.
+    """
+    known = {"job_toml": dump_job(job), "num_ranks": 1, "effective_step": float("nan")}
+    _write(path, {**known, **about}, _learned(finished, job.total_env_steps))
+
+
+def _at_checkpoints(report: RunReport) -> tuple[Floats, Floats]:
+    """Return each rank's distance to the mean at the checkpoints kept of all, [C x N]: exact, and by sketches."""
+    exact: list[float] = []
+    sketched: list[float] = []
+    for update in kept_updates(report.run.path):
+        paths = [checkpoint_path(report.run.path, rank, update) for rank in range(report.run.num_ranks)]
+        if not all(path.exists() for path in paths):
+            continue
+        z = np.stack([load_checkpoint(path)["learner"]["z"].astype(np.float64) for path in paths])
+        sketch = Sketch(report.job.record.sketch_size, z.shape[1])
+        sketches = np.stack([sketch(each) for each in z])
+        for found, values in ((exact, z), (sketched, sketches)):
+            found.extend(np.linalg.norm(values - values.mean(axis=0), axis=1).tolist())
+    return np.array(exact), np.array(sketched)
+
+
+def _learned(finished: Episodes, budget: int) -> dict[str, Floats]:
+    """Return the arrays of a record, of which those about the ranks are empty."""
+    nothing: Floats = np.zeros(0)
+    at = np.linspace(0, budget, NUM_MOMENTS + 1)[1:]
+    learned = {
+        "curve_at": at,
+        "curve": learning_curve(finished, "env_steps", at),
+        "last_returns": finished.returns[-WINDOW_EPISODES:],
+    }
+    return dict.fromkeys(_ARRAYS, nothing) | learned
+
+
+def _write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Floats]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, FORMAT) as file:
         for name, value in about.items():
@@ -162,7 +217,9 @@ def read_record(path: Path) -> RecordedRun:
     """
     with reading(path, FORMAT) as file:
         about = {name: value for name, value in file.attrs.items() if name not in ("format", "schema_version")}
-        return RecordedRun(about=about, **{name: file[name][()].astype(np.float64) for name in _ARRAYS})
+        # Files of an earlier galampi have no distances at checkpoints.
+        arrays = {name: file[name][()] if name in file else np.zeros(0) for name in _ARRAYS}
+        return RecordedRun(about=about, **{name: array.astype(np.float64) for name, array in arrays.items()})
 
 
 def write_checksums(folder: Path) -> None:

@@ -9,45 +9,65 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.errors import UserError
-from galampi.experiments.plan import Plan, counted_jobs, faults_of, read_plan, tuning_jobs, tuning_name
-from galampi.experiments.record import read_record, record, write_checksums
+from galampi.experiments import outside
+from galampi.experiments.plan import (
+    OUTSIDE,
+    Plan,
+    counted_jobs,
+    faults_of,
+    names_outside,
+    read_plan,
+    tuning_jobs,
+    tuning_name,
+)
+from galampi.experiments.record import read_record, record, record_outside, write_checksums
 from galampi.job import Job, load_job
 from galampi.launch import here, sweep
 from galampi.launch.sweep import SweptRun
 from galampi.ranks.processor import processor
 
 
-def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None]) -> int:
+def run_plan(folder: Path, runs: Path, at_once: int, sb3: Path | None, tell: Callable[[str], None]) -> int:
     """Train what a plan lacks, record it, and return the exit code of `sweep`.
 
     Args:
         folder: Of the experiment.
         runs: Folder in which its runs lie.
         at_once: Most runs at the same time.
+        sb3: Python of an environment with Stable-Baselines3, for an arm outside.
         tell: Called with a line now and then.
 
     Raises:
-        UserError: There is no plan, or `runs` holds those of another one.
+        UserError: There is no plan, `runs` holds those of another one, or an arm outside cannot be trained.
     """
     plan = read_plan(folder)
-    code = _part(tuning_jobs(plan, folder), folder / "tuning", runs / "tuning", plan, at_once, tell)
+
+    def part(jobs: Mapping[str, Job], name: str) -> int:
+        outside = names_outside(plan)
+        own = {run: job for run, job in jobs.items() if run not in outside}
+        code = _part(own, folder / name, runs / name, plan, at_once, tell)
+        others = {run: job for run, job in jobs.items() if run in outside}
+        return code or _part_outside(others, folder / name, plan, sb3, tell)
+
+    code = part(tuning_jobs(plan, folder), "tuning")
     if code:
         return code
-    factors = chosen_factors(plan, folder)
+    factors = chosen_factors(plan, folder, plan.arms)
     for arm, factor in factors.items():
         tell(f"{arm}: factor {factor:g}")
-    return _part(counted_jobs(plan, folder, factors), folder / "results", runs / "results", plan, at_once, tell)
+    return part(counted_jobs(plan, folder, factors), "results")
 
 
-def chosen_factors(plan: Plan, folder: Path) -> dict[str, float]:
-    """Return for each arm the factor with the greatest mean area under the curve, by what is recorded of the tuning.
+def chosen_factors(plan: Plan, folder: Path, arms: Iterable[str]) -> dict[str, float]:
+    """Return for some arms the factor with the greatest mean area under the curve, by what is recorded of the tuning.
 
     Raises:
         UserError: Some of the tuning is not recorded.
@@ -55,7 +75,7 @@ def chosen_factors(plan: Plan, folder: Path) -> dict[str, float]:
     factors: dict[str, float] = {}
     if plan.tuning is None:
         return factors
-    for arm in plan.arms:
+    for arm in arms:
         areas = []
         for factor in plan.tuning.factors:
             names = [tuning_name(arm, factor, seed) for seed in plan.tuning.seeds]
@@ -75,7 +95,7 @@ def _part(
     jobs: Mapping[str, Job], records: Path, runs: Path, plan: Plan, at_once: int, tell: Callable[[str], None]
 ) -> int:
     """Train and record those of some jobs that are not."""
-    lacking = {name: job for name, job in jobs.items() if not (records / f"{name}.h5").exists()}
+    lacking = _lacking(jobs, records)
     if not lacking:
         return 0
     if not sweep.is_sweep(runs):
@@ -85,7 +105,7 @@ def _part(
         raise UserError(f"{runs}: holds the runs of another plan: {other} is not the same there; choose another --runs")
 
     def keep() -> None:
-        facts = {"processor": processor(), "date": time.strftime("%Y-%m-%d")}
+        facts = _facts()
         for run in sweep.read_sweep(runs):
             path = records / f"{run.name}.h5"
             if run.state == "done" and run.name in lacking and not path.exists():
@@ -103,3 +123,34 @@ def _part(
     code = here.train_sweep(runs, plan.num_ranks, at_once, after_each=keep, started_by=started_by)
     keep()
     return code
+
+
+def _part_outside(
+    jobs: Mapping[str, Job], records: Path, plan: Plan, sb3: Path | None, tell: Callable[[str], None]
+) -> int:
+    """Let those of some jobs that are not recorded be learned outside, one after the other, and record them."""
+    lacking = _lacking(jobs, records)
+    if lacking and sb3 is None:
+        raise UserError(f"{len(lacking)} runs are to be trained with {OUTSIDE}: --sb3 PYTHON says where that is")
+    try:
+        with terminated_as_interrupted():
+            for name, job in lacking.items():
+                path = records / f"{name}.h5"
+                finished, about = outside.learn(Path(str(sb3)), job, plan.num_ranks)
+                record_outside(finished, job, path, {**about, **_facts()})
+                write_checksums(records)
+                tell(f"recorded {path}")
+    except KeyboardInterrupt:
+        tell("stopped; the same command goes on")
+        return here.STOPPED
+    return 0
+
+
+def _lacking(jobs: Mapping[str, Job], records: Path) -> dict[str, Job]:
+    """Return those of some jobs that are not recorded."""
+    return {name: job for name, job in jobs.items() if not (records / f"{name}.h5").exists()}
+
+
+def _facts() -> dict[str, str]:
+    """Return what is recorded of the machine and the day."""
+    return {"processor": processor(), "date": time.strftime("%Y-%m-%d")}

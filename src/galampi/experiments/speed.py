@@ -183,8 +183,25 @@ def _ratio(plan: SpeedPlan, samples: list[Sample], condition: str, method: str, 
     return "-" if method == plan.baseline or not len(found) else f"{median(found):.2f}"
 
 
-def compared_with_baseline(folder: Path) -> tuple[dict[str, dict[str, Estimate]], str]:
-    """Return the ratio of each method but the baseline under each condition that was measured, and the baseline."""
+@dataclass(frozen=True)
+class Ratios:
+    """How many times the env steps a second of a baseline methods make.
+
+    Attributes:
+        baseline: The method that the others are compared with.
+        estimates: By condition and method.
+    """
+
+    baseline: str
+    estimates: dict[str, dict[str, Estimate]]
+
+
+def compared_with_baseline(folder: Path) -> Ratios:
+    """Return the ratio of each method but the baseline under each condition that was measured.
+
+    Raises:
+        UserError: There is no plan.
+    """
     plan, samples = read_as(SpeedPlan, folder), _read(folder)
     found: dict[str, dict[str, Estimate]] = {}
     for condition in plan.conditions:
@@ -192,7 +209,7 @@ def compared_with_baseline(folder: Path) -> tuple[dict[str, dict[str, Estimate]]
             each = ratios(plan, samples, condition, method, moved=False)
             if method != plan.baseline and len(each):
                 found.setdefault(condition, {})[method] = median(each)
-    return found, plan.baseline
+    return Ratios(plan.baseline, found)
 
 
 def _path(folder: Path) -> Path:

@@ -32,7 +32,8 @@ from galampi.results.sole import sole_writer
 NUM_RANKS = 2
 """Ranks of a run, as in sweep.sbatch."""
 _PERIOD_S = 0.5
-_STOPPED = 3
+STOPPED = 3
+"""Exit code of what a signal has ended, and that can go on."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -93,7 +94,7 @@ def train_sweep(
     with sole_writer(folder):
         launcher = mpirun(_ranks_of(folder, num_ranks))
         is_stopped = _train(folder, lambda run: [*started_by(run), *launcher], at_once, after_each)
-    return _STOPPED if is_stopped else sweep.exit_code(sweep.read_sweep(folder))
+    return STOPPED if is_stopped else sweep.exit_code(sweep.read_sweep(folder))
 
 
 def _lay_out(asked: Asked) -> None:

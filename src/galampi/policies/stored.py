@@ -102,8 +102,13 @@ def _num_ranks_then(out: Path, update: int) -> int:
         raise ResultsError(f"{kept[0]}: damaged: it holds no {error}") from error
 
 
+def kept_updates(out: Path) -> list[int]:
+    """Return the updates after which checkpoints are kept beside the newest, ascending."""
+    return sorted(int(path.name.removeprefix("update-")) for path in (out / "kept").glob("update-*"))
+
+
 def _kept(out: Path) -> str:
-    updates = sorted(int(path.name.removeprefix("update-")) for path in (out / "kept").glob("update-*"))
+    updates = kept_updates(out)
     if not updates:
         return "none is kept but the newest; see checkpoint.keep_every_updates"
     return f"kept are those of update {', '.join(map(str, updates))}"

@@ -14,6 +14,9 @@ from galampi.experiments.picture import save_picture
 from galampi.experiments.plan import Plan
 from galampi.experiments.record import RecordedRun, read_record, record, write_checksums
 from galampi.experiments.running import chosen_factors, read_plan
+from galampi.policies.stored import checkpoint_path
+from galampi.results import save_checkpoint
+from galampi.results.sketch import relative_error
 
 FACTS = {"processor": "a processor", "date": "2026-01-02"}
 PLAN = """
@@ -29,6 +32,9 @@ seeds = [1, 2, 3]
 "gossip.method" = ["push-sum", "gala"]
 """
 TUNING = '\n[tuning]\nkey = "learner.learning_rate"\nfactors = [0.5, 2.0]\nseeds = [9]\n'
+
+SKETCHES = PLAN.replace("gossip.method", "record.sketch_size").replace('["push-sum", "gala"]', "[64, 1024]")
+SKETCHES = SKETCHES.replace('baseline = "gala"', 'baseline = "1024"\nstatistic = "sketch"')
 
 
 def test_the_numbers_are_those_of_the_run(tmp_path) -> None:
@@ -83,7 +89,8 @@ def test_the_tuning_takes_the_greatest_area(experiment, tmp_path) -> None:
             settings = {"total_env_steps": "32000", "gossip.method": method, "seed": "9"}
             run = make_run(tmp_path / f"{method}-{factor}", slope=1.0 if factor == best else 0.5, settings=settings)
             record(run, experiment / f"tuning/method-{method}_x{factor:g}_seed-9.h5", FACTS)
-    assert chosen_factors(read_plan(experiment), experiment) == {"method-push-sum": 2.0, "method-gala": 0.5}
+    plan = read_plan(experiment)
+    assert chosen_factors(plan, experiment, plan.arms) == {"method-push-sum": 2.0, "method-gala": 0.5}
 
 
 def test_nothing_is_kept(tmp_path) -> None:
@@ -109,6 +116,8 @@ def made_of_distances(seeds, **arms):
             bound_at_s=np.array([1.0, 2.0])[: len(bounds)],
             bound=bounds,
             bounded_distance=np.full(len(bounds), float(distance)),
+            exact_distance=nothing,
+            sketched_distance=nothing,
         )
 
     return [
@@ -139,3 +148,26 @@ def test_distances_and_how_they_grow() -> None:
     # One of the runs without exchange ends within the bound of the baseline, 1.
     assert "1 of 2" in lines[4]
     assert lines[-1].endswith("distance 0.50 (0.50 to 0.50), bound 1.00 (1.00 to 1.00)")
+
+
+def test_sketches_are_compared_with_all_parameters(tmp_path) -> None:
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "plan.toml").write_text(SKETCHES)
+    rng = np.random.default_rng(1)
+    for size in (64, 1024):
+        run = make_run(tmp_path / str(size), settings={"record.sketch_size": str(size)})
+        for update in (10, 20):
+            for rank in range(2):
+                state = {"learner": {"z": rng.normal(size=20_000).astype(np.float32)}}
+                save_checkpoint(checkpoint_path(run, rank, update), state)
+        # Another is not whole yet.
+        save_checkpoint(checkpoint_path(run, 0, 30), state)
+        record(run, folder / f"results/sketch_size-{size}_seed-1.h5", FACTS)
+    kept = read_record(folder / "results/sketch_size-64_seed-1.h5")
+    # Of two ranks that differ by sqrt(2) in each component.
+    np.testing.assert_allclose(kept.exact_distance, np.full(4, np.sqrt(20_000 / 2)), rtol=0.02)
+    assert 0.001 < np.abs(kept.sketch_errors).max() < 4 * relative_error(64)
+    rows = {line.split()[0]: line.split() for line in table(read_outcome(folder)).splitlines() if line.startswith("  ")}
+    assert (rows["64"][1:3], rows["64"][-1], rows["1024"][-1]) == (["1", "4"], "8.84", "2.21")
+    save_picture(read_outcome(folder), tmp_path / "picture.png")

@@ -49,16 +49,16 @@ def test_methods_take_turns_and_a_round_is_compared_with_itself(measured) -> Non
     speed.measure_plan(folder, lambda line: None)
     assert taken[:4] == ["push-sum None", "allreduce None", "push-sum 3", "allreduce 3"]
     assert taken[4:8] == ["allreduce None", "push-sum None", "allreduce 3", "push-sum 3"]
-    found, baseline = speed.compared_with_baseline(folder)
-    assert baseline == "allreduce"
-    assert found["calm"]["push-sum"].value == pytest.approx(1)
-    assert found["one is slow"]["push-sum"].value == pytest.approx(2)
+    ratios = speed.compared_with_baseline(folder)
+    assert ratios.baseline == "allreduce"
+    assert ratios.estimates["calm"]["push-sum"].value == pytest.approx(1)
+    assert ratios.estimates["one is slow"]["push-sum"].value == pytest.approx(2)
     plan, samples = read_as(speed.SpeedPlan, folder), speed._read(folder)
     np.testing.assert_allclose(speed.ratios(plan, samples, "calm", "push-sum", moved=True), np.ones(3))
     lines = speed.speed_table(folder).splitlines()
     assert lines[3].startswith("12 of 12 samples, 4 ranks each, float32; ")
     assert lines[-2].split()[:7] == ["one", "is", "slow", "push-sum", "3", "180", "2.00"]
-    picture.save_ratios(found, baseline, folder / "picture.png")
+    picture.save_ratios(ratios, folder / "picture.png")
     assert (folder / "picture.png").stat().st_size > 5000
 
 
