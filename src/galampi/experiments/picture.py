@@ -161,13 +161,13 @@ def _draw_profiles(axes: Axes, arms: list[Arm]) -> None:
 def _draw_successes(axes: Axes, outcome: Outcome) -> None:
     """Draw the share of runs that reach the threshold, with its interval, by group."""
     threshold, groups = outcome.plan.threshold, outcome.groups
-    values = list(next(iter(outcome.plan.groups.values())))
+    values = list(map(str, outcome.plan.axes[outcome.plan.compared]))
     for number, (value, color) in enumerate(zip(values, line_colors(len(values)), strict=True)):
         places: list[float] = []
         estimates: list[Estimate] = []
         for place, arms in enumerate(groups.values()):
-            arm = next(arm for arm in arms if arm.value == value)
-            if arm.runs:
+            arm = next((arm for arm in arms if arm.value == value), None)
+            if arm is not None and arm.runs:
                 # Beside each other, or their intervals hide one another.
                 places.append(place + 0.1 * (number - (len(values) - 1) / 2))
                 estimates.append(share(arm.num_successes(threshold), len(arm.runs)))

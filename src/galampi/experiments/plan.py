@@ -61,6 +61,8 @@ class Plan(BaseModel):
     """Settings of every run, over those of the job."""
     axes: dict[str, tuple[str | int | float, ...]]
     """Values of the settings that differ between arms."""
+    left_out: tuple[dict[str, str | int | float], ...] = ()
+    """Arms that are not trained: those that have all of some values."""
     compared: str
     """The axis whose values are compared with one another."""
     baseline: str
@@ -79,6 +81,8 @@ class Plan(BaseModel):
         values = [str(value) for value in self.axes.get(self.compared, ())]
         if self.baseline not in values:
             raise ValueError(f"baseline is {self.baseline!r}; must be a value of the axis {self.compared!r}: {values}")
+        if unknown := {key for each in self.left_out for key in each} - set(self.axes):
+            raise ValueError(f"left_out names {unknown.pop()!r}; must name axes: {list(self.axes)}")
         if [str(value) for value in self.axes.get(_FAULT, ())] != list(self.faults):
             raise ValueError(f"faults are {list(self.faults)}; must be the values of the axis {_FAULT!r}")
         if self.tuning is not None and set(self.tuning.seeds) & set(self.seeds):
@@ -90,7 +94,8 @@ class Plan(BaseModel):
         """What each arm chooses, by its name."""
         products = itertools.product(*self.axes.values())
         chosen = [dict(zip(self.axes, map(str, values), strict=True)) for values in products]
-        return {run_name(each): each for each in chosen}
+        left_out = [{(key, str(value)) for key, value in each.items()} for each in self.left_out]
+        return {run_name(each): each for each in chosen if not any(some <= each.items() for some in left_out)}
 
     @property
     def groups(self) -> dict[str, dict[str, str]]:

@@ -68,6 +68,15 @@ def test_what_is_compared_has_the_rest_in_common(tmp_path) -> None:
     }
 
 
+def test_an_arm_that_is_left_out_is_in_no_group(tmp_path) -> None:
+    left_out = 'left_out = [{ "gossip.method" = "push-sum", "environment.num_envs" = 4 }]\n'
+    plan = read(tmp_path, PLAN.replace("seeds = [1, 2]", left_out + "seeds = [1, 2]"))
+    assert len(plan.arms) == 3
+    assert list(plan.groups["environment.num_envs = 2"]) == ["push-sum", "allreduce"]
+    assert list(plan.groups["environment.num_envs = 4"]) == ["allreduce"]
+    assert len(tuning_jobs(plan, tmp_path)) == 3 * 2 * 2
+
+
 def test_a_job_beside_the_plan_comes_first(tmp_path) -> None:
     (tmp_path / "cartpole").write_text('name = "mine"\n[environment]\nid = "CartPole-v1"')
     assert {job.name for job in counted_jobs(read(tmp_path), tmp_path, {}).values()} == {"mine"}
@@ -82,6 +91,7 @@ def test_a_job_beside_the_plan_comes_first(tmp_path) -> None:
             "baseline is 'gala'; must be a value of the axis 'gossip.method'",
         ),
         ("seeds = [8, 9]", "seeds = [2, 9]", "seeds of the tuning must not be seeds of the runs that count"),
+        ("num_ranks = 2", "num_ranks = 2\nleft_out = [{ size = 3 }]", "left_out names 'size'; must name axes"),
         ("num_ranks = 2", "", "num_ranks: Field required"),
         ("num_ranks = 2", "num_ranks = = 2", "not TOML"),
         ("num_ranks = 2", "num_ranks = 2\nsize = 3", "size: Extra inputs are not permitted"),
