@@ -198,14 +198,13 @@ def test_a_resume_without_checkpoints_is_refused_and_loses_nothing(galampi, stop
     one = stopped / "checkpoint/rank-0001.h5"
     (stopped / "checkpoint/previous/rank-0001.h5").unlink()
     one.unlink()
-    for _ in range(2):
-        for word in ("--resume", "--resume=auto"):
-            code, _, errors = galampi("train", "--out", stopped, word).finish()
-            assert code == 2
-            line = the_line(errors)
-            assert str(one) in line or "checkpoint/rank-0000.h5" in line
-            assert "--resume=anew" in line
-            assert rows(stopped) == before
+    for word in ("--resume", "--resume=auto"):
+        code, _, errors = galampi("train", "--out", stopped, word).finish()
+        assert code == 2
+        line = the_line(errors)
+        assert str(one) in line or "checkpoint/rank-0000.h5" in line
+        assert "--resume=anew" in line
+        assert rows(stopped) == before
         # Once more with none at all.
         shutil.rmtree(stopped / "checkpoint", ignore_errors=True)
     code, _, errors = galampi("train", "--out", stopped, "--resume=anew", "--total_env_steps", 2000).finish()
@@ -230,18 +229,10 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(galampi, stopped) ->
 
 @pytest.mark.one_mpi
 def test_what_a_resume_may_change(galampi, stopped) -> None:
-    refused = [
-        ("--gossip.method", "allreduce"),
-        ("--environment.id", "Acrobot-v1"),
-        ("--network.hidden_sizes", "[8]"),
-        ("--learner.gamma", 0.5),
-        ("--seed", 7),
-    ]
     before = rows(stopped)
-    for option, value in refused:
-        code, _, errors = galampi("train", "--out", stopped, "--resume", option, value).finish()
-        assert code == 2
-        assert f"{option.removeprefix('--')} was " in the_line(errors)
+    code, _, errors = galampi("train", "--out", stopped, "--resume", "--gossip.method", "allreduce").finish()
+    assert code == 2
+    assert "gossip.method was " in the_line(errors)
     assert rows(stopped) == before
     total = sum(rank.updates["env_steps"][-1] for rank in open_run(stopped).ranks) + 1000
     more = ("--learner.learning_rate", 1e-4, "--gossip.topology", "ring", "--total_env_steps", total)

@@ -183,12 +183,23 @@ def _draw_successes(axes: Axes, outcome: Outcome) -> None:
 
 
 def _draw_distances(axes: Axes, outcome: Outcome) -> None:
-    """Draw distance and bound by what is compared, a point for each run and a line for their interquartile means."""
+    """Draw distance and bound by what is compared, a point for each run, and their interquartile means."""
     arms = [arm for group in outcome.groups.values() for arm in group if arm.runs]
     places = range(len(arms))
+    # Between names there is nothing to be read off a line.
+    are_numbers = all(arm.value.isdigit() for arm in arms)
+    if not are_numbers:
+        axes.set_xlim(-0.5, len(arms) - 0.5)
     for what, color in zip(("distance", "bound"), line_colors(2), strict=True):
         means = [interquartile_mean(relative(arm, what)).value for arm in arms]
-        axes.plot(places, means, color=color, label=what if what == "distance" else "bound of Proposition 1")
+        axes.plot(
+            places,
+            means,
+            "-" if are_numbers else "_",
+            markersize=30,
+            color=color,
+            label=what if what == "distance" else "bound of Proposition 1",
+        )
         for place, arm in zip(places, arms, strict=True):
             axes.plot([place] * len(arm.runs), relative(arm, what), ".", color=color, alpha=0.5)
     axes.set_yscale("log")
