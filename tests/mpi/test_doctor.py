@@ -71,7 +71,7 @@ def test_speed_and_window(comm, monkeypatch) -> None:
     assert min(of_job.figures["learner_steps_per_s"]) < min(of_job.figures["emulator_steps_per_s"])
     if comm.rank == 1:
         collect = RolloutCollector.collect
-        monkeypatch.setattr(RolloutCollector, "collect", lambda self: (time.sleep(0.1), collect(self))[1])
+        monkeypatch.setattr(RolloutCollector, "collect", lambda self: (time.sleep(1), collect(self))[1])
     of_job, _ = speed.check_speed(job, comm)
     assert of_job.state == "warning"
     assert "less than half as fast" in of_job.advice
