@@ -70,4 +70,4 @@ def _train(folder: Path, arguments: argparse.Namespace) -> int:
     if speed.is_about_speed(folder):
         speed.measure_plan(folder, tell)
         return 0
-    return run_plan(folder, arguments.runs, arguments.at_once, arguments.sb3, tell)
+    return run_plan(folder, arguments.runs, arguments.at_once, tell, arguments.sb3)

@@ -35,15 +35,15 @@ from galampi.launch.sweep import SweptRun
 from galampi.ranks.processor import processor
 
 
-def run_plan(folder: Path, runs: Path, at_once: int, sb3: Path | None, tell: Callable[[str], None]) -> int:
+def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None], sb3: Path | None = None) -> int:
     """Train what a plan lacks, record it, and return the exit code of `sweep`.
 
     Args:
         folder: Of the experiment.
         runs: Folder in which its runs lie.
         at_once: Most runs at the same time.
-        sb3: Python of an environment with Stable-Baselines3, for an arm outside.
         tell: Called with a line now and then.
+        sb3: Python of an environment with Stable-Baselines3, for an arm outside.
 
     Raises:
         UserError: There is no plan, `runs` holds those of another one, or an arm outside cannot be trained.

@@ -82,8 +82,8 @@ def test_an_arm_outside_is_tuned_and_recorded_like_the_others(tmp_path, program)
     assert set(counted_jobs(plan, tmp_path, {})) < names_outside(plan)
     told: list[str] = []
     with pytest.raises(UserError, match="2 runs are to be trained with stable-baselines3: --sb3 PYTHON"):
-        run_plan(tmp_path, tmp_path / "runs", 1, None, told.append)
-    assert run_plan(tmp_path, tmp_path / "runs", 1, program, told.append) == 0
+        run_plan(tmp_path, tmp_path / "runs", 1, told.append)
+    assert run_plan(tmp_path, tmp_path / "runs", 1, told.append, program) == 0
     assert "method-stable-baselines3: factor 2" in told
     kept = read_record(tmp_path / "results/method-stable-baselines3_seed-2.h5")
     assert kept.last_returns[0] == 2
@@ -94,12 +94,12 @@ def test_an_arm_outside_is_tuned_and_recorded_like_the_others(tmp_path, program)
     assert lines[0].split()[1:3] == ["2", "2"]
     assert lines[0].split()[-2:] == ["-", "-"]
     # What is recorded is learned no more: nobody is asked.
-    assert run_plan(tmp_path, tmp_path / "runs", 1, None, told.append) == 0
+    assert run_plan(tmp_path, tmp_path / "runs", 1, told.append) == 0
 
 
 def test_a_program_that_fails_is_told(tmp_path, program) -> None:
     program.write_text(f"#!{sys.executable}\nraise ImportError('No module named stable_baselines3')\n")
     (tmp_path / "plan.toml").write_text(PLAN)
     with pytest.raises(UserError, match="ended with 1: ImportError: No module named stable_baselines3"):
-        run_plan(tmp_path, tmp_path / "runs", 1, program, lambda line: None)
+        run_plan(tmp_path, tmp_path / "runs", 1, lambda line: None, program)
     assert not list(tmp_path.glob("*/*.h5"))
