@@ -49,12 +49,12 @@ def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None]
         UserError: There is no plan, `runs` holds those of another one, or an arm outside cannot be trained.
     """
     plan = read_plan(folder)
+    others_names = names_outside(plan)
 
     def part(jobs: Mapping[str, Job], name: str) -> int:
-        outside = names_outside(plan)
-        own = {run: job for run, job in jobs.items() if run not in outside}
+        own = {run: job for run, job in jobs.items() if run not in others_names}
         code = _part(own, folder / name, runs / name, plan, at_once, tell)
-        others = {run: job for run, job in jobs.items() if run in outside}
+        others = {run: job for run, job in jobs.items() if run in others_names}
         return code or _part_outside(others, folder / name, plan, sb3, tell)
 
     code = part(tuning_jobs(plan, folder), "tuning")
@@ -130,13 +130,15 @@ def _part_outside(
 ) -> int:
     """Let those of some jobs that are not recorded be learned outside, one after the other, and record them."""
     lacking = _lacking(jobs, records)
-    if lacking and sb3 is None:
+    if not lacking:
+        return 0
+    if sb3 is None:
         raise UserError(f"{len(lacking)} runs are to be trained with {OUTSIDE}: --sb3 PYTHON says where that is")
     try:
         with terminated_as_interrupted():
             for name, job in lacking.items():
                 path = records / f"{name}.h5"
-                finished, about = outside.learn(Path(str(sb3)), job, plan.num_ranks)
+                finished, about = outside.learn(sb3, job, plan.num_ranks)
                 record_outside(finished, job, path, {**about, **_facts()})
                 write_checksums(records)
                 tell(f"recorded {path}")
