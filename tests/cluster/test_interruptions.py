@@ -15,12 +15,14 @@ def test_a_run_goes_on_to_its_end(begun, case) -> None:
     assert_sound(folder / "run", num_ranks=2, status="finished")
     run = open_run(folder / "run")
     assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= 4000
+    event, _, launcher = case
     for rank in run.ranks:
         # Slurm's pmi2 and MPICH now and then fail to start; then the job comes back once more, the run does not.
-        assert len(rank.restarts["restart"]) == 1, log
-        assert 1 <= int(job["Restarts"]) <= 5, log
+        restarts = len(rank.restarts["restart"])
+        # The limit stays short until the restart has been seen: on a busy machine it comes once more before that.
+        assert restarts >= 1 if event == "limit" else restarts == 1, log
+        assert restarts <= int(job["Restarts"]) <= restarts + 4, log
         assert rank.restarts["update"][0] > 0
-    event, _, launcher = case
     reason = run.ranks[0].restarts["reason"][0]
     print(case, reason)
     if event == "limit" or (event not in ("node", "launcher") and launcher == "srun"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from launching import FOREVER, assert_sound, has_trained, rank_of, ranks_below, wait_for
+from launching import FOREVER, assert_sound, has_trained, newest_checkpoint, rank_of, ranks_below, wait_for
 from limits import DEADLOCK_S
 
 from galampi.bench.contestants import off_shared_memory
@@ -309,8 +309,8 @@ def test_rows_after_the_last_checkpoint_of_ranks_that_left_do_not_count(galampi,
     saved = [load_checkpoint(path) for path in sorted((out / "checkpoint").glob("rank-*.h5"))]
     wait_for(lambda: open_run(out).ranks[2].updates.num_rows > saved[2]["position"]["num_updates"])
     command.kill()
-    last = load_checkpoint(out / "checkpoint/rank-0002.h5")
-    total = sum(load_checkpoint(path)["counters"]["env_steps"] for path in (out / "checkpoint").glob("rank-*.h5"))
+    last = newest_checkpoint(out, 2)
+    total = sum(newest_checkpoint(out, rank)["counters"]["env_steps"] for rank in range(3))
     code, output, errors = galampi("train", "--out", out, "--resume", "--total_env_steps", total + 1000).finish()
     assert code == 0, output + errors
     left = open_run(out).all_ranks[2]

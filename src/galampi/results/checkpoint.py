@@ -30,8 +30,8 @@ def save_checkpoint(path: Path, state: State, *, keeps_previous: bool = False) -
     Args:
         path: The file, `OUT/checkpoint/rank-0000.h5`. Its folder is created.
         state: What to save; see `State`.
-        keeps_previous: Keep the checkpoint that was there, at `previous_checkpoint`. A kill between two renames leaves
-            that one alone.
+        keeps_previous: Keep the checkpoint that was there, at `previous_checkpoint`. Where the file system has no hard
+            links, a kill between two renames leaves that one alone.
 
     Raises:
         TypeError: A leaf is of another type, or a key is not a non-empty string without `/`.

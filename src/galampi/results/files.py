@@ -38,10 +38,15 @@ def create(path: Path, file_format: str) -> h5py.File:
 def move_into_place(path: Path, previous: Path | None = None) -> None:
     """Rename the finished `partial_name(path)` to `path`, and make the rename survive a power cut.
 
-    What was at `path` is moved to `previous`, if that is given.
+    What was at `path` is kept at `previous`, if that is given. There is always a file at `path`, but for a moment on
+    file systems without hard links between folders.
     """
     if previous is not None and path.exists():
-        path.replace(previous)
+        previous.unlink(missing_ok=True)
+        try:
+            previous.hardlink_to(path)
+        except OSError:
+            path.replace(previous)
     partial_name(path).rename(path)
     _sync(path.parent)
 
@@ -70,8 +75,8 @@ def replacing(path: Path, file_format: str, previous: Path | None = None) -> Ite
     """Write a new file that takes the place of `path` in one step once it is complete and on the disk.
 
     Whenever the process is killed, `path` is the old file or the new one, never a mixture. If the body
-    raises, or the disk is full, the old file stays. With `previous` the old file is moved there, just before the new
-    one takes its place.
+    raises, or the disk is full, the old file stays. With `previous` the old file is kept there once the new one takes
+    its place.
 
     Raises:
         OSError: The file cannot be written.

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from galampi.errors import ResultsError
-from galampi.results import RankWriter, load_checkpoint, save_checkpoint
+from galampi.results import RankWriter, load_checkpoint, previous_checkpoint, save_checkpoint
 
 KEYS = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
@@ -120,6 +120,29 @@ def test_kill_at_any_moment_leaves_one_whole_checkpoint(tmp_path, moment):
     assert state["n"] >= int(announced[-1] if announced else 1)
     assert (state["z"] == state["n"]).all()
     assert (state["more"]["m"] == state["n"]).all()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_one_before_is_kept_and_the_newest_is_always_there(tmp_path, monkeypatch, links):
+    path = tmp_path / "rank-0000.h5"
+    found = []
+
+    def rename(part: Path, target: Path) -> None:
+        found.append(path.exists())
+        part.replace(target)
+
+    def no_link(link: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "no links between folders here", str(link))
+
+    for update in range(3):
+        if update == 1:
+            monkeypatch.setattr(Path, "rename", rename)
+            if not links:
+                monkeypatch.setattr(Path, "hardlink_to", no_link)
+        save_checkpoint(path, {"update": update}, keeps_previous=True)
+        assert load_checkpoint(path) == {"update": update}
+    assert load_checkpoint(previous_checkpoint(path)) == {"update": 1}
+    assert found == [links, links]
 
 
 def test_the_disk_has_the_bytes_before_the_file_has_the_name(tmp_path, monkeypatch):
