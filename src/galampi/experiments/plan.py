@@ -13,7 +13,7 @@ import itertools
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -150,29 +150,41 @@ def _path(folder: Path) -> Path:
     return folder / "plan.toml"
 
 
-def tuning_jobs(plan: Plan, folder: Path) -> dict[str, Job]:
-    """Return the jobs that choose a value for each arm, by the names of their runs, seed by seed."""
-    jobs: dict[str, Job] = {}
+class PlannedRun(NamedTuple):
+    """A run of a plan."""
+
+    job: Job
+    faults: tuple[Fault, ...] | None = None
+    """What happens to it; None where the plan has no faults, and in a tuning, whose runs are left in peace."""
+    is_outside: bool = False
+    """Whether another library learns it, Stable-Baselines3."""
+
+
+def tuning_runs(plan: Plan, folder: Path) -> dict[str, PlannedRun]:
+    """Return the runs that choose a value for each arm, by their names, seed by seed."""
+    runs: dict[str, PlannedRun] = {}
     if plan.tuning is not None:
-        for seed in plan.tuning.seeds:
-            for arm, chosen in plan.arms.items():
-                for factor in plan.tuning.factors:
-                    jobs[tuning_name(arm, factor, seed)] = _job(plan, folder, chosen, seed, factor)
-    return jobs
+        each = itertools.product(plan.tuning.seeds, plan.arms.items(), plan.tuning.factors)
+        for seed, (arm, chosen), factor in each:
+            job = _job(plan, folder, chosen, seed, factor)
+            runs[tuning_name(arm, factor, seed)] = PlannedRun(job, is_outside=_is_outside(chosen))
+    return runs
 
 
-def counted_jobs(plan: Plan, folder: Path, factors: Mapping[str, float]) -> dict[str, Job]:
-    """Return the jobs that count, by the names of their runs, seed by seed.
+def counted_runs(plan: Plan, folder: Path, factors: Mapping[str, float]) -> dict[str, PlannedRun]:
+    """Return the runs that count, by their names, seed by seed.
 
     Args:
         plan: The plan.
         folder: Where it lies.
         factors: Of each arm what the tuning chose; empty without one.
     """
-    return {
-        counted_name(arm, seed): _job(plan, folder, chosen, seed, factors.get(arm, 1.0))
-        for seed, (arm, chosen) in itertools.product(plan.seeds, plan.arms.items())
-    }
+    runs: dict[str, PlannedRun] = {}
+    for seed, (arm, chosen) in itertools.product(plan.seeds, plan.arms.items()):
+        job = _job(plan, folder, chosen, seed, factors.get(arm, 1.0))
+        faults = plan.faults[chosen[_FAULT]] if plan.faults else None
+        runs[counted_name(arm, seed)] = PlannedRun(job, faults, _is_outside(chosen))
+    return runs
 
 
 def tuning_name(arm: str, factor: float, seed: int) -> str:
@@ -185,23 +197,8 @@ def counted_name(arm: str, seed: int) -> str:
     return f"{arm}_seed-{seed}"
 
 
-def names_outside(plan: Plan) -> frozenset[str]:
-    """Return the names of the runs, of the tuning too, that are no jobs of this package's own."""
-    arms = [arm for arm, chosen in plan.arms.items() if chosen.get(_METHOD) == OUTSIDE]
-    names = {counted_name(arm, seed) for arm in arms for seed in plan.seeds}
-    if plan.tuning is not None:
-        each = itertools.product(arms, plan.tuning.factors, plan.tuning.seeds)
-        names |= {tuning_name(arm, factor, seed) for arm, factor, seed in each}
-    return frozenset(names)
-
-
-def faults_of(plan: Plan, run: str) -> tuple[Fault, ...] | None:
-    """Return what happens to a counted run, by its name; None where the plan has no faults."""
-    if not plan.faults:
-        return None
-    names = {counted_name(arm, seed): chosen[_FAULT] for arm, chosen in plan.arms.items() for seed in plan.seeds}
-    # Runs of a tuning are left in peace.
-    return plan.faults[names[run]] if run in names else None
+def _is_outside(chosen: Chosen) -> bool:
+    return chosen.get(_METHOD) == OUTSIDE
 
 
 def _job(plan: Plan, folder: Path, chosen: Chosen, seed: int, factor: float) -> Job:

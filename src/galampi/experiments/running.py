@@ -21,15 +21,14 @@ from galampi.experiments import outside
 from galampi.experiments.plan import (
     OUTSIDE,
     Plan,
-    counted_jobs,
-    faults_of,
-    names_outside,
+    PlannedRun,
+    counted_runs,
     read_plan,
-    tuning_jobs,
     tuning_name,
+    tuning_runs,
 )
 from galampi.experiments.record import read_record, record, record_outside, write_checksums
-from galampi.job import Job, load_job
+from galampi.job import load_job
 from galampi.launch import here, sweep
 from galampi.launch.sweep import SweptRun
 from galampi.ranks.processor import processor
@@ -49,21 +48,20 @@ def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None]
         UserError: There is no plan, `runs` holds those of another one, or an arm outside cannot be trained.
     """
     plan = read_plan(folder)
-    others_names = names_outside(plan)
 
-    def part(jobs: Mapping[str, Job], name: str) -> int:
-        own = {run: job for run, job in jobs.items() if run not in others_names}
+    def part(planned: Mapping[str, PlannedRun], name: str) -> int:
+        own = {run: each for run, each in planned.items() if not each.is_outside}
         code = _part(own, folder / name, runs / name, plan, at_once, tell)
-        others = {run: job for run, job in jobs.items() if run in others_names}
+        others = {run: each for run, each in planned.items() if each.is_outside}
         return code or _part_outside(others, folder / name, plan, sb3, tell)
 
-    code = part(tuning_jobs(plan, folder), "tuning")
+    code = part(tuning_runs(plan, folder), "tuning")
     if code:
         return code
     factors = chosen_factors(plan, folder, plan.arms)
     for arm, factor in factors.items():
         tell(f"{arm}: factor {factor:g}")
-    return part(counted_jobs(plan, folder, factors), "results")
+    return part(counted_runs(plan, folder, factors), "results")
 
 
 def chosen_factors(plan: Plan, folder: Path, arms: Iterable[str]) -> dict[str, float]:
@@ -92,16 +90,21 @@ def _area(path: Path) -> float:
 
 
 def _part(
-    jobs: Mapping[str, Job], records: Path, runs: Path, plan: Plan, at_once: int, tell: Callable[[str], None]
+    planned: Mapping[str, PlannedRun],
+    records: Path,
+    runs: Path,
+    plan: Plan,
+    at_once: int,
+    tell: Callable[[str], None],
 ) -> int:
-    """Train and record those of some jobs that are not."""
-    lacking = _lacking(jobs, records)
+    """Train and record those of some runs that are not recorded."""
+    lacking = _lacking(planned, records)
     if not lacking:
         return 0
     if not sweep.is_sweep(runs):
-        sweep.lay_out(runs, lacking)
+        sweep.lay_out(runs, {name: each.job for name, each in lacking.items()})
     laid_out = {run.name: load_job(run.job_file) for run in sweep.read_sweep(runs)}
-    if other := next((name for name, job in lacking.items() if laid_out.get(name) != job), None):
+    if other := next((name for name, each in lacking.items() if laid_out.get(name) != each.job), None):
         raise UserError(f"{runs}: holds the runs of another plan: {other} is not the same there; choose another --runs")
 
     def keep() -> None:
@@ -114,10 +117,10 @@ def _part(
                 tell(f"recorded {path}")
 
     def started_by(run: SweptRun) -> list[str]:
-        hurt = faults_of(plan, run.name)
-        if hurt is None:
+        faults = planned[run.name].faults
+        if faults is None:
             return []
-        text = json.dumps([asdict(fault) for fault in hurt])
+        text = json.dumps([asdict(fault) for fault in faults])
         return [sys.executable, "-m", "galampi.experiments.faults", text, str(run.out)]
 
     code = here.train_sweep(runs, plan.num_ranks, at_once, after_each=keep, started_by=started_by)
@@ -126,20 +129,20 @@ def _part(
 
 
 def _part_outside(
-    jobs: Mapping[str, Job], records: Path, plan: Plan, sb3: Path | None, tell: Callable[[str], None]
+    planned: Mapping[str, PlannedRun], records: Path, plan: Plan, sb3: Path | None, tell: Callable[[str], None]
 ) -> int:
-    """Let those of some jobs that are not recorded be learned outside, one after the other, and record them."""
-    lacking = _lacking(jobs, records)
+    """Let those of some runs that are not recorded be learned outside, one after the other, and record them."""
+    lacking = _lacking(planned, records)
     if not lacking:
         return 0
     if sb3 is None:
         raise UserError(f"{len(lacking)} runs are to be trained with {OUTSIDE}: --sb3 PYTHON says where that is")
     try:
         with terminated_as_interrupted():
-            for name, job in lacking.items():
+            for name, each in lacking.items():
                 path = records / f"{name}.h5"
-                finished, about = outside.learn(sb3, job, plan.num_ranks)
-                record_outside(finished, job, path, {**about, **_facts()})
+                finished, about = outside.learn(sb3, each.job, plan.num_ranks)
+                record_outside(finished, each.job, path, {**about, **_facts()})
                 write_checksums(records)
                 tell(f"recorded {path}")
     except KeyboardInterrupt:
@@ -148,9 +151,9 @@ def _part_outside(
     return 0
 
 
-def _lacking(jobs: Mapping[str, Job], records: Path) -> dict[str, Job]:
-    """Return those of some jobs that are not recorded."""
-    return {name: job for name, job in jobs.items() if not (records / f"{name}.h5").exists()}
+def _lacking(planned: Mapping[str, PlannedRun], records: Path) -> dict[str, PlannedRun]:
+    """Return those of some runs that are not recorded."""
+    return {name: each for name, each in planned.items() if not (records / f"{name}.h5").exists()}
 
 
 def _facts() -> dict[str, str]:

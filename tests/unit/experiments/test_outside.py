@@ -9,7 +9,7 @@ pytest.importorskip("scipy")
 from galampi.errors import UserError
 from galampi.experiments import outside
 from galampi.experiments.outcome import read_outcome, table
-from galampi.experiments.plan import counted_jobs, names_outside, read_plan
+from galampi.experiments.plan import counted_runs, read_plan
 from galampi.experiments.record import read_record
 from galampi.experiments.running import run_plan
 from galampi.job import load_job
@@ -79,7 +79,7 @@ def test_what_it_has_not_is_told(job, settings, told) -> None:
 def test_an_arm_outside_is_tuned_and_recorded_like_the_others(tmp_path, program) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     plan = read_plan(tmp_path)
-    assert set(counted_jobs(plan, tmp_path, {})) < names_outside(plan)
+    assert {run.is_outside for run in counted_runs(plan, tmp_path, {}).values()} == {True}
     told: list[str] = []
     with pytest.raises(UserError, match="2 runs are to be trained with stable-baselines3: --sb3 PYTHON"):
         run_plan(tmp_path, tmp_path / "runs", 1, told.append)

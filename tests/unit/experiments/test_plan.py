@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from galampi.errors import UserError
-from galampi.experiments.plan import counted_jobs, read_plan, tuning_jobs
+from galampi.experiments.plan import counted_runs, read_plan, tuning_runs
 
 PLAN = """
 claim = "a"
@@ -40,23 +40,23 @@ def read(folder: Path, text: str = PLAN):
 
 def test_every_arm_is_trained_with_every_seed_seed_by_seed(tmp_path) -> None:
     plan = read(tmp_path)
-    jobs = counted_jobs(plan, tmp_path, {"num_envs-4_method-push-sum": 2.0})
-    assert list(jobs) == [
+    runs = counted_runs(plan, tmp_path, {"num_envs-4_method-push-sum": 2.0})
+    assert list(runs) == [
         f"num_envs-{n}_method-{m}_seed-{s}" for s in (1, 2) for n in (2, 4) for m in ("push-sum", "allreduce")
     ]
-    job = jobs["num_envs-4_method-push-sum_seed-2"]
+    job = runs["num_envs-4_method-push-sum_seed-2"].job
     assert (job.seed, job.environment.num_envs, job.gossip.method, job.total_env_steps) == (2, 4, "push-sum", 1000)
     assert job.learner.normalize_observations
     # The job's own rate is 0.002.
     assert job.learner.learning_rate == 4e-3
-    assert jobs["num_envs-4_method-allreduce_seed-2"].learner.learning_rate == 2e-3
+    assert runs["num_envs-4_method-allreduce_seed-2"].job.learner.learning_rate == 2e-3
 
 
 def test_the_tuning_has_seeds_of_its_own(tmp_path) -> None:
-    jobs = tuning_jobs(read(tmp_path), tmp_path)
-    assert len(jobs) == 4 * 2 * 2
-    assert {job.seed for job in jobs.values()} == {8, 9}
-    assert {job.learner.learning_rate for job in jobs.values()} == {1e-3, 4e-3}
+    runs = tuning_runs(read(tmp_path), tmp_path)
+    assert len(runs) == 4 * 2 * 2
+    assert {run.job.seed for run in runs.values()} == {8, 9}
+    assert {run.job.learner.learning_rate for run in runs.values()} == {1e-3, 4e-3}
 
 
 def test_what_is_compared_has_the_rest_in_common(tmp_path) -> None:
@@ -74,12 +74,12 @@ def test_an_arm_that_is_left_out_is_in_no_group(tmp_path) -> None:
     assert len(plan.arms) == 3
     assert list(plan.groups["environment.num_envs = 2"]) == ["push-sum", "allreduce"]
     assert list(plan.groups["environment.num_envs = 4"]) == ["allreduce"]
-    assert len(tuning_jobs(plan, tmp_path)) == 3 * 2 * 2
+    assert len(tuning_runs(plan, tmp_path)) == 3 * 2 * 2
 
 
 def test_a_job_beside_the_plan_comes_first(tmp_path) -> None:
     (tmp_path / "cartpole").write_text('name = "mine"\n[environment]\nid = "CartPole-v1"')
-    assert {job.name for job in counted_jobs(read(tmp_path), tmp_path, {}).values()} == {"mine"}
+    assert {run.job.name for run in counted_runs(read(tmp_path), tmp_path, {}).values()} == {"mine"}
 
 
 @pytest.mark.parametrize(
