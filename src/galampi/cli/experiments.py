@@ -17,7 +17,7 @@ def add_experiment(parser: Parser) -> None:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="also draw it, as PNG; of several what each is about"
     )
-    parser.add_argument("--at-once", type=positive, default=1, metavar="N", help="most runs at the same time [1]")
+    parser.add_argument("--at-once", type=positive, metavar="N", help="most runs at the same time [1]")
     parser.add_argument(
         "--sb3",
         type=Path,
@@ -39,6 +39,8 @@ def _experiment(arguments: argparse.Namespace) -> int:
 
     folders: list[Path] = arguments.folders
     code = 0
+    if arguments.runs is None and (words := _words_of_training(arguments)):
+        raise UserError(f"{words[0]} says how runs are trained: it takes --runs DIR too")
     if arguments.runs is not None:
         if len(folders) > 1:
             raise UserError("--runs takes one EXPERIMENT")
@@ -67,7 +69,14 @@ def _train(folder: Path, arguments: argparse.Namespace) -> int:
     def tell(line: str) -> None:
         print(line, flush=True)
 
-    if speed.is_about_speed(folder):
-        speed.measure_plan(folder, tell)
-        return 0
-    return run_plan(folder, arguments.runs, arguments.at_once, tell, arguments.sb3)
+    if not speed.is_about_speed(folder):
+        return run_plan(folder, arguments.runs, arguments.at_once or 1, tell, arguments.sb3)
+    if words := _words_of_training(arguments):
+        raise UserError(f"{words[0]} says how runs are trained: {folder} measures speed, one sample after the other")
+    speed.measure_plan(folder, tell)
+    return 0
+
+
+def _words_of_training(arguments: argparse.Namespace) -> list[str]:
+    """Return what was given that means something only where runs are trained."""
+    return [word for word in ("--at-once", "--sb3") if getattr(arguments, word[2:].replace("-", "_")) is not None]

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from galampi.bench import contestants
+from galampi.cli import run
 from galampi.errors import UserError
 from galampi.experiments import picture, speed
 from galampi.experiments.plan import read_as
@@ -83,3 +84,13 @@ def test_mistakes(tmp_path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     with pytest.raises(UserError, match="nothing was measured"):
         speed.speed_table(tmp_path)
+
+
+@pytest.mark.parametrize("words", [["--at-once", "2"], ["--sb3", "python"]])
+def test_words_that_would_do_nothing_are_refused(measured, words) -> None:
+    folder, taken = measured
+    with pytest.raises(UserError, match=f"^{words[0]} says how runs are trained: it takes --runs DIR too$"):
+        run(["experiment", str(folder), *words])
+    with pytest.raises(UserError, match=f"^{words[0]} says how runs are trained: .* measures speed"):
+        run(["experiment", str(folder), "--runs", str(folder / "runs"), *words])
+    assert not taken
