@@ -9,20 +9,16 @@ from xml.dom import minidom
 import h5py
 import numpy as np
 import pytest
-from made_runs import make_run, shrink
+from made_runs import make_run
 
 pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[report]` brings it")
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 
-from galampi.analysis.ball import Bound
-from galampi.analysis.figures import JobCurve, distances, learning_curves
-from galampi.analysis.figures.drawing import Canvas, Figure
-from galampi.analysis.published import A2C_CURVES
-from galampi.analysis.report import _energy_lines, follow, report
-from galampi.analysis.statistics import Interval, settings_changed
-from galampi.analysis.summary import Energy, RunReport
+from galampi.analysis.report import report
+from galampi.analysis.statistics import settings_changed
+from galampi.analysis.summary import RunReport
 from galampi.errors import ResultsError, UserError
-from galampi.results import JobFile, Position, RankWriter, Restart, Sketch
+from galampi.results import Position, RankWriter, Restart, Sketch
 from galampi.results.sole import sole_writer
 
 HOSTILE = '<script>alert(1)</script> "quoted" & $x^2$ \x1b[31mred\x07 \u202eleft'
@@ -59,12 +55,6 @@ def seeds(tmp_path_factory):
     )
     text = report(runs, folder / "out")
     return folder / "out", json.loads((folder / "out" / "summary.json").read_text()), text
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Draw nothing, which takes most of a report's time."""
-    monkeypatch.setattr(Figure, "render", lambda figure: (b"", '<svg viewBox="0 0 1 1"></svg>'))
 
 
 def test_seeds_are_one_job(seeds):
@@ -129,141 +119,6 @@ def test_figures_are_in_the_page_and_beside_it(seeds):
     assert len(identifiers) == len(set(identifiers))
 
 
-@pytest.mark.parametrize("method", ["allreduce", "push-sum"])
-def test_distances_are_drawn_against_job_time(tmp_path, method):
-    # 200 updates in 20 s.
-    run = RunReport(make_run(tmp_path, settings={"gossip.method": method}))
-    for figure in distances("job1", run.distance, run.bound):
-        axes = Canvas().add_subplot()
-        figure.draw(axes)
-        assert axes.get_xlabel() == "job time (s)"
-        assert axes.lines[0].get_xdata()[-1] == pytest.approx(20)
-
-
-def test_ranks_that_are_alike_have_a_linear_axis(tmp_path):
-    out = make_run(tmp_path, settings={"gossip.method": "allreduce"}, spread=0.0)
-    report([out])
-    run = RunReport(out)
-    assert not run.distance.to_mean.any()
-    figure = next(iter(distances("job1", run.distance, run.bound)))
-    assert "All distances are exactly 0, so the axis is linear." in figure.caption
-    axes = Canvas().add_subplot()
-    figure.draw(axes)
-    assert axes.get_yscale() == "linear"
-
-
-@pytest.mark.parametrize("has_estimates", [False, True])
-def test_norms_are_called_estimated_where_they_are(tmp_path, has_estimates):
-    bound = Bound(np.arange(2), np.ones(2), np.ones(2), 1.0, 0.5, has_estimates)
-    run = RunReport(make_run(tmp_path))
-    caption = next(iter(distances("job1", run.distance, bound))).caption
-    assert ("it is estimated" in caption) == has_estimates
-
-
-def energy_of(out):
-    """Report a run, and return what its summary says of energy."""
-    report([out])
-    return json.loads((out / "report" / "summary.json").read_text())["jobs"][0]["runs"][0]["energy"]
-
-
-@pytest.mark.parametrize("host", ["node-1", "node-2"])
-def test_nodes_and_restarts_are_added_up(no_pictures, tmp_path, host):
-    energy = {0: {"package-0": 3.6e6}, 1: {"package-0": 7.2e6}}
-    out = make_run(tmp_path / "run", energy_j=energy, unread="GPU-1: Not Supported", sketches=False)
-    found = energy_of(out)
-    assert found["kwh"] == pytest.approx(3.0)
-    assert found["reason"] == "node-1: GPU-1: Not Supported; node-1: GPU-1: Not Supported"
-    # Killed ten seconds after a checkpoint. The first reading after the restart is greater than the last before it.
-    with RankWriter(
-        out / "rank-0000.h5",
-        rank=0,
-        attributes={"hostname": host, "energy_unread": ""},
-        resume_at=Position(100, 100, 0),
-        restart=Restart(update=100, time_s=10.0, reason="test", weights_restarted=True),
-    ) as writer:
-        writer.write_energy(10.0, host, {"package-0": 0.0})
-        writer.write_energy(15.0, host, {"package-0": 10.8e6})
-    found = energy_of(out)
-    assert found["kwh"] == pytest.approx(1 + 3 + 2)
-    assert found["covered_s"] == 15
-    kwh = [(source["host"], source["kwh"]) for source in found["sources"]]
-    of_first = [("node-1", 4.0)] if host == "node-1" else [("node-1", 1.0), ("node-2", 3.0)]
-    assert kwh == [*of_first, ("node-1", 2.0)]
-    # Job time went back to the checkpoint; what was used after it was used by then.
-    energy = RunReport(out).energy
-    times = [time_s.tolist() for _, _, time_s, _ in energy.series]
-    of_first = [[0, 10, 10, 10, 15]] if host == "node-1" else [[0, 10, 10], [10, 15]]
-    assert times == [*of_first, [0, 10, 20]]
-    for label, time_s, drawn in _energy_lines(energy):
-        assert (np.diff(time_s) > 0).all(), label
-        assert (np.diff(drawn) >= 0).all(), label
-
-
-def test_a_source_that_is_lost_on_the_way_does_not_shorten_the_others(no_pictures, tmp_path):
-    energy = {0: {"package-0": 7.2e6, "package-0/dram": 3.6e6}}
-    found = energy_of(make_run(tmp_path / "run", energy_j=energy, unread="", lost_after={"package-0/dram": 100}))
-    assert found["covered_s"] == 20
-    assert found["kwh"] == pytest.approx(2.5)
-    assert found["kwh_per_million_env_steps"] == pytest.approx(2.5 / (2 * 80 * 200 / 1e6))
-    assert found["reason"] == "node-1: package-0/dram: no reading after 10 s"
-
-
-def test_a_source_of_an_earlier_start_is_not_missed(no_pictures, tmp_path):
-    out = make_run(tmp_path / "run", energy_j={0: {"GPU-a": 3.6e6}}, unread="", sketches=False)
-    with RankWriter(
-        out / "rank-0000.h5",
-        rank=0,
-        resume_at=Position(200, 200, 0),
-        restart=Restart(update=200, time_s=20.0, reason="test", weights_restarted=False),
-    ) as writer:
-        for time_s, joules in ((20.0, 0.0), (25.0, 3.6e6)):
-            writer.write_energy(time_s, "node-1", {"GPU-b": joules})
-    found = energy_of(out)
-    assert (found["kwh"], found["covered_s"], found["reason"]) == (pytest.approx(2.0), 25, None)
-
-
-def test_a_run_whose_first_reading_is_still_to_come(no_pictures, tmp_path):
-    found = energy_of(make_run(tmp_path / "run", num_updates=30, unread=""))
-    assert (found["kwh"], found["covered_s"], found["reason"]) == (None, None, "node-1: no reading yet")
-
-
-def test_ranks_that_have_left_count_in_all_sums(no_pictures, tmp_path):
-    energy = {0: {"package-0": 3.6e6}, 2: {"package-0": 7.2e6}}
-    out = make_run(tmp_path / "run", num_ranks=4, num_updates=100, energy_j=energy, unread="")
-    before = RunReport(out).summary()
-    shrink(out, 2)
-    report([out])
-    job = json.loads((out / "report" / "summary.json").read_text())["jobs"][0]
-    (after,) = job["runs"]
-    assert job["num_ranks"] == 2
-    for key in ("env_steps", "env_steps_per_s", "num_updates", "num_episodes", "final_return", "messages", "energy"):
-        assert after[key] == before[key]
-    assert after["env_steps"] == 4 * 80 * 100
-    assert after["energy"]["kwh"] == pytest.approx(3.0)
-    assert RunReport(out).distance.to_mean.shape == (10, 2)
-    assert "there were 2 more" in (out / "report" / "index.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("num_nodes", "labels"),
-    [
-        (2, ["n0 package-0", "n0 package-1", "n1 package-0", "n1 package-1"]),
-        (5, ["n0", "n1", "n2", "n3", "n4"]),
-        (9, ["9 nodes"]),
-    ],
-)
-def test_energy_of_many_nodes_is_drawn_in_few_lines(num_nodes, labels):
-    at_s = np.array([30.0, 60.0])
-    series = [
-        (f"n{node}", f"package-{package}", at_s + node, np.array([1.0, 2.0]) * (at_s + node) / at_s)
-        for node in range(num_nodes)
-        for package in range(2)
-    ]
-    lines = _energy_lines(Energy(series, []))
-    assert [label for label, _, _ in lines] == labels
-    assert sum(kwh[0] for _, _, kwh in lines) == pytest.approx(2 * num_nodes, rel=0.2)
-
-
 def test_hostile_names_are_shown_as_text(tmp_path):
     settings = {"name": HOSTILE.replace("/", "|")}
     out = make_run(
@@ -315,22 +170,6 @@ def test_number_of_simulators_may_differ(no_pictures, tmp_path):
     report([one, two], tmp_path / "out")
     labels = [job["label"] for job in json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"]]
     assert labels == ["made: num_envs 16", "made: num_envs 8"]
-
-
-def test_a_script_the_font_lacks(tmp_path):
-    jobs = [{"name": "\u65e5\u672c"}, {"name": "\u0639"}]
-    runs = [make_run(tmp_path / str(i), num_updates=30, settings=job) for i, job in enumerate(jobs)]
-    report(runs, tmp_path / "out")
-    assert "\u65e5\u672c" in (tmp_path / "out" / "index.html").read_text()
-
-
-@pytest.mark.parametrize("method", ["none", "allreduce"])
-def test_no_figures_of_messages_where_there_are_none(no_pictures, tmp_path, method):
-    out = make_run(tmp_path / "run", num_updates=30, settings={"gossip.method": method})
-    report([out])
-    names = {path.stem for path in (out / "report" / "figures").iterdir()}
-    assert "job1-distance" in names
-    assert not names & {"job1-weights", "job1-message-age", "job1-messages"}
 
 
 def test_a_run_given_twice_counts_once(no_pictures, tmp_path):
@@ -391,19 +230,6 @@ def test_published_curve_of_the_game(no_pictures, tmp_path):
     other = make_run(tmp_path / "other", settings={**game, "environment.frame_skip": "2"}, num_updates=40)
     report([long, other], tmp_path / "mixed", mixed=True)
     assert "Dashed, published" not in (tmp_path / "mixed" / "index.html").read_text()
-
-
-@pytest.mark.parametrize("end", [2.5e6, 10e6, 25e6])
-def test_a_published_curve_is_drawn_as_far_as_it_goes(end):
-    published = A2C_CURVES["ALE/Pong-v5"]
-    at = np.linspace(0, end, 10)
-    curve = JobCurve("made", at, Interval(at, at, at), 2, None)
-    axes = Canvas().add_subplot()
-    learning_curves([curve], along="env_steps", published=published, name="x", note="").draw(axes)
-    x, y = axes.lines[0].get_xdata(), axes.lines[0].get_ydata()
-    assert x[0] == 1
-    assert x[-1] == pytest.approx(min(end, 10e6) / 1e6)
-    assert y[-1] == pytest.approx(np.interp(end, published.env_steps, published.returns))
 
 
 def test_a_run_of_an_older_galampi(tmp_path):
@@ -519,42 +345,3 @@ def test_settings_that_a_restart_has_changed_label_a_run(no_pictures, tmp_path):
     labels = [job["label"] for job in json.loads((tmp_path / "out/summary.json").read_text())["jobs"]]
     assert labels == ["made", "made: later gossip.topology 'ring' -> 'exponential'"]
     assert "From update 100 of rank 0 on: gossip.topology" in (tmp_path / "out/index.html").read_text()
-
-
-def test_a_followed_run_is_reported_until_it_is_finished(tmp_path, monkeypatch) -> None:
-    run = make_run(tmp_path / "run", status="running")
-    pages, told = [], []
-
-    def sleep(seconds: float) -> None:
-        pages.append((tmp_path / "page/index.html").read_text())
-        if len(pages) == 2:
-            JobFile.set_status(run, "finished")
-
-    monkeypatch.setattr("time.sleep", sleep)
-    printed = follow([run], tmp_path / "page", tell=told.append)
-    assert len(pages) == len(told) == 2
-    assert all('http-equiv="refresh" content="30"' in page for page in pages)
-    assert 'http-equiv="refresh"' not in (tmp_path / "page/index.html").read_text()
-    assert printed.endswith(str(tmp_path / "page/index.html"))
-
-
-def test_a_followed_run_that_cannot_be_read_is_given_up_after_a_minute(tmp_path, monkeypatch) -> None:
-    run = make_run(tmp_path / "run", status="running")
-    (run / "rank-0001.h5").write_bytes(b"not HDF5")
-    now_s = [1000.0]
-    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
-    monkeypatch.setattr("time.sleep", lambda seconds: now_s.__setitem__(0, now_s[0] + seconds))
-    with pytest.raises(ResultsError, match=r"rank-0001\.h5"):
-        follow([run], tmp_path / "page", tell=print)
-    assert now_s[0] == 1090.0
-
-
-def test_whoever_leaves_keeps_the_page(tmp_path, monkeypatch) -> None:
-    run = make_run(tmp_path / "run", status="running")
-
-    def leave(seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("time.sleep", leave)
-    assert follow([run], tmp_path / "page", tell=print) == "left; the page stays as it was written last"
-    assert (tmp_path / "page/index.html").exists()

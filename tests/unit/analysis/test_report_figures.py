@@ -1,0 +1,76 @@
+"""What the figures of a report show of made-up runs."""
+
+import numpy as np
+import pytest
+from made_runs import make_run
+
+pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[report]` brings it")
+pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
+
+from galampi.analysis.ball import Bound
+from galampi.analysis.figures import JobCurve, distances, learning_curves
+from galampi.analysis.figures.drawing import Canvas
+from galampi.analysis.published import A2C_CURVES
+from galampi.analysis.report import report
+from galampi.analysis.statistics import Interval
+from galampi.analysis.summary import RunReport
+
+
+@pytest.mark.parametrize("method", ["allreduce", "push-sum"])
+def test_distances_are_drawn_against_job_time(tmp_path, method):
+    # 200 updates in 20 s.
+    run = RunReport(make_run(tmp_path, settings={"gossip.method": method}))
+    for figure in distances("job1", run.distance, run.bound):
+        axes = Canvas().add_subplot()
+        figure.draw(axes)
+        assert axes.get_xlabel() == "job time (s)"
+        assert axes.lines[0].get_xdata()[-1] == pytest.approx(20)
+
+
+def test_ranks_that_are_alike_have_a_linear_axis(tmp_path):
+    out = make_run(tmp_path, settings={"gossip.method": "allreduce"}, spread=0.0)
+    report([out])
+    run = RunReport(out)
+    assert not run.distance.to_mean.any()
+    figure = next(iter(distances("job1", run.distance, run.bound)))
+    assert "All distances are exactly 0, so the axis is linear." in figure.caption
+    axes = Canvas().add_subplot()
+    figure.draw(axes)
+    assert axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("has_estimates", [False, True])
+def test_norms_are_called_estimated_where_they_are(tmp_path, has_estimates):
+    bound = Bound(np.arange(2), np.ones(2), np.ones(2), 1.0, 0.5, has_estimates)
+    run = RunReport(make_run(tmp_path))
+    caption = next(iter(distances("job1", run.distance, bound))).caption
+    assert ("it is estimated" in caption) == has_estimates
+
+
+def test_a_script_the_font_lacks(tmp_path):
+    jobs = [{"name": "\u65e5\u672c"}, {"name": "\u0639"}]
+    runs = [make_run(tmp_path / str(i), num_updates=30, settings=job) for i, job in enumerate(jobs)]
+    report(runs, tmp_path / "out")
+    assert "\u65e5\u672c" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["none", "allreduce"])
+def test_no_figures_of_messages_where_there_are_none(no_pictures, tmp_path, method):
+    out = make_run(tmp_path / "run", num_updates=30, settings={"gossip.method": method})
+    report([out])
+    names = {path.stem for path in (out / "report" / "figures").iterdir()}
+    assert "job1-distance" in names
+    assert not names & {"job1-weights", "job1-message-age", "job1-messages"}
+
+
+@pytest.mark.parametrize("end", [2.5e6, 10e6, 25e6])
+def test_a_published_curve_is_drawn_as_far_as_it_goes(end):
+    published = A2C_CURVES["ALE/Pong-v5"]
+    at = np.linspace(0, end, 10)
+    curve = JobCurve("made", at, Interval(at, at, at), 2, None)
+    axes = Canvas().add_subplot()
+    learning_curves([curve], along="env_steps", published=published, name="x", note="").draw(axes)
+    x, y = axes.lines[0].get_xdata(), axes.lines[0].get_ydata()
+    assert x[0] == 1
+    assert x[-1] == pytest.approx(min(end, 10e6) / 1e6)
+    assert y[-1] == pytest.approx(np.interp(end, published.env_steps, published.returns))

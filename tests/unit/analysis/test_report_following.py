@@ -1,0 +1,50 @@
+"""Reports that follow runs while they are trained."""
+
+import pytest
+from made_runs import make_run
+
+pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[report]` brings it")
+pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
+
+from galampi.analysis.report import follow
+from galampi.errors import ResultsError
+from galampi.results import JobFile
+
+
+def test_a_followed_run_is_reported_until_it_is_finished(no_pictures, tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", status="running")
+    pages, told = [], []
+
+    def sleep(seconds: float) -> None:
+        pages.append((tmp_path / "page/index.html").read_text())
+        if len(pages) == 2:
+            JobFile.set_status(run, "finished")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    printed = follow([run], tmp_path / "page", tell=told.append)
+    assert len(pages) == len(told) == 2
+    assert all('http-equiv="refresh" content="30"' in page for page in pages)
+    assert 'http-equiv="refresh"' not in (tmp_path / "page/index.html").read_text()
+    assert printed.endswith(str(tmp_path / "page/index.html"))
+
+
+def test_a_followed_run_that_cannot_be_read_is_given_up_after_a_minute(no_pictures, tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", status="running")
+    (run / "rank-0001.h5").write_bytes(b"not HDF5")
+    now_s = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now_s.__setitem__(0, now_s[0] + seconds))
+    with pytest.raises(ResultsError, match=r"rank-0001\.h5"):
+        follow([run], tmp_path / "page", tell=print)
+    assert now_s[0] == 1090.0
+
+
+def test_whoever_leaves_keeps_the_page(no_pictures, tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", status="running")
+
+    def leave(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", leave)
+    assert follow([run], tmp_path / "page", tell=print) == "left; the page stays as it was written last"
+    assert (tmp_path / "page/index.html").exists()
