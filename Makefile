@@ -23,8 +23,8 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run environment test test-mpich test-openmpi test-alone test-once test-ranks test-unit test-commands test-mpi test-network \
-	test-jobs test-cluster test-package test-library test-simulation test-lowest-torch test-newest-python test-mirror \
+.PHONY: run environment environments test test-all quick-ranks quick-once quick-openmpi test-mpich test-openmpi test-alone \
+	test-once test-ranks test-unit test-commands test-mpi test-network test-jobs test-cluster test-package test-library test-simulation test-lowest-torch test-newest-python test-mirror \
 	evidence wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
@@ -32,21 +32,38 @@ run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most
 
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
-# Ranks that wait and jobs that queue leave half a machine idle: a column of tests for each MPI library, and one for the
-# rest, side by side.
+# Ranks that wait and jobs that queue leave half a machine idle: columns of tests run side by side.
 # A part that fails hides no other: all run, and those that failed are named at the end.
-test:  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
+columns = +@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
+	$(MAKE) --jobs=$(1) --keep-going --output-sync=line FAILED="$$failed" $(2); \
+	code=$$?; cat "$$failed"; exit $$code
+
+test: export PYTEST_ADDOPTS += --quick
+test: environments  ## Run the tests, but for those that are slow and rarely break; Open MPI passes what a library must
+	$(call columns,2,quick-ranks quick-once quick-openmpi)
+
+test-all: environments  ## Run every test, those with ranks under both MPI libraries; those on a Slurm where it is installed
+	$(call columns,3,test-openmpi test-mpich test-alone)
+
+environments:
 	$(MAKE) MPI=mpich environment
 	$(MAKE) MPI=openmpi environment
-	+@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
-	$(MAKE) --jobs=3 --keep-going --output-sync=line FAILED="$$failed" test-openmpi test-mpich test-alone; \
-	code=$$?; cat "$$failed"; exit $$code
 
 ONCE := test-unit test-commands
 WITH_RANKS := test-mpi test-network test-jobs
 FAILED ?= /dev/null
 each = +@failed=; for part in $(2); do $(MAKE) MPI=$(1) $$part || failed="$$failed $$part"; done; \
 	[ -z "$$failed" ] || { echo "failed under $(1):$$failed" | tee -a $(FAILED); exit 1; }
+
+quick-ranks:
+	$(call each,mpich,$(WITH_RANKS) test-commands)
+
+quick-once:
+	$(call each,mpich,test-unit test-cluster)
+
+quick-openmpi: export ARGS := -m library
+quick-openmpi:
+	$(call each,openmpi,test-mpi test-jobs)
 
 test-mpich:
 	$(call each,mpich,$(WITH_RANKS))
@@ -70,14 +87,14 @@ test-commands: $(READY)
 	python -m pytest tests/jobs -m one_mpi
 
 test-mpi: $(READY)
-	python -m pytest tests/mpi
+	python -m pytest tests/mpi $(ARGS)
 
 test-network: $(READY)
 	python -m pytest tests/mpi/test_conservation.py --network
 	python -m pytest tests/network $(ARGS)
 
 test-jobs: $(READY)
-	python -m pytest tests/jobs -m "not one_mpi"
+	python -m pytest tests/jobs -m "not one_mpi" $(ARGS)
 
 test-library: ARGS ?= tests/mpi tests/jobs tests/cluster
 test-library: $(READY)  ## Try an MPI library and keep what came of it: MPI=site-openmpi, site-mpich, impi too; ARGS=tests/cluster srun alone

@@ -9,6 +9,7 @@ from recording import Recorder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out the tests marked `slow`")
     parser.addoption("--network", action="store_true", help="keep MPI off shared memory, as between nodes")
     parser.addoption("--record", type=Path, metavar="FILE", help="keep what came of the tests marked `library`")
 
@@ -26,3 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from galampi.bench.contestants import off_shared_memory
 
         os.environ.update(off_shared_memory(Path(folder.name)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from interruptions import EVENTS, LIKELY, interrupt
+from interruptions import EVENTS, LIKELY, QUICK, interrupt
 from libraries import library_launchers, srun_type, windows_between_nodes
 from limits import DEADLOCK_S
 
@@ -158,7 +158,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for event in EVENTS
         if every or (event, num_nodes, launcher) in likely
     ]
-    metafunc.parametrize("case", cases, ids=["-".join(map(str, case)) for case in cases])
+    marks = {case: [] if case in QUICK else [pytest.mark.slow] for case in cases}
+    parameters = [pytest.param(case, id="-".join(map(str, case)), marks=marks[case]) for case in cases]
+    metafunc.parametrize("case", parameters)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -108,6 +108,7 @@ def test_what_fails_is_not_reported_as_done(cluster, job, launchers, tmp_path) -
     assert "failed with exit code 2" in log_of(cluster, job_id)
 
 
+@pytest.mark.slow
 def test_what_breaks_is_not_begun_again(cluster, job, launchers, tmp_path) -> None:
     """An error of the program, with a run to go on with: it would break again."""
     run = tmp_path / "run"
@@ -123,6 +124,7 @@ def test_what_breaks_is_not_begun_again(cluster, job, launchers, tmp_path) -> No
 
 @pytest.mark.one_mpi
 @pytest.mark.parametrize("bound", [0, 1])
+@pytest.mark.slow
 def test_restarts_are_bounded(cluster, launchers, tmp_path, bound) -> None:
     run, job = tmp_path / "run", tmp_path / "job.toml"
     job.write_text(JOB.format(name='"slow"').replace("CartPole-v1", "slow_env:Slow-v0"))
@@ -142,6 +144,7 @@ def test_restarts_are_bounded(cluster, launchers, tmp_path, bound) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_task_of_an_array_goes_back_to_the_queue_alone(cluster, launchers, tmp_path, monkeypatch) -> None:
     job = tmp_path / "game.toml"
     job.write_text(JOB.format(name='"slow"').replace("CartPole-v1", "slow_env:Slow-v0"))

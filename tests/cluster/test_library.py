@@ -84,7 +84,8 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(cluster, job, tmp_path) -> N
 
 @pytest.mark.library("signals", launcher=LAUNCHER)
 @pytest.mark.parametrize(
-    "name", ["TERM", *(pytest.param(name, marks=pytest.mark.one_mpi) for name in ("USR1", "USR2"))]
+    "name",
+    ["TERM", *(pytest.param(name, marks=[pytest.mark.one_mpi, pytest.mark.slow]) for name in ("USR1", "USR2"))],
 )
 def test_a_signal_to_the_step_saves_all(cluster, job, tmp_path, name) -> None:
     out = tmp_path / "run"

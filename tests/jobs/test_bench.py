@@ -8,6 +8,7 @@ from galampi.bench.timed_train import Disturbance, waiting_s
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_training_is_measured() -> None:
     stopped = Disturbance(stopped_rank=1, stop_after_s=0.1, stop_s=0.1)
     sample = contestants.training(2, 1.0, precision="float32", disturbance=stopped)
@@ -32,6 +33,7 @@ def test_simulators_take_a_lognormal_time_of_the_same_mean(sigma) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_the_slowed_rank_is_slow() -> None:
     slowed = Disturbance(slow_rank=1)
     together = contestants.training(2, 1.0, precision="float32", method="allreduce", disturbance=slowed)
@@ -41,6 +43,7 @@ def test_the_slowed_rank_is_slow() -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_emulators_are_measured() -> None:
     assert contestants.emulators(0.5)["steps_per_s"] > 0
 

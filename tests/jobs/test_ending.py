@@ -32,8 +32,15 @@ def the_line(errors) -> str:
     return line
 
 
-@pytest.mark.parametrize("method", ["push-sum", "allreduce"])
-@pytest.mark.parametrize("signalled", [False, True])
+@pytest.mark.parametrize(
+    ("method", "signalled"),
+    [
+        ("push-sum", False),
+        ("allreduce", True),
+        pytest.param("push-sum", True, marks=pytest.mark.slow),
+        pytest.param("allreduce", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stuck_rank_holds_nobody_up(galampi, small_job, tmp_path, method, signalled) -> None:
     out = tmp_path / "run"
     silent_after_s = 3 if not signalled else DEADLOCK_S * 2
@@ -146,6 +153,7 @@ def test_a_signal_during_set_up_is_told_in_a_line(galampi, small_job, tmp_path) 
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_hangup_that_is_ignored_stays_ignored(small_job, tmp_path) -> None:
     """As under nohup; Open MPI's launcher takes a hangup for an end even then."""
     out = tmp_path / "run"
@@ -193,6 +201,7 @@ def rows(out) -> list[int]:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_resume_without_checkpoints_is_refused_and_loses_nothing(galampi, stopped) -> None:
     before = rows(stopped)
     one = stopped / "checkpoint/rank-0001.h5"
@@ -255,6 +264,7 @@ def test_one_line_starts_and_goes_on(galampi, small_job, tmp_path) -> None:
     assert open_run(out).attributes["num_restarts"] == 1
 
 
+@pytest.mark.slow
 def test_allreduce_is_equal_after_checkpoints_of_different_moments(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     train = (
@@ -286,6 +296,7 @@ def test_allreduce_is_equal_after_checkpoints_of_different_moments(galampi, smal
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_without_exchange_ranks_are_learners_of_their_own(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     train = ("train", small_job, "--out", out, "--gossip.method", "none", "--learner.learning_rate_schedule", "linear")
@@ -369,6 +380,7 @@ def test_a_disk_that_is_full_at_the_last_save_is_told_and_the_record_is_true(gal
         assert_sound(out, num_ranks=2, status="finished")
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_was_written(galampi, small_job, tmp_path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         out = disk / "run"

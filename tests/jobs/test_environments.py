@@ -82,6 +82,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_folder_is_all_that_is_needed(galampi, folder, tmp_path) -> None:
     out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -22,6 +22,7 @@ total_env_steps = 6000
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_plan_is_trained_and_goes_on(galampi, tmp_path) -> None:
     folder, runs = tmp_path / "plan", tmp_path / "runs"
     folder.mkdir()

@@ -181,6 +181,7 @@ def test_a_start_that_was_cut_short_is_no_run(galampi, small_job, tmp_path) -> N
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_an_environment_that_changes_the_folder_scatters_nothing(galampi, small_job, tmp_path) -> None:
     python_path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
 

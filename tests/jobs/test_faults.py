@@ -30,6 +30,7 @@ stopped = [{ kind = "stop", after = 0.3, stop_s = 1.0 }]
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_runs_are_hurt_on_schedule_and_recorded(tmp_path) -> None:
     folder = tmp_path / "experiment"
     folder.mkdir()

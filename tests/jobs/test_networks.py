@@ -63,6 +63,7 @@ def test_a_network_that_begins_elsewhere_on_each_rank_is_refused(galampi, tmp_pa
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_what_is_normalised_stays_with_the_policy(galampi, tmp_path) -> None:
     """Ranks agree on the moments, a resume on another number of ranks and an evaluation have them."""
     run = tmp_path / "run"

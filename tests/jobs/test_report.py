@@ -30,7 +30,7 @@ def three_seeds(tmp_path_factory):
     """Train three seeds of one job on two ranks, and report them and the first alone."""
     folder = tmp_path_factory.mktemp("seeds")
     runs = [folder / str(seed) for seed in (1, 2, 3)]
-    job = ["--environment.id", "CartPole-v1", "--name", "cart <b>&", "--total_env_steps", "40000", "--quiet"]
+    job = ["--environment.id", "CartPole-v1", "--name", "cart <b>&", "--total_env_steps", "20000", "--quiet"]
     job += ["--environment.num_envs", "4", "--record.sketch_every_s", "0.05"]
     for seed, out in enumerate(runs, 1):
         command = [sys.executable, "-m", "galampi", "train", *job, "--seed", str(seed), "--out", out]
@@ -78,6 +78,7 @@ def test_the_sharper_bound_is_sharp(three_seeds):
 
 
 @pytest.mark.parametrize(("ranks", "method"), [(3, "push-sum"), (2, "gala"), (3, "gala")])
+@pytest.mark.slow
 def test_the_bound_holds_for_other_exchanges(galampi, small_job, tmp_path, ranks, method):
     out = tmp_path / "run"
     settings = ("--total_env_steps", 20000, "--gossip.method", method)
@@ -199,6 +200,7 @@ def test_commands_of_a_login_node_load_neither_torch_nor_mpi(arguments, may_load
     assert said in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_report_of_a_run_that_is_still_written(galampi, small_job, tmp_path):
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", 10**9)

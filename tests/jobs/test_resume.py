@@ -72,7 +72,8 @@ def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_pa
     "number",
     [
         signal.SIGTERM,
-        *(pytest.param(n, marks=pytest.mark.one_mpi) for n in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)),
+        pytest.param(signal.SIGINT, marks=pytest.mark.one_mpi),
+        *(pytest.param(n, marks=[pytest.mark.one_mpi, pytest.mark.slow]) for n in (signal.SIGUSR1, signal.SIGUSR2)),
     ],
 )
 def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_path, number) -> None:

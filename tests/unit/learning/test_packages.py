@@ -39,12 +39,15 @@ CASES = {
     ),
 }
 
+SLOW = {"highway", "vizdoom", "hopper", "half-cheetah"}
 # Fewer simulators and steps where they are slow.
 NUM_ENVS = dict.fromkeys(CASES, 8) | {"highway": 4, "vizdoom": 1}
 NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 600, "vizdoom": 80}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES]
+)
 def test_it_trains(case, tmp_path, monkeypatch) -> None:
     # Some leave files where they run.
     monkeypatch.chdir(tmp_path)

@@ -360,6 +360,7 @@ def test_the_film_shows_every_step_of_the_first_episode(store, tmp_path) -> None
     assert blue[2] > blue[0] + 50
 
 
+@pytest.mark.slow
 def test_the_film_is_of_the_way_to_play_that_scores_more(store, constant_policy, tmp_path) -> None:
     """Rewards are the game's own there too: an alien of Space Invaders is worth 5 to 30."""
     av = pytest.importorskip("av")
