@@ -152,6 +152,7 @@ def test_a_mistake_in_a_file_names_the_file(galampi, tmp_path) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_folder_with_a_run_in_it_is_left_alone_and_what_is_no_run_does_not_matter(
     galampi, small_job, tmp_path
 ) -> None:

@@ -16,6 +16,7 @@ def returns_of(out) -> np.ndarray:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_the_example_of_the_documentation_learns_and_is_evaluated(galampi, tmp_path) -> None:
     text = (ROOT / "docs/networks.md").read_text()
     module, job = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "toml"))

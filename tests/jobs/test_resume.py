@@ -179,6 +179,7 @@ def test_the_mean_return_goes_on_after_a_resume(galampi, small_job, tmp_path) ->
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_the_time_of_a_job_is_a_budget_too(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     train = ("train", small_job, "--out", out, "--total_env_steps", 1_000_000_000)
@@ -199,6 +200,7 @@ def test_the_time_of_a_job_is_a_budget_too(galampi, small_job, tmp_path) -> None
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_new_run_begins_with_the_policy_of_another(galampi, small_job, tmp_path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     assert galampi("train", small_job, "--out", old, "--total_env_steps", 2000).finish()[0] == 0

@@ -38,6 +38,7 @@ def endless(galampi, small_job, tmp_path):
     return tmp_path / "sweep", command
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_goes_on(galampi, endless) -> None:
     sweep, command = endless
     assert states(galampi, sweep, 4) == ["running", "missing"]
