@@ -38,13 +38,13 @@ def _experiment(arguments: argparse.Namespace) -> int:
     from galampi.experiments.outcome import Outcome, read_outcome, table
 
     folders: list[Path] = arguments.folders
-    code = 0
     if arguments.runs is None and (words := _words_of_training(arguments)):
         raise UserError(f"{words[0]} says how runs are trained: it takes --runs DIR too")
     if arguments.runs is not None:
         if len(folders) > 1:
             raise UserError("--runs takes one EXPERIMENT")
-        code = _train(folders[0], arguments)
+        if code := _train(folders[0], arguments):
+            return code
     found: dict[str, Outcome | speed.Ratios] = {}
     for number, folder in enumerate(folders):
         if number:
@@ -58,7 +58,7 @@ def _experiment(arguments: argparse.Namespace) -> int:
             found[folder.name] = outcome
     if arguments.picture is not None:
         picture.save_pictures(found, arguments.picture)
-    return code
+    return 0
 
 
 def _train(folder: Path, arguments: argparse.Namespace) -> int:

@@ -8,12 +8,14 @@ pytest.importorskip("scipy")
 from made_runs import make_run
 
 from galampi.analysis.summary import RunReport
+from galampi.cli import run
 from galampi.errors import UserError
 from galampi.experiments.outcome import Arm, _distances, growth, read_outcome, relative, table
 from galampi.experiments.picture import save_picture
 from galampi.experiments.plan import Plan
 from galampi.experiments.record import RecordedRun, read_record, record, write_checksums
 from galampi.experiments.running import chosen_factors, read_plan
+from galampi.launch.here import STOPPED
 from galampi.policies.stored import checkpoint_path
 from galampi.results import save_checkpoint
 from galampi.results.sketch import relative_error
@@ -171,3 +173,10 @@ def test_sketches_are_compared_with_all_parameters(tmp_path) -> None:
     rows = {line.split()[0]: line.split() for line in table(read_outcome(folder)).splitlines() if line.startswith("  ")}
     assert (rows["64"][1:3], rows["64"][-1], rows["1024"][-1]) == (["1", "4"], "8.84", "2.21")
     save_picture(read_outcome(folder), tmp_path / "picture.png")
+
+
+def test_who_stops_before_anything_is_kept_hears_no_complaint(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    monkeypatch.setattr("galampi.experiments.running.run_plan", lambda *arguments: STOPPED)
+    assert run(["experiment", str(tmp_path), "--runs", str(tmp_path / "runs")]) == STOPPED
+    assert capsys.readouterr() == ("", "")
