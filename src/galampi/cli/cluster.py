@@ -24,7 +24,7 @@ def add_submit(parser: Parser) -> None:
     parser.add_argument("--at-once", type=int, metavar="M", help="most runs of a sweep at the same time")
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
     parser.add_argument(
-        "--rehearse", action="store_true", help="interrupt short jobs in every way there is, and say what comes of each"
+        "--rehearse", action="store_true", help="interrupt short jobs in the likely ways, and say what comes of each"
     )
     parser.add_argument(
         "--script", type=Path, help="batch file of the run, or of each of a sweep [slurm/requeue.sbatch]"

@@ -25,7 +25,7 @@ def add_train(parser: Parser) -> None:
         "python -m galampi [train] [JOB] [--out DIR] [--resume] [--from RUN] [--quiet] [--section.key VALUE ...]"
     )
     parser.add_argument("job", nargs="?", metavar="JOB", help=JOB_HELP)
-    parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; must be empty or new")
+    parser.add_argument("--out", type=Path, help="folder of the run [runs/NAME-DATE-TIME]; with a run in it: --resume")
     parser.add_argument(
         "--resume",
         action="store_const",

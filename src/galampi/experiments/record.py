@@ -1,4 +1,4 @@
-"""What is kept of a run: a file of a few kilobytes from which every number of an experiment can be computed again."""
+"""What is kept of a run: some fifteen kilobytes from which every number of an experiment can be computed again."""
 
 from __future__ import annotations
 

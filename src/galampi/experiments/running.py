@@ -1,6 +1,6 @@
 """Train what a plan lacks, as sweeps on this machine, and keep of each run what the numbers need.
 
-The runs lie in RUNS/tuning and RUNS/results, two sweeps: `status`, `submit`, `watch` and `report` take them. What is
+The runs lie in RUNS/tuning and RUNS/results, two sweeps: `status`, `submit` and `watch` take them. What is
 recorded already is trained no more, so a plan goes on where its runs are gone.
 """
 

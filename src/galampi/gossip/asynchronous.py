@@ -109,7 +109,7 @@ class Gossip:
     def after_step(self, z: Floats, update: int = 0, time_s: float = 0.0) -> float:
         """Do what comes after the optimizer step of an update.
 
-        One-sided; waits for nobody where peers share memory, and for the network's completion of a put otherwise.
+        One-sided; waits for nobody.
 
         Args:
             z: De-biased parameters, [P], changed by Algorithm 1, and by push-sum where messages are rounded.

@@ -9,7 +9,7 @@ A rank's memory, every part on cache lines of its own:
     stage[r]  int64      written by rank r: how far it is with its end, see `Stage`
     ack[h]    int64      written by out-peer h: number of the last message it has read
     full[h]   int64      written by in-peer h: number of the last message it has put here
-    header[h]            weight, sequence, update, time and progress of that message
+    header[h]            weight, sequence, update, time, sum of steps and progress of that message
     payload[h]           its parameters, in the form in which they travel
 
 It lies in a window that the ranks of a node share, where they store and load, without a call that could wait. Ranks of

@@ -240,7 +240,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `stopped` or `failed`; `unknown` without `job.h5`.
+        """`running`, `finished`, `stopped`, `partial` or `failed`; `unknown` without `job.h5`.
 
         A job that was killed has had no time to say so: it still says `running`.
         """

@@ -92,7 +92,7 @@ class UpdateRow(NamedTuple):
     ]
     sent: Annotated[int, "message", "messages this rank has sent so far"]
     received: Annotated[int, "message", "messages this rank has averaged so far"]
-    skipped: Annotated[int, "message", "sends skipped so far because the last message was still unread"]
+    skipped: Annotated[int, "message", "sends skipped so far: the last message was unread, or the weight at its floor"]
     message_age_s: Annotated[float, "s", "mean age of the messages averaged in this update; NaN if there were none"]
     env_s: Annotated[float, "s", "time this update spent waiting for the simulators"]
     act_s: Annotated[float, "s", "time this update spent choosing actions"]
