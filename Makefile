@@ -24,8 +24,8 @@ export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment environments test test-all quick-ranks quick-once quick-openmpi test-mpich test-openmpi test-alone \
-	test-once test-ranks test-unit test-commands test-mpi test-network test-jobs test-cluster test-package test-library test-simulation test-lowest-torch test-newest-python test-mirror \
-	evidence wheel bench bench-one gpu-check docs check format clean
+	test-once test-ranks test-unit test-commands test-mpi test-off-node test-network test-jobs test-cluster test-package \
+	test-library test-simulation test-lowest-torch test-newest-python test-mirror evidence wheel bench bench-one gpu-check docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -50,13 +50,13 @@ environments:
 	$(MAKE) MPI=openmpi environment
 
 ONCE := test-unit test-commands
-WITH_RANKS := test-mpi test-network test-jobs
+WITH_RANKS := test-mpi test-off-node test-network test-jobs
 FAILED ?= /dev/null
 each = +@failed=; for part in $(2); do $(MAKE) MPI=$(1) $$part || failed="$$failed $$part"; done; \
 	[ -z "$$failed" ] || { echo "failed under $(1):$$failed" | tee -a $(FAILED); exit 1; }
 
 quick-ranks:
-	$(call each,mpich,$(WITH_RANKS) test-commands)
+	$(call each,mpich,test-mpi test-network test-jobs test-commands)
 
 quick-once:
 	$(call each,mpich,test-unit test-cluster)
@@ -89,8 +89,10 @@ test-commands: $(READY)
 test-mpi: $(READY)
 	python -m pytest tests/mpi $(ARGS)
 
-test-network: $(READY)
+test-off-node: $(READY)
 	python -m pytest tests/mpi/test_conservation.py --network
+
+test-network: $(READY)
 	python -m pytest tests/network $(ARGS)
 
 test-jobs: $(READY)

@@ -171,6 +171,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(small_job, tmp_path) -> None:
     assert_sound(out, num_ranks=2, status="stopped")
 
 
+@pytest.mark.slow
 def test_what_the_log_held_stays(small_job, tmp_path) -> None:
     log = tmp_path / "log"
     command = ["mpirun", "-n", "2", sys.executable, "-m", "galampi", "train", small_job, "--total_env_steps", "2000"]
@@ -238,6 +239,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(galampi, stopped) ->
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_what_a_resume_may_change(galampi, stopped) -> None:
     before = rows(stopped)
     code, _, errors = galampi("train", "--out", stopped, "--resume", "--gossip.method", "allreduce").finish()

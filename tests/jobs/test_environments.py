@@ -182,6 +182,7 @@ def test_a_module_that_is_not_there_is_told_before_the_queue(galampi, folder) ->
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_the_example_of_the_documentation_learns(galampi, tmp_path) -> None:
     text = (Path(__file__).parents[2] / "docs/environments.md").read_text()
     module, job = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "toml"))

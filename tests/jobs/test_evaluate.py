@@ -11,6 +11,7 @@ from galampi.results.evaluation import load_evaluation
 pytestmark = pytest.mark.one_mpi
 
 
+@pytest.mark.slow
 def test_kept_checkpoints_are_played_and_do_not_disturb_a_resume(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     keep = ("--checkpoint.keep_every_updates", 40)
@@ -49,6 +50,7 @@ def test_a_game_of_atari_without_mpi(galampi, tmp_path) -> None:
     assert score == int(score)
 
 
+@pytest.mark.slow
 def test_a_run_may_be_given_as_its_file(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     assert galampi("train", small_job, "--out", out, "--total_env_steps", 400, ranks=1).finish()[0] == 0

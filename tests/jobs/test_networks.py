@@ -32,6 +32,7 @@ def test_the_example_of_the_documentation_learns_and_is_evaluated(galampi, tmp_p
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_ranks_remember_together_and_go_on_after_a_resume(galampi, tmp_path) -> None:
     for options in (("--total_env_steps", "30_000"), ("--resume", "--total_env_steps", "50_000")):
         code, output, errors = galampi("train", ROOT / "jobs/recall.toml", "--out", tmp_path / "run", *options).finish()

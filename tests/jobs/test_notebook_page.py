@@ -11,6 +11,7 @@ pytestmark = pytest.mark.one_mpi
 NOTEBOOK = Path(__file__).parents[2] / "docs/notebook.ipynb"
 
 
+@pytest.mark.slow
 def test_every_cell_runs(galampi, small_job, tmp_path, monkeypatch) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     for package in ("pandas", "xarray", "h5netcdf"):

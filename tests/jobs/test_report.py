@@ -43,6 +43,7 @@ def three_seeds(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_summary_of_two_ranks(three_seeds):
     summary = json.loads((three_seeds / "one" / "summary.json").read_text())
     (job,) = summary["jobs"]
@@ -70,6 +71,7 @@ def test_summary_of_two_ranks(three_seeds):
         assert rank.edges["sent"][-1] == rank.updates["sent"][rank.edges["update"][-1] - 1]
 
 
+@pytest.mark.slow
 def test_the_sharper_bound_is_sharp(three_seeds):
     report = RunReport(three_seeds / "1")
     stacked = np.linalg.norm(report.distance.to_mean[report.bound.moments], axis=1)
@@ -90,6 +92,7 @@ def test_the_bound_holds_for_other_exchanges(galampi, small_job, tmp_path, ranks
     assert bound["share_of_moments_within_sharp"] >= 0.95
 
 
+@pytest.mark.slow
 def test_summary_of_three_seeds(three_seeds):
     summary = json.loads((three_seeds / "all" / "summary.json").read_text())
     (job,) = summary["jobs"]
@@ -103,6 +106,7 @@ def test_summary_of_three_seeds(three_seeds):
     assert final["high"] == pytest.approx(max(finals))
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_compare_are_refused(three_seeds, galampi, small_job, tmp_path):
     code, _, errors = galampi(
         "train", small_job, "--out", tmp_path / "run", "--environment.id", "Acrobot-v1", "--total_env_steps", 500
@@ -114,6 +118,7 @@ def test_runs_that_do_not_compare_are_refused(three_seeds, galampi, small_job, t
     assert "environment.id is CartPole-v1 in" in errors
 
 
+@pytest.mark.slow
 def test_distances_of_sketches_are_those_of_checkpoints(galampi, small_job, tmp_path):
     out = tmp_path / "run"
     command = galampi(
@@ -143,6 +148,7 @@ def test_distances_of_sketches_are_those_of_checkpoints(galampi, small_job, tmp_
 @pytest.mark.skipif(chromium.BINARY is None, reason=NO_BROWSER)
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.slow
 def test_the_page_in_a_browser(three_seeds, tmp_path, width, dark):
     page = three_seeds / "one" / "index.html"
     with chromium.Browser() as browser:

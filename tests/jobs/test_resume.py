@@ -72,8 +72,10 @@ def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_pa
     "number",
     [
         signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.one_mpi),
-        *(pytest.param(n, marks=[pytest.mark.one_mpi, pytest.mark.slow]) for n in (signal.SIGUSR1, signal.SIGUSR2)),
+        *(
+            pytest.param(number, marks=[pytest.mark.one_mpi, pytest.mark.slow])
+            for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+        ),
     ],
 )
 def test_a_signal_to_one_rank_stops_all_after_saving(galampi, small_job, tmp_path, number) -> None:
@@ -158,6 +160,7 @@ def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_the_mean_return_goes_on_after_a_resume(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     train = ("train", small_job, "--out", out, "--total_env_steps")
@@ -225,6 +228,7 @@ def test_a_new_run_begins_with_the_policy_of_another(galampi, small_job, tmp_pat
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_run_that_is_done_says_so(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     arguments = ("train", small_job, "--out", out, "--total_env_steps", 1000)

@@ -86,6 +86,7 @@ def test_a_run_whose_command_was_killed_keeps_its_place(galampi, endless) -> Non
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_run_that_fails_holds_nobody_up(galampi, small_job, tmp_path) -> None:
     sweep = tmp_path / "sweep"
     words = ("sweep", sweep, small_job, "--total_env_steps", 1000, "--ranks", 1)

@@ -47,6 +47,7 @@ def test_norms_are_called_estimated_where_they_are(tmp_path, has_estimates):
     assert ("it is estimated" in caption) == has_estimates
 
 
+@pytest.mark.slow
 def test_a_script_the_font_lacks(tmp_path):
     jobs = [{"name": "\u65e5\u672c"}, {"name": "\u0639"}]
     runs = [make_run(tmp_path / str(i), num_updates=30, settings=job) for i, job in enumerate(jobs)]
