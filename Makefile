@@ -23,7 +23,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run environment environments test test-all quick-ranks quick-once quick-openmpi test-mpich test-openmpi test-alone \
+.PHONY: run environment environments test test-all mpich-unit mpich-cluster quick-mpich quick-openmpi test-mpich test-openmpi \
 	test-once test-ranks test-unit test-commands test-mpi test-off-node test-network test-jobs test-cluster test-package \
 	test-library test-simulation test-lowest-torch test-newest-python test-mirror evidence wheel bench bench-one gpu-check docs check format clean
 
@@ -32,18 +32,18 @@ run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most
 
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
-# Ranks that wait and jobs that queue leave half a machine idle: columns of tests run side by side.
-# A part that fails hides no other: all run, and those that failed are named at the end.
-columns = +@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
-	$(MAKE) --jobs=$(1) --keep-going --output-sync=line FAILED="$$failed" $(2); \
-	code=$$?; cat "$$failed"; exit $$code
+# A part that fails hides no other: all run, and those that failed are named at the end. Some run side by side: jobs that
+# queue leave a machine idle. Ranks do not: they look for messages again and again, and take time from one another.
+parts = +@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
+	$(foreach beside,$(1),$(MAKE) --jobs --keep-going --output-sync=line FAILED="$$failed" $(subst +, ,$(beside));) \
+	cat "$$failed"; [ ! -s "$$failed" ]
 
 test: export PYTEST_ADDOPTS += --quick
 test: environments  ## Run the tests, but for those that are slow and rarely break; Open MPI passes what a library must
-	$(call columns,2,quick-ranks quick-once quick-openmpi)
+	$(call parts,mpich-unit+mpich-cluster quick-mpich quick-openmpi)
 
 test-all: environments  ## Run the slow tests too, all with ranks under both MPI libraries; those on a Slurm where it is installed
-	$(call columns,3,test-openmpi test-mpich test-alone)
+	$(call parts,mpich-unit+mpich-cluster test-mpich test-openmpi)
 
 environments:
 	$(MAKE) MPI=mpich environment
@@ -55,24 +55,21 @@ FAILED ?= /dev/null
 each = +@failed=; for part in $(2); do $(MAKE) MPI=$(1) $$part || failed="$$failed $$part"; done; \
 	[ -z "$$failed" ] || { echo "failed under $(1):$$failed" | tee -a $(FAILED); exit 1; }
 
-quick-ranks:
-	$(call each,mpich,test-mpi test-network test-jobs test-commands)
+mpich-unit mpich-cluster: mpich-%:
+	$(call each,mpich,test-$*)
 
-quick-once:
-	$(call each,mpich,test-unit test-cluster)
+quick-mpich:
+	$(call each,mpich,test-mpi test-network test-jobs test-commands)
 
 quick-openmpi: export ARGS := -m library
 quick-openmpi:
 	$(call each,openmpi,test-mpi test-jobs)
 
 test-mpich:
-	$(call each,mpich,$(WITH_RANKS))
+	$(call each,mpich,$(WITH_RANKS) test-commands)
 
 test-openmpi:
 	$(call each,openmpi,$(WITH_RANKS) test-cluster)
-
-test-alone:
-	$(call each,mpich,$(ONCE) test-cluster)
 
 test-once:  ## Run the tests that are the same under every MPI library
 	$(call each,$(MPI),$(ONCE))
