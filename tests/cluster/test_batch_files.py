@@ -226,6 +226,7 @@ def test_mps_says_that_it_is_not_available(cluster, job, tmp_path, monkeypatch) 
 
 
 @pytest.mark.library("doctor", launcher=LAUNCHER)
+@pytest.mark.slow
 def test_doctor_finds_nothing_wrong(cluster, job, launchers, tmp_path) -> None:
     launch = {
         "srun": ("srun", f"--mpi={srun_type()}", "--nodes=3", "--ntasks=3", "--nodelist=n1,n7,n8", "--time=3"),
