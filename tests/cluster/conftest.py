@@ -82,7 +82,16 @@ class Cluster:
 
     def job(self, job_id: str) -> dict[str, str]:
         """Return what Slurm says of a job."""
-        text = self.call("scontrol", "--oneliner", "show", "job", job_id)
+        text = ""
+
+        def is_answered() -> bool:
+            nonlocal text
+            text = self.call("scontrol", "--oneliner", "show", "job", job_id, code=None)
+            # So it is while the controller reads its settings again (`notice`).
+            return "Zero Bytes were transmitted or received" not in text
+
+        self.wait_for(is_answered)
+        assert "JobState=" in text, text
         return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
 
     def processes(self, job_id: str) -> list[psutil.Process]:

@@ -34,8 +34,8 @@ LIKELY = {
     ("node", 1, "mpirun"),
     ("launcher", 2, "mpirun"),
 }
-# Those of them that are not marked slow.
-QUICK = {("limit", 1, "srun"), ("preempt-notice", 2, "mpirun"), ("requeue", 1, "mpirun"), ("node", 1, "mpirun")}
+# Those of them that are not marked slow; none that lets the controller read its settings again, when it answers nobody.
+QUICK = {("limit", 1, "srun"), ("launcher", 2, "mpirun"), ("requeue", 1, "mpirun"), ("node", 1, "mpirun")}
 # Nodes by event and number: the last of them is preempted or killed, and only under its lock, so that nobody else's job
 # is there. n1 and n2 stay as they are.
 NODES = {("preempt", 1): ("n3",), ("preempt", 2): ("n1", "n4"), ("node", 1): ("n5",), ("node", 2): ("n2", "n6")}
