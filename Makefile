@@ -25,7 +25,8 @@ export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
 .PHONY: run environment environments test test-all mpich-unit mpich-cluster quick-mpich quick-openmpi test-mpich test-openmpi \
 	test-once test-ranks test-unit test-commands test-mpi test-off-node test-network test-jobs test-cluster test-package \
-	test-library test-simulation test-lowest-torch test-newest-python test-mirror evidence wheel bench bench-one gpu-check docs check format clean
+	test-library test-simulation test-lowest-torch test-newest-python test-mirror evidence wheel bench bench-one gpu-check \
+	docs check format clean
 
 run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most; ARGS replaces that limit
 	mpirun -n $(RANKS) python -m galampi $(ARGS)
@@ -34,9 +35,9 @@ environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
 # A part that fails hides no other: all run, and those that failed are named at the end. Some run side by side: jobs that
 # queue leave a machine idle. Ranks do not: they look for messages again and again, and take time from one another.
-parts = +@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
-	$(foreach beside,$(1),$(MAKE) --jobs --keep-going --output-sync=line FAILED="$$failed" $(subst +, ,$(beside));) \
-	cat "$$failed"; [ ! -s "$$failed" ]
+parts = +@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; code=0; \
+	$(foreach beside,$(1),$(MAKE) --jobs --keep-going --output-sync=line FAILED="$$failed" $(subst +, ,$(beside)) || code=$$?;) \
+	cat "$$failed"; exit $$code
 
 test: export PYTEST_ADDOPTS += --quick
 test: environments  ## Run the tests, but for those that are slow and rarely break; Open MPI passes what a library must

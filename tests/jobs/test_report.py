@@ -30,7 +30,7 @@ def three_seeds(tmp_path_factory):
     """Train three seeds of one job on two ranks, and report them and the first alone."""
     folder = tmp_path_factory.mktemp("seeds")
     runs = [folder / str(seed) for seed in (1, 2, 3)]
-    job = ["--environment.id", "CartPole-v1", "--name", "cart <b>&", "--total_env_steps", "20000", "--quiet"]
+    job = ["--environment.id", "CartPole-v1", "--name", "cart <b>&", "--total_env_steps", "40000", "--quiet"]
     job += ["--environment.num_envs", "4", "--record.sketch_every_s", "0.05"]
     for seed, out in enumerate(runs, 1):
         command = [sys.executable, "-m", "galampi", "train", *job, "--seed", str(seed), "--out", out]

@@ -7,8 +7,8 @@ pytest.importorskip("scipy")
 
 from made_runs import make_run
 
+from galampi import cli
 from galampi.analysis.summary import RunReport
-from galampi.cli import run
 from galampi.errors import UserError
 from galampi.experiments.outcome import Arm, _distances, growth, read_outcome, relative, table
 from galampi.experiments.picture import save_picture
@@ -178,5 +178,5 @@ def test_sketches_are_compared_with_all_parameters(tmp_path) -> None:
 def test_who_stops_before_anything_is_kept_hears_no_complaint(tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     monkeypatch.setattr("galampi.experiments.running.run_plan", lambda *arguments: STOPPED)
-    assert run(["experiment", str(tmp_path), "--runs", str(tmp_path / "runs")]) == STOPPED
+    assert cli.run(["experiment", str(tmp_path), "--runs", str(tmp_path / "runs")]) == STOPPED
     assert capsys.readouterr() == ("", "")
