@@ -7,6 +7,7 @@ RANKS ?= 2
 run: ARGS ?= --max-time-s 120
 SEEDS ?= 1000
 FIRST ?= 0
+UNDER_MPICH := $(addprefix mpich-,unit cluster mpi off-node network jobs commands)
 VENV := .venv-$(MPI)
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -23,7 +24,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT ?= 1
 export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: run environment environments test test-all mpich-unit mpich-cluster quick-mpich quick-openmpi test-mpich test-openmpi \
+.PHONY: run environment environments test test-all $(UNDER_MPICH) quick-openmpi test-openmpi \
 	test-once test-ranks test-unit test-commands test-mpi test-off-node test-network test-jobs test-cluster test-package \
 	test-library test-simulation test-lowest-torch test-newest-python test-mirror evidence wheel bench bench-one gpu-check \
 	docs check format clean
@@ -34,46 +35,40 @@ run: $(READY)  ## Train the built-in job on RANKS ranks, for two minutes at most
 environment: $(READY)  ## Set up the virtual environment of MPI, and do no more
 
 # A part that fails hides no other: all run, and those that failed are named at the end. Some run side by side: jobs that
-# queue leave a machine idle. Ranks do not: they look for messages again and again, and take time from one another.
+# queue leave a machine idle, and so do those that are stopped, killed and awaited. Tests of the exchange do not: their
+# ranks look for messages again and again, and take time from one another.
 parts = +@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; code=0; \
 	$(foreach beside,$(1),$(MAKE) --jobs --keep-going --output-sync=line FAILED="$$failed" $(subst +, ,$(beside)) || code=$$?;) \
 	cat "$$failed"; exit $$code
 
 test: export PYTEST_ADDOPTS += --quick
 test: environments  ## Run the tests, but for those that are slow and rarely break; Open MPI passes what a library must
-	$(call parts,mpich-unit+mpich-cluster quick-mpich quick-openmpi)
+	$(call parts,mpich-unit+mpich-cluster mpich-mpi mpich-network mpich-jobs+mpich-commands quick-openmpi)
 
 test-all: environments  ## Run the slow tests too, all with ranks under both MPI libraries; those on a Slurm where it is installed
-	$(call parts,mpich-unit+mpich-cluster test-mpich test-openmpi)
+	$(call parts,mpich-unit+mpich-cluster mpich-mpi mpich-off-node mpich-network mpich-jobs+mpich-commands test-openmpi)
 
 environments:
 	$(MAKE) MPI=mpich environment
 	$(MAKE) MPI=openmpi environment
 
-ONCE := test-unit test-commands
 WITH_RANKS := test-mpi test-off-node test-network test-jobs
 FAILED ?= /dev/null
 each = +@failed=; for part in $(2); do $(MAKE) MPI=$(1) $$part || failed="$$failed $$part"; done; \
 	[ -z "$$failed" ] || { echo "failed under $(1):$$failed" | tee -a $(FAILED); exit 1; }
 
-mpich-unit mpich-cluster: mpich-%:
+$(UNDER_MPICH): mpich-%:
 	$(call each,mpich,test-$*)
-
-quick-mpich:
-	$(call each,mpich,test-mpi test-network test-jobs test-commands)
 
 quick-openmpi: export ARGS := -m library
 quick-openmpi:
 	$(call each,openmpi,test-mpi test-jobs)
 
-test-mpich:
-	$(call each,mpich,$(WITH_RANKS) test-commands)
-
 test-openmpi:
 	$(call each,openmpi,$(WITH_RANKS) test-cluster)
 
 test-once:  ## Run the tests that are the same under every MPI library
-	$(call each,$(MPI),$(ONCE))
+	$(call each,$(MPI),test-unit test-commands)
 
 test-ranks:  ## Run the tests with ranks
 	$(call each,$(MPI),$(WITH_RANKS))

@@ -21,6 +21,7 @@ from galampi.bench.figures import FIGURES
 from galampi.bench.timed_train import Disturbance
 from galampi.errors import UserError
 from galampi.learning import resolve_precision
+from galampi.results.files import replace_text
 
 FORMAT_VERSION = 1
 EXCHANGE_SIZES = tuple(1 << power for power in range(10, 27, 2))
@@ -237,7 +238,4 @@ def _table_of_exchange(samples: list[Sample]) -> Table:
 
 
 def _write(path: Path, results: dict[str, Any]) -> None:
-    text = json.dumps(results, indent=1, allow_nan=False)
-    partial = path.with_suffix(".part")
-    partial.write_text(f"{text}\n")
-    partial.replace(path)
+    replace_text(path, json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -27,6 +27,7 @@ from galampi.experiments.outcome import WIDTH, aligned
 from galampi.experiments.plan import read_as, read_toml
 from galampi.experiments.record import write_checksums
 from galampi.ranks.processor import processor
+from galampi.results.files import replace_text
 
 Method = Literal["push-sum", "gala", "allreduce", "none"]
 
@@ -228,7 +229,5 @@ def _write(folder: Path, samples: list[Sample]) -> None:
     lines = ",\n".join(json.dumps(vars(each)) for each in samples)
     path = _path(folder)
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    part.replace(path)
+    replace_text(path, f"[\n{lines}\n]\n")
     write_checksums(path.parent)

@@ -27,6 +27,7 @@ from galampi.errors import UserError
 from galampi.job import Job, dump_job, fields, find_modules, load_job
 from galampi.launch.status import held, run_status
 from galampi.launch.submit import Resources, Submission, log_pattern, slug
+from galampi.results.files import replace_text
 
 STATES = ("done", "running", "queued", "failed", "lost", "missing")
 LACKING = ("failed", "lost", "missing")
@@ -263,9 +264,7 @@ def record_options(folder: Path, options: Options) -> None:
     """Remember what a submission asks for, so that the next asks for the same."""
     script = None if options.script is None else str(options.script)
     text = json.dumps({"resources": asdict(options.resources), "script": script, "at_once": options.at_once})
-    part = folder / "options.json.part"
-    part.write_text(text + "\n", encoding="utf-8")
-    part.rename(folder / "options.json")
+    replace_text(folder / "options.json", text + "\n")
 
 
 def last_options(folder: Path) -> Options:

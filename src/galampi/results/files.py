@@ -1,6 +1,6 @@
-"""Open and replace HDF5 files so that no crash leaves half of one.
+"""Open and replace files so that no crash leaves half of one.
 
-Knows h5py and the file system, not what the files hold beyond the two root attributes every file has:
+Knows h5py and the file system, not what the files hold beyond the two root attributes every HDF5 file has:
 `format` and `schema_version`.
 """
 
@@ -81,14 +81,30 @@ def replacing(path: Path, file_format: str, previous: Path | None = None) -> Ite
     Raises:
         OSError: The file cannot be written.
     """
+    with writing(path), _made_beside(path, previous) as partial, create(partial, file_format) as file:
+        yield file
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file that takes the place of `path` in one step, as `replacing` does.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with _made_beside(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _made_beside(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    """Give the name of a file that, once it is complete and on the disk, takes the place of `path`."""
+    partial = partial_name(path)
     try:
-        with writing(path):
-            with create(partial_name(path), file_format) as file:
-                yield file
-            _sync(partial_name(path))
+        yield partial
+        _sync(partial)
     except BaseException:
         # What there is of it takes room from those that write next.
-        partial_name(path).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     move_into_place(path, previous)
 

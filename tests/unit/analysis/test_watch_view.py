@@ -1,5 +1,6 @@
 """What `watch` makes of files, without a terminal."""
 
+import functools
 import io
 import math
 import os
@@ -24,6 +25,22 @@ def drawn(view: RunView, width: int, height: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False, legacy_windows=False)
     console.print(picture(view, width, height))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def running_on(tmp_path_factory):
+    @functools.cache
+    def made(num_ranks: int):
+        run = tmp_path_factory.mktemp("run")
+        return make_run(run, num_ranks=num_ranks, num_updates=20, status="running", sketches=False)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [make_run(folder / f"run-{n}", num_updates=3, num_ranks=1, sketches=False) for n in range(30)]
 
 
 @pytest.fixture
@@ -52,10 +69,9 @@ def test_a_view_tells_the_numbers_of_the_files(running):
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 60), (40, 12)])
 @pytest.mark.parametrize(("num_ranks", "num_silent"), [(1, 0), (2, 0), (2, 1), (40, 0), (40, 30)])
-def test_the_picture_fits_the_terminal(tmp_path, monkeypatch, width, height, num_ranks, num_silent):
+def test_the_picture_fits_the_terminal(running_on, monkeypatch, width, height, num_ranks, num_silent):
     monkeypatch.setattr(RunView, "silent", {rank: f"rank {rank} silent for 35 s" for rank in range(num_silent)})
-    run = make_run(tmp_path / "run", num_ranks=num_ranks, num_updates=20, status="running", sketches=False)
-    lines = drawn(RunView(run), width, height)
+    lines = drawn(RunView(running_on(num_ranks)), width, height)
     assert len(lines) <= height
     assert max(len(line) for line in lines) <= width
     text = "\n".join(lines)
@@ -254,8 +270,8 @@ def test_several_runs_are_rows(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 60), (40, 8)])
-def test_the_picture_of_runs_fits_the_terminal(tmp_path, width, height):
-    runs = SeveralRuns([make_run(tmp_path / f"run-{n}", num_updates=3, num_ranks=1, sketches=False) for n in range(30)])
+def test_the_picture_of_runs_fits_the_terminal(thirty, width, height):
+    runs = SeveralRuns(thirty)
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
     console.print(runs_picture(runs, width, height))
     lines = console.file.getvalue().splitlines()

@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from galampi.errors import ResultsError
 from galampi.results import RankWriter, load_checkpoint, previous_checkpoint, save_checkpoint
+from galampi.results.files import replace_text
 
 KEYS = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
@@ -241,3 +242,20 @@ def test_a_full_disk_is_the_systems_own_error_and_leaves_no_part(tmp_path, monke
     monkeypatch.undo()
     assert load_checkpoint(path) == {"a": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["rank-0000.h5"]
+
+
+def test_a_text_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "text.json"
+    replace_text(path, "old\n")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            replace_text(path, "new\n")
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+    replace_text(path, "new\n")
+    assert path.read_text() == "new\n"

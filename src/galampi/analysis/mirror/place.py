@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from galampi.analysis.mirror.rows import RankRows
 from galampi.errors import UserError
+from galampi.results.files import replace_text
 from galampi.results.reader import Run
 
 STATE = "mirror.json"
@@ -67,9 +68,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: The folder cannot be written.
     """
-    part = folder / f"{STATE}.part"
     try:
-        part.write_text(json.dumps(state) + "\n", encoding="utf-8")
-        part.rename(folder / STATE)
+        replace_text(folder / STATE, json.dumps(state) + "\n")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
