@@ -21,6 +21,7 @@ from galampi.analysis.shown import shown
 from galampi.analysis.statistics import settings_changed
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
 from galampi.errors import ResultsError, UserError
+from galampi.job import by_key
 from galampi.results.reader import open_run
 from galampi.results.sole import sole_writer
 
@@ -123,27 +124,31 @@ def _by_job(runs: Sequence[RunReport]) -> list[JobReport]:
     groups: dict[str, list[RunReport]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for run in runs:
-        flat = _flat({**run.job.model_dump(mode="json"), "ranks": run.run.num_ranks})
+        flat = {**by_key(run.job), "ranks": run.run.num_ranks}
         # A run that was half another job's is one of its own kind.
         flat["on the way"] = "; ".join(text for _, text in settings_changed(run.run))
         del flat["seed"]
         key = json.dumps(flat, sort_keys=True)
         groups.setdefault(key, []).append(run)
         settings[key] = flat
-    differing = [key for key in next(iter(settings.values())) if len({str(s.get(key)) for s in settings.values()}) > 1]
+    # One may have a table's setting that another has not.
+    keys = dict.fromkeys(key for flat in settings.values() for key in flat)
+    differing = [key for key in keys if len({str(flat.get(key)) for flat in settings.values()}) > 1]
     names = [group[0].job.name for group in groups.values()]
     jobs = []
     for key, group in groups.items():
         name = group[0].job.name
         if names.count(name) > 1:
-            words = [word for each in differing if (word := _setting(each, settings[key][each]))]
+            words = [word for each in differing if (word := _setting(each, settings[key].get(each)))]
             name = ": ".join(filter(None, (name, ", ".join(words))))
         jobs.append(JobReport(shown(name), sorted(group, key=lambda run: run.job.seed)))
     return jobs
 
 
 def _setting(key: str, value: object) -> str:
-    """Say in few words what sets a job apart."""
+    """Say in few words what sets a job apart; '' if it is that the job has no such setting."""
+    if value is None:
+        return ""
     if key == "ranks":
         return f"{value} ranks"
     if key == "on the way":
@@ -151,16 +156,6 @@ def _setting(key: str, value: object) -> str:
     if key == "total_env_steps":
         return f"{value:,} steps"
     return str(value) if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _summary(jobs: Sequence[JobReport]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 WINDOW_EPISODES = 100
 """Episodes over which a return is averaged."""
-_FEWEST_EPISODES = 10
+FEWEST_EPISODES = 10
 PHASES = (
     ("env_s", "emulator"),
     ("act_s", "acting"),
@@ -97,13 +97,13 @@ def learning_curve(finished: Episodes, along: Literal["env_steps", "time_s"], at
     ended = np.searchsorted(getattr(finished, along), at, side="right")
     window = np.minimum(ended, WINDOW_EPISODES)
     total = sums[ended] - sums[ended - window]
-    return np.where(window >= _FEWEST_EPISODES, total / np.maximum(window, 1), np.nan)
+    return np.where(window >= FEWEST_EPISODES, total / np.maximum(window, 1), np.nan)
 
 
 def final_return(finished: Episodes) -> float | None:
     """Return the mean return of the last 100 episodes of a run; None if fewer than 10 ended."""
     last = finished.returns[-WINDOW_EPISODES:]
-    return float(last.mean()) if len(last) >= _FEWEST_EPISODES else None
+    return float(last.mean()) if len(last) >= FEWEST_EPISODES else None
 
 
 def last_numbers(run: Run) -> dict[str, float]:

@@ -45,17 +45,17 @@ def _experiment(arguments: argparse.Namespace) -> int:
             raise UserError("--runs takes one EXPERIMENT")
         if code := _train(folders[0], arguments):
             return code
-    found: dict[str, Outcome | speed.Ratios] = {}
+    found: dict[Path, Outcome | speed.Ratios] = {}
     for number, folder in enumerate(folders):
         if number:
             print()
         if speed.is_about_speed(folder):
             print(speed.speed_table(folder))
-            found[folder.name] = speed.compared_with_baseline(folder)
+            found[folder] = speed.compared_with_baseline(folder)
         else:
             outcome = read_outcome(folder)
             print(table(outcome))
-            found[folder.name] = outcome
+            found[folder] = outcome
     if arguments.picture is not None:
         picture.save_pictures(found, arguments.picture)
     return 0

@@ -23,9 +23,11 @@ import psutil
 from galampi.errors import ResultsError
 from galampi.job import parse_job
 from galampi.results import open_run
+from galampi.results.files import replace_text
 
 FILE = "faults.json"
 _PERIOD_S = 0.2
+_KEEP_PERIOD_S = 2.0
 _UNREAD = (0, 0)
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -50,7 +52,7 @@ class Suffered:
     """What faults did to a run.
 
     Attributes:
-        wall_s: Time from the first start of the command to its last end, s.
+        wall_s: Time for which the command was under way, s; of a job that was interrupted, in all its starts.
         num_faults: Faults that happened; one that was to come after the end did not.
         lost_env_steps: Env steps that were on the disk and had to be done again, to some seconds of flushing.
     """
@@ -72,29 +74,42 @@ class _Hurt:
     """A command that is started, hurt and started again."""
 
     def __init__(self, faults: Sequence[Fault], out: Path, command: Sequence[str]) -> None:
-        self._left = sorted(faults, key=lambda fault: fault.after)
+        # What happened before an interruption does not happen again.
+        self._before = read_suffered(out) or Suffered(0.0, 0, 0)
+        self._num_faults, self._lost_env_steps = self._before.num_faults, self._before.lost_env_steps
+        self._left = sorted(faults, key=lambda fault: fault.after)[self._num_faults :]
         self._out = out
         self._command = command
+        self._began_s = self._kept_s = time.monotonic()
         self._process = subprocess.Popen(command)
-        self._num_faults = self._lost_env_steps = 0
         self._is_to_end = False
 
     def run(self) -> int:
         """Do all of it, and return the command's last exit code."""
-        began_s = time.monotonic()
         for number in _STOP_SIGNALS:
             signal.signal(number, self._hand_on)
         while (code := self._process.poll()) is None:
             done, budget = _progress(self._out)
             if self._left and budget and done >= self._left[0].after * budget and not self._is_to_end:
                 self._happen(self._left.pop(0), done)
+            if time.monotonic() - self._kept_s > _KEEP_PERIOD_S:
+                self._keep()
             time.sleep(_PERIOD_S)
-        suffered = Suffered(time.monotonic() - began_s, self._num_faults, self._lost_env_steps)
-        (self._out / FILE).write_text(json.dumps(asdict(suffered)) + "\n", encoding="utf-8")
+        self._keep()
         return code
+
+    def _keep(self) -> None:
+        """Write what has happened so far, for whoever goes on if this is killed."""
+        self._kept_s = time.monotonic()
+        wall_s = self._before.wall_s + self._kept_s - self._began_s
+        if (self._out / "job.h5").exists():
+            suffered = Suffered(wall_s, self._num_faults, self._lost_env_steps)
+            replace_text(self._out / FILE, json.dumps(asdict(suffered)) + "\n")
 
     def _happen(self, fault: Fault, done: int) -> None:
         self._num_faults += 1
+        # Before it happens, or it would again.
+        self._keep()
         processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         if fault.kind == "stop":
             # Under every launcher the ranks are what starts no more.

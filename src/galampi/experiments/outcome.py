@@ -5,6 +5,7 @@ Owns which numbers are shown and how they are said.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from galampi.analysis.comparison import (
     share,
 )
 from galampi.errors import UserError
-from galampi.experiments.plan import Plan, counted_name, read_plan
-from galampi.experiments.record import RecordedRun, read_record
-from galampi.experiments.running import chosen_factors
+from galampi.experiments.kept import chosen_factors, read_kept
+from galampi.experiments.plan import Plan, counted_name, counted_runs, read_plan
+from galampi.experiments.record import RecordedRun
 from galampi.job import parse_job
 from galampi.results.sketch import relative_error
 
@@ -39,9 +40,9 @@ _LEGENDS = {
     "sketch": "distances: of each rank to the mean of all at each checkpoint that was kept; exact: from all "
     "parameters, median; error: of the same distance by sketches of that size, root of the mean square and greatest; "
     "stated: 1 / sqrt(2 size)",
-    "faults": "faults: of each run, mean; env steps lost: done and done again, a run, mean; time lost: from the first "
-    "start to the last end, over the baseline's run of the same seed, mean; final return: mean of the last 100 "
-    "episodes; area: mean of the learning curve; both as interquartile means over runs; intervals of 95 %",
+    "faults": "faults: of each run, mean; env steps lost: done and done again, a run, mean; time lost: under way for "
+    "longer than the baseline's run of the same seed, mean; final return: mean of the last 100 episodes; area: mean of "
+    "the learning curve; both as interquartile means over runs; intervals of 95 %",
 }
 
 
@@ -60,12 +61,22 @@ class Arm:
     runs: dict[int, RecordedRun]
 
     @property
+    def with_returns(self) -> dict[int, RecordedRun]:
+        """Those of its runs in which enough episodes ended for a final return and a curve."""
+        return {seed: run for seed, run in self.runs.items() if np.isfinite([run.final_return, run.area]).all()}
+
+    @property
     def finals(self) -> NDArray[np.float64]:
-        """Final returns."""
-        return np.array([run.final_return for run in self.runs.values()])
+        """Final returns of the runs that have one."""
+        return np.array([run.final_return for run in self.with_returns.values()])
+
+    @property
+    def areas(self) -> NDArray[np.float64]:
+        """Areas under the learning curves of the runs that have one."""
+        return np.array([run.area for run in self.with_returns.values()])
 
     def num_successes(self, threshold: float) -> int:
-        """Return how many runs reach a return at the end."""
+        """Return how many runs reach a return at the end; one that has none does not."""
         return int((self.finals >= threshold).sum())
 
 
@@ -86,28 +97,35 @@ class Outcome:
         """All runs that are there."""
         return [run for arms in self.groups.values() for arm in arms for run in arm.runs.values()]
 
+    @property
+    def decimals(self) -> int:
+        """Decimals of returns, such that the greatest there is has three digits or more."""
+        shown = [abs(value) for arms in self.groups.values() for arm in arms for value in (*arm.finals, *arm.areas)]
+        greatest = max(shown, default=0.0)
+        return max(1, 2 - math.floor(math.log10(greatest))) if greatest else 1
+
 
 def read_outcome(folder: Path) -> Outcome:
     """Read an experiment.
 
     Raises:
-        UserError: There is no plan, or nothing is kept of its runs.
+        UserError: There is no plan, nothing is kept of its runs, or what is kept is of others.
+        ResultsError: A file is damaged, or not what was kept.
     """
     plan = read_plan(folder)
-    runs: dict[str, dict[int, RecordedRun]] = {}
-    for arm in plan.arms:
-        paths = {seed: folder / "results" / f"{counted_name(arm, seed)}.h5" for seed in plan.seeds}
-        runs[arm] = {seed: read_record(path) for seed, path in paths.items() if path.exists()}
+    names = {(arm, seed): counted_name(arm, seed) for arm in plan.arms for seed in plan.seeds}
+    there = [arm for (arm, _), name in names.items() if (folder / "results" / f"{name}.h5").exists()]
+    if not there:
+        raise UserError(f"{folder}: nothing is kept of its runs; --runs DIR trains them")
     # An arm that has no runs yet may have no tuning either.
-    factors = chosen_factors(plan, folder, [arm for arm in plan.arms if runs[arm]])
+    factors = chosen_factors(plan, folder, dict.fromkeys(there))
+    kept = read_kept(folder, "results", plan, counted_runs(plan, folder, factors))
+    runs = {arm: {seed: kept[name] for seed in plan.seeds if (name := names[arm, seed]) in kept} for arm in plan.arms}
     groups = {
         group: [Arm(value, factors.get(name), runs[name]) for value, name in arms.items()]
         for group, arms in plan.groups.items()
     }
-    outcome = Outcome(plan, groups)
-    if not outcome.runs:
-        raise UserError(f"{folder}: nothing is kept of its runs; --runs DIR trains them")
-    return outcome
+    return Outcome(plan, groups)
 
 
 def table(outcome: Outcome) -> str:
@@ -126,9 +144,27 @@ def table(outcome: Outcome) -> str:
     lines += textwrap.wrap(_LEGENDS[plan.statistic], WIDTH)
     for group, arms in outcome.groups.items():
         there = [arm for arm in arms if arm.runs]
-        rows = _TABLES[plan.statistic](plan, there)
-        lines += ["", group or "all runs", *rows]
+        lines += ["", group or "all runs"]
+        if there:
+            lines += [*_TABLES[plan.statistic](outcome, there), *_notes(there)]
+        if lacking := [arm.value for arm in arms if not arm.runs]:
+            lines.append(f"  no runs yet: {', '.join(lacking)}")
     return "\n".join(lines)
+
+
+def _notes(arms: Sequence[Arm]) -> Iterator[str]:
+    """Yield what a reader must know of the runs of a group that are not like the others."""
+    for arm in arms:
+        if without := len(arm.runs) - len(arm.with_returns):
+            yield f"  {arm.value}: {_runs(without)} had too few episodes for a return; no success, and in no mean"
+        ended = [run for run in arm.runs.values() if run.share_done < 1]
+        if ended:
+            least = min(run.share_done for run in ended)
+            yield f"  {arm.value}: {_runs(len(ended))} ended before the env steps were done, the first at {least:.1%}"
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def seeds_text(count: int) -> str:
@@ -136,9 +172,10 @@ def seeds_text(count: int) -> str:
     return f"{count} seed{'s' * (count != 1)}"
 
 
-def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+def _rows(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield the lines of a group: a table of its arms, and of each but the baseline how it compares with that."""
-    rows = [
+    plan = outcome.plan
+    rows: list[tuple[str, ...]] = [
         ("", "runs", "factor", f"return >= {plan.threshold:g}", "final return", "area", "effective step", "in the ball")
     ]
     for arm in arms:
@@ -150,14 +187,24 @@ def _rows(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
                 str(len(runs)),
                 "-" if arm.factor is None else f"{arm.factor:g}",
                 f"{share(arm.num_successes(plan.threshold), len(runs)):.2f}",
-                f"{interquartile_mean(arm.finals):.1f}",
-                f"{interquartile_mean(np.array([run.area for run in runs])):.1f}",
+                *_returns(outcome, arm.finals, arm.areas),
                 _mean([float(run.about["effective_step"]) for run in runs]),
                 f"{sum(each == 1 for each in inside)} of {len(inside)}" if inside else "-",
             )
         )
     yield from aligned(rows)
-    yield from _comparisons(plan, arms)
+    yield from _comparisons(outcome, arms)
+
+
+def _percent(values: NDArray[np.float64]) -> str:
+    """Write the interquartile mean of a number of each run; a dash if one has none."""
+    return f"{interquartile_mean(values):.2f}" if np.isfinite(values).all() else "-"
+
+
+def _returns(outcome: Outcome, *values: NDArray[np.float64]) -> Iterator[str]:
+    """Write the interquartile means of some returns over runs; a dash where there are none."""
+    for each in values:
+        yield f"{interquartile_mean(each):.{outcome.decimals}f}" if len(each) else "-"
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -165,16 +212,16 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" if np.isfinite(values).all() else "-"
 
 
-def _comparisons(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+def _comparisons(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield how each arm but the baseline compares with that."""
-    baseline = _baseline(plan, arms)
+    baseline = _baseline(outcome.plan, arms)
     for arm in arms:
         if baseline is None or arm is baseline:
             continue
-        seeds = [seed for seed in arm.runs if seed in baseline.runs]
+        seeds = [seed for seed in arm.with_returns if seed in baseline.with_returns]
         if seeds:
-            yield f"  {arm.value} less {plan.baseline} over {seeds_text(len(seeds))}:"
-            yield from _beside(arm, baseline, seeds)
+            yield f"  {arm.value} less {baseline.value} over {seeds_text(len(seeds))}:"
+            yield from _beside(arm, baseline, seeds, outcome.decimals)
 
 
 def _baseline(plan: Plan, arms: Sequence[Arm]) -> Arm | None:
@@ -182,39 +229,42 @@ def _baseline(plan: Plan, arms: Sequence[Arm]) -> Arm | None:
     return next((arm for arm in arms if arm.value == plan.baseline), None)
 
 
-def _distances(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+def _distances(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield the lines of a group: how far apart the ranks of each arm are; and how that grows with what is compared."""
+    plan = outcome.plan
     baseline = _baseline(plan, arms)
-    rows = [("", "runs", "distance, %", "bound, %", "in the ball", f"return >= {plan.threshold:g}", "final return")]
+    rows: list[tuple[str, ...]] = [
+        ("", "runs", "distance, %", "bound, %", "in the ball", f"return >= {plan.threshold:g}", "final return")
+    ]
     for arm in arms:
-        runs, bounds = arm.runs, relative(arm, "bound")
+        runs, distances, bounds = arm.runs, relative(arm, "distance"), relative(arm, "bound")
         if any(len(run.bound) for run in runs.values()):
             inside = [run.share_inside == 1 for run in runs.values()]
         else:
             theirs = baseline.runs if baseline is not None else {}
-            inside = [run.is_within(theirs[seed]) for seed, run in runs.items() if seed in theirs]
+            bounded = {seed: run for seed, run in theirs.items() if len(run.bound)}
+            inside = [run.is_within(bounded[seed]) for seed, run in runs.items() if seed in bounded]
         rows.append(
             (
                 arm.value,
                 str(len(runs)),
-                f"{interquartile_mean(relative(arm, 'distance')):.2f}",
-                f"{interquartile_mean(bounds):.2f}" if np.isfinite(bounds).all() else "-",
-                f"{sum(inside)} of {len(inside)}",
+                *(_percent(each) for each in (distances, bounds)),
+                f"{sum(inside)} of {len(inside)}" if inside else "-",
                 f"{share(arm.num_successes(plan.threshold), len(runs)):.2f}",
-                f"{interquartile_mean(arm.finals):.1f}",
+                *_returns(outcome, arm.finals),
             )
         )
     yield from aligned(rows)
     numbers = [arm for arm in arms if arm.value.isdigit() and int(arm.value) > 0]
-    if len(numbers) > 1:
-        distance, bound = (growth(numbers, what) for what in ("distance", "bound"))
+    distance, bound = (growth(numbers, what) for what in ("distance", "bound"))
+    if distance is not None and bound is not None:
         yield f"  exponent of their growth with {plan.compared} above 0: distance {distance:.2f}, bound {bound:.2f}"
 
 
-def _costs(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+def _costs(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield the lines of a group: what faults cost; and how the returns compare with those of the baseline."""
-    baseline = _baseline(plan, arms)
-    rows = [("", "runs", "faults", "env steps lost", "time lost, s", "final return", "area")]
+    baseline = _baseline(outcome.plan, arms)
+    rows: list[tuple[str, ...]] = [("", "runs", "faults", "env steps lost", "time lost, s", "final return", "area")]
     for arm in arms:
         runs = list(arm.runs.values())
         lost_s = "-"
@@ -229,21 +279,24 @@ def _costs(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
                 f"{np.mean([run.about['num_faults'] for run in runs]):.1f}",
                 f"{np.mean([run.about['lost_env_steps'] for run in runs]):,.0f}",
                 lost_s,
-                f"{interquartile_mean(arm.finals):.1f}",
-                f"{interquartile_mean(np.array([run.area for run in runs])):.1f}",
+                *_returns(outcome, arm.finals, arm.areas),
             )
         )
     yield from aligned(rows)
-    yield from _comparisons(plan, arms)
+    yield from _comparisons(outcome, arms)
 
 
-def _sketches(plan: Plan, arms: Sequence[Arm]) -> Iterator[str]:
+def _sketches(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield the lines of a group: how far distances by sketches are off those computed from all parameters."""
     rows = [("", "runs", "distances", "exact", "error, %", "greatest, %", "stated, %")]
     for arm in arms:
         runs = list(arm.runs.values())
         errors = 100 * np.concatenate([run.sketch_errors for run in runs])
         exact = np.concatenate([run.exact_distance for run in runs])
+        if not len(exact):
+            # Of which checkpoint.keep_every_updates keeps none there is nothing to compare.
+            rows.append((arm.value, str(len(runs)), "0", "-", "-", "-", "-"))
+            continue
         sizes = {int(parse_job(str(run.about["job_toml"]), "kept").record.sketch_size) for run in runs}
         rows.append(
             (
@@ -267,9 +320,20 @@ def relative(arm: Arm, what: str) -> NDArray[np.float64]:
     return np.array([100 * getattr(run, f"relative_{what}") for run in arm.runs.values()])
 
 
-def growth(arms: Sequence[Arm], what: str) -> Estimate:
-    """Return the exponent with which distance or bound grows with the arms' values, over the seeds of all."""
-    seeds = [seed for seed in arms[0].runs if all(seed in arm.runs for arm in arms)]
+def growth(arms: Sequence[Arm], what: str) -> Estimate | None:
+    """Return the exponent with which distance or bound grows with the arms' values, over the seeds of all.
+
+    None where fewer than two arms have a seed in common for which all have that number.
+    """
+
+    def has(run: RecordedRun) -> bool:
+        return bool(getattr(run, f"relative_{what}") > 0)
+
+    if len(arms) < 2:
+        return None
+    seeds = [seed for seed in arms[0].runs if all(seed in arm.runs and has(arm.runs[seed]) for arm in arms)]
+    if not seeds:
+        return None
     values = np.log([float(arm.value) for arm in arms])
     logs = np.log([[getattr(arm.runs[seed], f"relative_{what}") for seed in seeds] for arm in arms])
     return difference(np.polyfit(values, logs, 1)[0], np.zeros(len(seeds)))
@@ -282,11 +346,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(["", *(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))]).rstrip()
 
 
-def _beside(arm: Arm, baseline: Arm, seeds: Sequence[int]) -> Iterator[str]:
+def _beside(arm: Arm, baseline: Arm, seeds: Sequence[int], decimals: int) -> Iterator[str]:
     """Yield how an arm compares with the baseline over the seeds of both."""
     for name, attribute in (("final return", "final_return"), ("area", "area")):
         own, theirs = (np.array([getattr(each.runs[seed], attribute) for seed in seeds]) for each in (arm, baseline))
         yield (
-            f"    {name} {difference(own, theirs):+.1f}, better with probability "
+            f"    {name} {difference(own, theirs):+.{decimals}f}, better with probability "
             f"{probability_of_improvement(own, theirs):.2f}"
         )

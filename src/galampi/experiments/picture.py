@@ -29,16 +29,18 @@ _PANEL_IN = (3.6, 3.2)
 _PROFILE_POINTS = 60
 
 
-def save_pictures(found: Mapping[str, Outcome | Ratios], path: Path) -> None:
+def save_pictures(found: Mapping[Path, Outcome | Ratios], path: Path) -> None:
     """Draw an experiment, or what each of several is about, as a PNG.
 
     Args:
-        found: What they come to, by their names.
+        found: What they come to, by their folders.
         path: The file.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or its name is no picture's.
     """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: must end with .png, for that is what it will be")
     first = next(iter(found.values()))
     if len(found) > 1:
         save_overview(found, path)
@@ -57,11 +59,16 @@ def save_picture(outcome: Outcome, path: Path) -> None:
     groups = outcome.groups
     with _panels(1, 1 + len(groups), path) as (canvas, panels):
         if not _draw_gist(panels[0], outcome):
-            _draw_profiles(panels[0], *groups.values())
-        for axes, (name, arms) in zip(panels[-len(groups) :], groups.items(), strict=True):
-            _draw_curves(axes, name, [arm for arm in arms if arm.runs])
-        handles, labels = panels[-1].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 2 * len(panels)))
+            _draw_profiles(panels[0], outcome, *groups.values())
+        curves = panels[-len(groups) :]
+        for axes, (name, arms) in zip(curves, groups.items(), strict=True):
+            _draw_curves(axes, name, outcome, arms)
+        # The same wherever it is drawn; but an arm may be in some groups alone.
+        shown = [axes.get_legend_handles_labels() for axes in curves]
+        named = {label: handle for each in shown for handle, label in zip(*each, strict=True)}
+        if named:
+            ncols = min(len(named), 2 * len(panels))
+            canvas.legend(named.values(), named.keys(), loc="outside upper left", ncols=ncols)
 
 
 def save_ratios(ratios: Ratios, path: Path) -> None:
@@ -74,8 +81,8 @@ def save_ratios(ratios: Ratios, path: Path) -> None:
         _draw_ratios(axes, ratios)
 
 
-def save_overview(found: Mapping[str, Outcome | Ratios], path: Path) -> None:
-    """Draw the gist of experiments, by their names, two beside each other, as a PNG.
+def save_overview(found: Mapping[Path, Outcome | Ratios], path: Path) -> None:
+    """Draw the gist of experiments, by their folders, two beside each other, as a PNG.
 
     Raises:
         UserError: The file cannot be written.
@@ -83,15 +90,16 @@ def save_overview(found: Mapping[str, Outcome | Ratios], path: Path) -> None:
     with _panels(math.ceil(len(found) / 2), 2, path) as (_, panels):
         for axes in panels[len(found) :]:
             axes.remove()
-        for axes, (name, each) in zip(panels, found.items(), strict=False):
-            axes.set_title(name, fontsize=9.5, loc="left")
+        for axes, (folder, each) in zip(panels, found.items(), strict=False):
+            axes.set_title(folder.resolve().name, fontsize=9.5, loc="left")
             if isinstance(each, Ratios):
                 _draw_ratios(axes, each)
                 continue
             if not _draw_gist(axes, each):
                 ((_, arms),) = each.groups.items()
-                _draw_curves(axes, name, [arm for arm in arms if arm.runs])
-            axes.legend()
+                _draw_curves(axes, folder.resolve().name, each, arms)
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend()
 
 
 @contextmanager
@@ -145,24 +153,34 @@ def _with_ends(estimates: list[Estimate]) -> tuple[Floats, Floats]:
     return middle, np.abs(np.array([[each.low, each.high] for each in estimates]).T - middle)
 
 
-def _draw_profiles(axes: Axes, arms: list[Arm]) -> None:
+def _colors(outcome: Outcome) -> dict[str, Any]:
+    """Return the color of each value of what is compared, the same in all panels."""
+    values = list(dict.fromkeys(arm.value for arms in outcome.groups.values() for arm in arms))
+    return dict(zip(values, line_colors(len(values)), strict=True))
+
+
+def _draw_profiles(axes: Axes, outcome: Outcome, arms: list[Arm]) -> None:
     """Draw performance profiles: the share of runs whose final return is above a number, with its interval."""
-    finals = np.concatenate([arm.finals for arm in arms])
-    above = np.linspace(finals.min() - 0.02 * np.ptp(finals), finals.max() + 0.02 * np.ptp(finals), _PROFILE_POINTS)
-    for arm, color in zip(arms, line_colors(len(arms)), strict=True):
-        value, low, high = performance_profile(arm.finals, above)
-        axes.fill_between(above, low, high, color=color, alpha=BAND_ALPHA, linewidth=0, step="mid")
-        axes.step(above, value, color=color, where="mid")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("final return")
     axes.set_ylabel("share of runs above")
+    arms = [arm for arm in arms if len(arm.finals)]
+    if not arms:
+        return
+    finals = np.concatenate([arm.finals for arm in arms])
+    above = np.linspace(finals.min() - 0.02 * np.ptp(finals), finals.max() + 0.02 * np.ptp(finals), _PROFILE_POINTS)
+    for arm in arms:
+        color = _colors(outcome)[arm.value]
+        value, low, high = performance_profile(arm.finals, above)
+        axes.fill_between(above, low, high, color=color, alpha=BAND_ALPHA, linewidth=0, step="mid")
+        axes.step(above, value, color=color, where="mid")
 
 
 def _draw_successes(axes: Axes, outcome: Outcome) -> None:
     """Draw the share of runs that reach the threshold, with its interval, by group."""
     threshold, groups = outcome.plan.threshold, outcome.groups
-    values = list(map(str, outcome.plan.axes[outcome.plan.compared]))
-    for number, (value, color) in enumerate(zip(values, line_colors(len(values)), strict=True)):
+    values = _colors(outcome)
+    for number, (value, color) in enumerate(values.items()):
         places: list[float] = []
         estimates: list[Estimate] = []
         for place, arms in enumerate(groups.values()):
@@ -215,6 +233,8 @@ def _draw_sketch_errors(axes: Axes, outcome: Outcome) -> None:
     arms = [arm for group in outcome.groups.values() for arm in group if arm.runs]
     for place, (arm, color) in enumerate(zip(arms, line_colors(len(arms)), strict=True)):
         errors = 100 * np.concatenate([run.sketch_errors for run in arm.runs.values()])
+        if not len(errors):
+            continue
         axes.plot(place + np.linspace(-0.25, 0.25, len(errors)), errors, ".", color=color, alpha=0.5)
         size = float(np.sqrt(np.mean(errors**2)))
         axes.hlines([-size, size], place - 0.4, place + 0.4, color=color)
@@ -224,10 +244,12 @@ def _draw_sketch_errors(axes: Axes, outcome: Outcome) -> None:
     axes.set_ylabel("error of a distance, %; lines: RMS")
 
 
-def _draw_curves(axes: Axes, name: str, arms: list[Arm]) -> None:
-    """Draw learning curves over seeds."""
-    for arm, color in zip(arms, line_colors(len(arms)), strict=True):
-        runs = list(arm.runs.values())
+def _draw_curves(axes: Axes, name: str, outcome: Outcome, arms: list[Arm]) -> None:
+    """Draw learning curves over seeds, of the runs that have one."""
+    for arm in arms:
+        color, runs = _colors(outcome)[arm.value], list(arm.with_returns.values())
+        if not runs:
+            continue
         scale, unit = steps_unit(float(runs[0].curve_at[-1]))
         over = over_runs(np.stack([run.curve for run in runs]))
         x = runs[0].curve_at / scale

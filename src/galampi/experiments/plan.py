@@ -9,18 +9,20 @@ An experiment is a folder:
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from galampi.errors import UserError
 from galampi.experiments.faults import Fault
-from galampi.job import Job, find_job, load_job
-from galampi.launch.sweep import run_name
+from galampi.job import Job, fields, find_job, load_job, toml_text
+from galampi.launch.sweep import free_name, run_name
 
 AnyPlan = TypeVar("AnyPlan", bound=BaseModel)
 
@@ -31,6 +33,7 @@ OUTSIDE = "stable-baselines3"
 
 Chosen = Mapping[str, str]
 """Settings, each as the text of its value."""
+Scalar = bool | int | float | str
 
 
 class Tuning(BaseModel):
@@ -40,7 +43,7 @@ class Tuning(BaseModel):
 
     key: str
     """The setting."""
-    factors: tuple[float, ...] = Field(min_length=1)
+    factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(min_length=1)
     """What its value in the job is multiplied by; the factor with the greatest area under the curve is taken."""
     seeds: tuple[int, ...] = Field(min_length=1)
 
@@ -59,15 +62,15 @@ class Plan(BaseModel):
     num_ranks: int = Field(ge=1)
     settings: dict[str, Any] = {}
     """Settings of every run, over those of the job."""
-    axes: dict[str, tuple[str | int | float, ...]]
+    axes: dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]]
     """Values of the settings that differ between arms."""
-    left_out: tuple[dict[str, str | int | float], ...] = ()
+    left_out: tuple[dict[str, Scalar], ...] = ()
     """Arms that are not trained: those that have all of some values."""
     compared: str
     """The axis whose values are compared with one another."""
     baseline: str
     """Its value that the others are compared with."""
-    threshold: float
+    threshold: float = Field(allow_inf_nan=False)
     """Return from which on a run counts as a success."""
     statistic: Literal["return", "distance", "faults", "sketch"] = "return"
     """What the claim is about: returns, how far apart the ranks are, what faults cost, or how far sketches are off."""
@@ -78,24 +81,58 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _compares_what_is_there(self) -> Plan:
-        values = [str(value) for value in self.axes.get(self.compared, ())]
+        values = self._values(self.compared)
         if self.baseline not in values:
             raise ValueError(f"baseline is {self.baseline!r}; must be a value of the axis {self.compared!r}: {values}")
-        if unknown := {key for each in self.left_out for key in each} - set(self.axes):
-            raise ValueError(f"left_out names {unknown.pop()!r}; must name axes: {list(self.axes)}")
-        if [str(value) for value in self.axes.get(_FAULT, ())] != list(self.faults):
+        for key, value in [pair for each in self.left_out for pair in each.items()]:
+            if key not in self.axes:
+                raise ValueError(f"left_out names {key!r}; must name axes: {list(self.axes)}")
+            if toml_text(value) not in self._values(key):
+                raise ValueError(f"left_out names {value!r}; must be a value of the axis {key!r}: {self._values(key)}")
+        if not self.arms:
+            raise ValueError("left_out leaves no arm")
+        if self._values(_FAULT) != list(self.faults):
             raise ValueError(f"faults are {list(self.faults)}; must be the values of the axis {_FAULT!r}")
         if self.tuning is not None and set(self.tuning.seeds) & set(self.seeds):
             raise ValueError("seeds of the tuning must not be seeds of the runs that count")
         return self
 
+    @model_validator(mode="after")
+    def _says_everything_once(self) -> Plan:
+        said: dict[str, Sequence[object]] = {f"axes.{key}": self._values(key) for key in self.axes}
+        said["seeds"] = self.seeds
+        if self.tuning is not None:
+            said |= {"tuning.seeds": self.tuning.seeds, "tuning.factors": self.tuning.factors}
+        for where, values in said.items():
+            if twice := [value for value, count in Counter(values).items() if count > 1]:
+                raise ValueError(f"{where} has {twice[0]!r} twice")
+        if "seed" in (*self.axes, *self.settings):
+            raise ValueError("seed is no setting or axis of a plan; its seeds are `seeds`")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_it_is_about(self) -> Plan:
+        if self.statistic == "distance" and self.num_ranks == 1:
+            raise ValueError("num_ranks is 1; distances are between two ranks or more")
+        if self.statistic == "faults" and not self.faults:
+            raise ValueError(f"faults are missing; what they cost wants an axis {_FAULT!r} and what its values are")
+        return self
+
+    def _values(self, key: str) -> list[str]:
+        """Return the values of an axis as text; none if there is no such axis."""
+        return [toml_text(value) for value in self.axes.get(key, ())]
+
     @property
     def arms(self) -> dict[str, Chosen]:
         """What each arm chooses, by its name."""
-        products = itertools.product(*self.axes.values())
-        chosen = [dict(zip(self.axes, map(str, values), strict=True)) for values in products]
-        left_out = [{(key, str(value)) for key, value in each.items()} for each in self.left_out]
-        return {run_name(each): each for each in chosen if not any(some <= each.items() for some in left_out)}
+        products = itertools.product(*map(self._values, self.axes))
+        chosen = [dict(zip(self.axes, values, strict=True)) for values in products]
+        left_out = [{(key, toml_text(value)) for key, value in each.items()} for each in self.left_out]
+        arms: dict[str, Chosen] = {}
+        for each in chosen:
+            if not any(some <= each.items() for some in left_out):
+                arms[free_name(run_name(each), arms)] = each
+        return arms
 
     @property
     def groups(self) -> dict[str, dict[str, str]]:
@@ -128,7 +165,7 @@ def read_as(kind: type[AnyPlan], folder: Path) -> AnyPlan:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "plan"
-        raise UserError(f"{_path(folder)}: {where}: {fault['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"{plan_path(folder)}: {where}: {fault['msg'].removeprefix('Value error, ')}") from None
 
 
 def read_toml(folder: Path) -> dict[str, Any]:
@@ -137,16 +174,19 @@ def read_toml(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: There is none, or it is no TOML.
     """
-    path = _path(folder)
+    path = plan_path(folder)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: not a text file in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
 
 
-def _path(folder: Path) -> Path:
+def plan_path(folder: Path) -> Path:
+    """Return where the plan of an experiment lies."""
     return folder / "plan.toml"
 
 
@@ -189,7 +229,7 @@ def counted_runs(plan: Plan, folder: Path, factors: Mapping[str, float]) -> dict
 
 def tuning_name(arm: str, factor: float, seed: int) -> str:
     """Name a run of the tuning."""
-    return f"{arm}_x{factor:g}_seed-{seed}"
+    return f"{arm}_x{repr(factor).removesuffix('.0')}_seed-{seed}"
 
 
 def counted_name(arm: str, seed: int) -> str:
@@ -205,19 +245,42 @@ def _job(plan: Plan, folder: Path, chosen: Chosen, seed: int, factor: float) -> 
     beside = folder / plan.job
     file = beside if beside.is_file() else find_job(plan.job)
     chosen = {key: value for key, value in chosen.items() if key != _FAULT and (key, value) != (_METHOD, OUTSIDE)}
-    settings = {key: _text(value) for key, value in plan.settings.items()} | chosen | {"seed": str(seed)}
-    job = load_job(file, settings)
+    settings = dict(_by_key(plan.settings)) | chosen | {"seed": str(seed)}
+    where = str(plan_path(folder))
+    job = load_job(file, settings, where)
     if plan.tuning is None:
         return job
-    return load_job(file, settings | {plan.tuning.key: repr(float(_value(job, plan.tuning.key)) * factor)})
+    value = _number(job, plan.tuning.key, where)
+    # A whole number stays one, where it can.
+    tuned = int(value * factor) if isinstance(value, int) and (value * factor).is_integer() else value * factor
+    return load_job(file, settings | {plan.tuning.key: toml_text(tuned)}, where)
 
 
-def _value(job: Job, key: str) -> Any:
+def _by_key(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the settings in a table and the tables in it, each with the text of its value."""
+    known = dict(fields())
+    for name, value in table.items():
+        key = f"{before}{name}"
+        if isinstance(value, dict) and key not in known:
+            yield from _by_key(value, f"{key}.")
+        else:
+            yield key, toml_text(value)
+
+
+def _number(job: Job, key: str, where: str) -> float:
+    """Return the value of a setting that is tuned.
+
+    Raises:
+        UserError: It is no setting, or no number.
+    """
+    known = dict(fields())
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{where}: tuning.key is {key!r}, which is not a key of a job{hint}")
     value: Any = job
     for part in key.split("."):
         value = getattr(value, part)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where}: tuning.key is {key!r}; must be a setting whose value is a number, not {value!r}")
     return value
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,18 +11,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.analysis.statistics import WINDOW_EPISODES, Episodes, effective_step, learning_curve
+from galampi.analysis.statistics import (
+    FEWEST_EPISODES,
+    WINDOW_EPISODES,
+    Episodes,
+    effective_step,
+    learning_curve,
+)
 from galampi.analysis.summary import RunReport
+from galampi.errors import ResultsError
 from galampi.experiments.faults import read_suffered
 from galampi.job import Job, dump_job
 from galampi.policies.stored import checkpoint_path, kept_updates
 from galampi.results import Sketch, load_checkpoint
-from galampi.results.files import reading, replacing
+from galampi.results.files import reading, replace_text, replacing
 
 FORMAT = "galampi recorded run"
+SUMS = "SHA256SUMS"
 NUM_MOMENTS = 200
 """Moments of a learning curve; they divide the budget equally."""
 _MOST_DISTANCES = 100
+_ALWAYS_KEPT = ("job_toml", "num_ranks", "effective_step", "processor", "date")
 _KEPT = (
     "galampi_version",
     "torch_version",
@@ -74,14 +83,19 @@ class RecordedRun:
     sketched_distance: Floats
 
     @property
+    def share_done(self) -> float:
+        """Env steps that were done over those that were to be; 1 where that is not known."""
+        return min(1.0, float(self.about.get("env_steps", self.curve_at[-1])) / float(self.curve_at[-1]))
+
+    @property
     def area(self) -> float:
         """Mean of the learning curve over the budget."""
         return float(np.nanmean(self.curve)) if np.isfinite(self.curve).any() else float("nan")
 
     @property
     def final_return(self) -> float:
-        """Mean return of the last 100 episodes."""
-        return float(self.last_returns.mean()) if len(self.last_returns) else float("nan")
+        """Mean return of the last 100 episodes; NaN if fewer than 10 ended."""
+        return float(self.last_returns.mean()) if len(self.last_returns) >= FEWEST_EPISODES else float("nan")
 
     @property
     def relative_distance(self) -> float:
@@ -100,7 +114,7 @@ class RecordedRun:
         return np.asarray(self.norm * np.sqrt(float(self.about["num_ranks"])))
 
     def is_within(self, other: RecordedRun) -> bool:
-        """Whether its ranks end no farther apart than the greatest bound on those of another run."""
+        """Whether its ranks end no farther apart than the greatest bound on those of another run, which has one."""
         return bool(self.distance[-1] <= other.bound.max())
 
     @property
@@ -126,9 +140,11 @@ def record(run: Path, path: Path, facts: dict[str, str]) -> None:
         facts: About the machine.
 
     Raises:
-        ResultsError: The run cannot be read.
+        ResultsError: The run cannot be read, or a rank's file is missing.
     """
     report = RunReport(run)
+    if missing := report.run.missing_ranks:
+        raise ResultsError(f"{run}: the file of rank {missing[0]} is missing; what is left is not the run")
     arrays = _learned(report.episodes, report.job.total_env_steps)
     distance = report.distance
     if not isinstance(distance, str):
@@ -145,7 +161,8 @@ def record(run: Path, path: Path, facts: dict[str, str]) -> None:
     step = effective_step(report.run)
     suffered = read_suffered(run)
     about = {
-        "job_toml": report.run.job_toml,
+        # Where modules lay is of no use elsewhere.
+        "job_toml": dump_job(report.job.model_copy(update={"modules_folder": ""})),
         "status": report.run.status,
         "num_ranks": report.run.num_ranks,
         "env_steps": report.env_steps,
@@ -217,13 +234,43 @@ def read_record(path: Path) -> RecordedRun:
     """
     with reading(path, FORMAT) as file:
         about = {name: value for name, value in file.attrs.items() if name not in ("format", "schema_version")}
+        if lacking := [name for name in _ALWAYS_KEPT if name not in about]:
+            raise KeyError(f"no attribute {lacking[0]}")
         # Files of an earlier galampi have no distances at checkpoints.
         arrays = {name: file[name][()] if name in file else np.zeros(0) for name in _ARRAYS}
-        return RecordedRun(about=about, **{name: array.astype(np.float64) for name, array in arrays.items()})
+        kept = RecordedRun(about=about, **{name: array.astype(np.float64) for name, array in arrays.items()})
+        if not len(kept.curve) == len(kept.curve_at) == NUM_MOMENTS:
+            raise ValueError(f"a learning curve of {len(kept.curve)} of {NUM_MOMENTS} moments")
+        return kept
 
 
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of everything that is kept in a folder, as `sha256sum -c` takes them."""
     kept = sorted([*folder.glob("*.h5"), *folder.glob("*.json")])
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in kept]
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+    replace_text(folder / SUMS, "".join(f"{_digest(path)}  {path.name}\n" for path in kept))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that was kept in a folder, by its name; of one that has none that was cut off."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def check_sum(path: Path) -> None:
+    """See that a file is what was kept.
+
+    Raises:
+        ResultsError: It is not, or keeping it was cut off.
+    """
+    digest = read_sums(path.parent).get(path.name)
+    if digest is None:
+        raise ResultsError(f"{path}: is not listed in {SUMS} beside it, as what was kept is")
+    if digest != _digest(path):
+        raise ResultsError(f"{path}: is not what was kept, by {SUMS} beside it")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
 
 from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.errors import UserError
 from galampi.experiments import outside
+from galampi.experiments.kept import chosen_factors, difference_of, read_kept
 from galampi.experiments.plan import (
     OUTSIDE,
     Plan,
     PlannedRun,
     counted_runs,
     read_plan,
-    tuning_name,
     tuning_runs,
 )
-from galampi.experiments.record import read_record, record, record_outside, write_checksums
+from galampi.experiments.record import read_sums, record, record_outside, write_checksums
 from galampi.job import load_job
 from galampi.launch import here, sweep
 from galampi.launch.sweep import SweptRun
@@ -50,6 +49,10 @@ def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None]
     plan = read_plan(folder)
 
     def part(planned: Mapping[str, PlannedRun], name: str) -> int:
+        lacking = _lacking(planned, folder / name)
+        read_kept(folder, name, plan, {run: planned[run] for run in planned.keys() - lacking.keys()})
+        if lacking:
+            _make_writable(folder / name)
         own = {run: each for run, each in planned.items() if not each.is_outside}
         code = _part(own, folder / name, runs / name, plan, at_once, tell)
         others = {run: each for run, each in planned.items() if each.is_outside}
@@ -64,31 +67,6 @@ def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None]
     return part(counted_runs(plan, folder, factors), "results")
 
 
-def chosen_factors(plan: Plan, folder: Path, arms: Iterable[str]) -> dict[str, float]:
-    """Return for some arms the factor with the greatest mean area under the curve, by what is recorded of the tuning.
-
-    Raises:
-        UserError: Some of the tuning is not recorded.
-    """
-    factors: dict[str, float] = {}
-    if plan.tuning is None:
-        return factors
-    for arm in arms:
-        areas = []
-        for factor in plan.tuning.factors:
-            names = [tuning_name(arm, factor, seed) for seed in plan.tuning.seeds]
-            areas.append(np.mean([_area(folder / "tuning" / f"{name}.h5") for name in names]))
-        factors[arm] = plan.tuning.factors[int(np.nanargmax(areas))]
-    return factors
-
-
-def _area(path: Path) -> float:
-    try:
-        return read_record(path).area
-    except FileNotFoundError:
-        raise UserError(f"{path}: this run of the tuning is not recorded; --runs DIR trains it") from None
-
-
 def _part(
     planned: Mapping[str, PlannedRun],
     records: Path,
@@ -101,20 +79,23 @@ def _part(
     lacking = _lacking(planned, records)
     if not lacking:
         return 0
-    if not sweep.is_sweep(runs):
-        sweep.lay_out(runs, {name: each.job for name, each in lacking.items()})
-    laid_out = {run.name: load_job(run.job_file) for run in sweep.read_sweep(runs)}
-    if other := next((name for name, each in lacking.items() if laid_out.get(name) != each.job), None):
-        raise UserError(f"{runs}: holds the runs of another plan: {other} is not the same there; choose another --runs")
+    _lay_out(lacking, runs)
+    failures: list[str] = []
+    recorded: set[str] = set()
 
     def keep() -> None:
-        facts = _facts()
         for run in sweep.read_sweep(runs):
+            if run.state != "done" or run.name not in lacking or run.name in recorded:
+                continue
+            recorded.add(run.name)
             path = records / f"{run.name}.h5"
-            if run.state == "done" and run.name in lacking and not path.exists():
-                record(run.out, path, facts)
+            try:
+                record(run.out, path, _facts())
                 write_checksums(records)
                 tell(f"recorded {path}")
+            # What is still being trained goes on, and is kept if it can be.
+            except (OSError, UserError) as error:
+                failures.append(f"{path}: cannot be kept: {error}")
 
     def started_by(run: SweptRun) -> list[str]:
         faults = planned[run.name].faults
@@ -125,7 +106,31 @@ def _part(
 
     code = here.train_sweep(runs, plan.num_ranks, at_once, after_each=keep, started_by=started_by)
     keep()
+    if failures:
+        raise UserError("; ".join(failures))
     return code
+
+
+def _lay_out(lacking: Mapping[str, PlannedRun], runs: Path) -> None:
+    """Make a sweep of some runs, of one that is there too: what a plan has gained is added, what it lacks is left out.
+
+    Raises:
+        UserError: A run that has begun there is another one, or the folder cannot be written.
+    """
+    jobs = {name: each.job for name, each in lacking.items()}
+    if not sweep.is_sweep(runs):
+        sweep.lay_out(runs, jobs)
+        return
+    for run in sweep.read_sweep(runs):
+        if run.name in jobs and run.state != "missing":
+            there = load_job(run.job_file)
+            if differing := difference_of(there, jobs[run.name]):
+                key, value, planned = differing
+                raise UserError(
+                    f"{runs}: holds the runs of another plan: {key} is {value!r} in {run.name}, and {planned!r} in the "
+                    "plan; choose another --runs"
+                )
+    sweep.change(runs, jobs)
 
 
 def _part_outside(
@@ -153,7 +158,23 @@ def _part_outside(
 
 def _lacking(planned: Mapping[str, PlannedRun], records: Path) -> dict[str, PlannedRun]:
     """Return those of some runs that are not recorded."""
-    return {name: each for name, each in planned.items() if not (records / f"{name}.h5").exists()}
+    kept = read_sums(records)
+    there = {name for name in planned if f"{name}.h5" in kept and (records / f"{name}.h5").exists()}
+    return {name: each for name, each in planned.items() if name not in there}
+
+
+def _make_writable(records: Path) -> None:
+    """Make the folder in which runs are recorded, before any is trained.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        records.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=records):
+            pass
+    except OSError as error:
+        raise UserError(f"{records}: cannot be written: {error.strerror}") from None
 
 
 def _facts() -> dict[str, str]:

@@ -17,15 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from galampi.analysis.comparison import Estimate, median
 from galampi.bench import contestants
 from galampi.bench.timed_train import Disturbance
-from galampi.errors import UserError
+from galampi.errors import ResultsError, UserError
 from galampi.experiments.outcome import WIDTH, aligned
 from galampi.experiments.plan import read_as, read_toml
-from galampi.experiments.record import write_checksums
+from galampi.experiments.record import check_sum, write_checksums
 from galampi.ranks.processor import processor
 from galampi.results.files import replace_text
 
@@ -53,11 +53,19 @@ class SpeedPlan(BaseModel):
     """What would speak against it."""
     num_ranks: int = Field(ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
-    methods: tuple[Method, ...]
+    methods: tuple[Method, ...] = Field(min_length=1)
     baseline: Method
     """The method that the others are compared with."""
     num_rounds: int = Field(ge=1)
-    conditions: dict[str, Condition]
+    conditions: dict[str, Condition] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _compares_what_is_measured(self) -> SpeedPlan:
+        if self.baseline not in self.methods:
+            raise ValueError(f"baseline is {self.baseline!r}; must be one of methods: {list(self.methods)}")
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods has one twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,8 @@ def measure_plan(folder: Path, tell: Callable[[str], None]) -> None:
     """
     plan = read_as(SpeedPlan, folder)
     samples = {(each.round, each.condition, each.method): each for each in _read(folder)}
+    # Before anything is measured, it is seen that it can be kept.
+    _write(folder, list(samples.values()))
     for number in range(1, plan.num_rounds + 1):
         methods = plan.methods if number % 2 else plan.methods[::-1]
         for name, condition in plan.conditions.items():
@@ -149,7 +159,7 @@ def speed_table(folder: Path) -> str:
     Raises:
         UserError: There is no plan, or nothing was measured.
     """
-    plan, samples = read_as(SpeedPlan, folder), _read(folder)
+    plan, samples = read_as(SpeedPlan, folder), _read_kept(folder)
     if not samples:
         raise UserError(f"{folder}: nothing was measured; --runs DIR measures it")
     dates = sorted({each.date for each in samples})
@@ -203,7 +213,7 @@ def compared_with_baseline(folder: Path) -> Ratios:
     Raises:
         UserError: There is no plan.
     """
-    plan, samples = read_as(SpeedPlan, folder), _read(folder)
+    plan, samples = read_as(SpeedPlan, folder), _read_kept(folder)
     found: dict[str, dict[str, Estimate]] = {}
     for condition in plan.conditions:
         for method in plan.methods:
@@ -221,13 +231,26 @@ def _read(folder: Path) -> list[Sample]:
     path = _path(folder)
     if not path.exists():
         return []
-    kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return [Sample(**each) for each in kept]
+    try:
+        kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return [Sample(**each) for each in kept]
+    except (ValueError, TypeError) as error:
+        raise ResultsError(f"{path}: damaged: {error}") from None
+
+
+def _read_kept(folder: Path) -> list[Sample]:
+    """Read the samples, if they are what was kept."""
+    if _path(folder).exists():
+        check_sum(_path(folder))
+    return _read(folder)
 
 
 def _write(folder: Path, samples: list[Sample]) -> None:
     lines = ",\n".join(json.dumps(vars(each)) for each in samples)
     path = _path(folder)
-    path.parent.mkdir(exist_ok=True)
-    replace_text(path, f"[\n{lines}\n]\n")
-    write_checksums(path.parent)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        replace_text(path, f"[\n{lines}\n]\n")
+        write_checksums(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None

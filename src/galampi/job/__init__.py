@@ -13,9 +13,9 @@ from galampi.job.modules import (
     imported_sources,
     named_modules,
 )
-from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, fields
+from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, by_key, fields
 from galampi.job.shipped import find_job, shipped_jobs
-from galampi.job.text import allowed, dump_job, load_job, parse_job
+from galampi.job.text import allowed, dump_job, load_job, parse_job, toml_text
 
 __all__ = [
     "Environment",
@@ -24,6 +24,7 @@ __all__ = [
     "Network",
     "Wrapper",
     "allowed",
+    "by_key",
     "dump_job",
     "fields",
     "find_job",
@@ -36,4 +37,5 @@ __all__ = [
     "named_modules",
     "parse_job",
     "shipped_jobs",
+    "toml_text",
 ]

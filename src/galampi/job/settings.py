@@ -242,6 +242,18 @@ class Job(Section):
     record: Record = Record()
 
 
+def by_key(job: Job) -> dict[str, Any]:
+    """Return what a job says by dotted keys, as JSON has it, also within tables such as `environment.kwargs`."""
+    return _flat(job.model_dump(mode="json"))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
 def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every dotted key a job may hold, with its field."""
     for name, field in section.model_fields.items():

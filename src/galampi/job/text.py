@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,17 @@ from galampi.job.settings import ATARI_FIELDS, Job, Reference, Wrapper, fields
 from galampi.job.shipped import find_job
 
 
-def load_job(path: Path | str | None = None, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
+def load_job(
+    path: Path | str | None = None,
+    overrides: Mapping[str, str] = MappingProxyType({}),
+    given_by: str = "command line",
+) -> Job:
     """Read a job file and lay overrides over it.
 
     Args:
         path: TOML file; as text it may be the name of a shipped job; None for the built-in default job.
         overrides: Dotted key to the text of a TOML value, or of a bare string.
+        given_by: Names the overrides in errors.
 
     Raises:
         JobError: The file cannot be read, or holds a key or value that is not allowed, or one that would do nothing.
@@ -40,17 +46,19 @@ def load_job(path: Path | str | None = None, overrides: Mapping[str, str] = Mapp
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             raise JobError(f"{path}: cannot be read: {reason}") from None
-    job = parse_job(text, source, overrides)
+    job = parse_job(text, source, overrides, given_by)
     if fault := idle_setting(job):
-        raise JobError(f"{source if idle_setting(parse_job(text, source)) == fault else 'command line'}: {fault}")
+        raise JobError(f"{source if idle_setting(parse_job(text, source)) == fault else given_by}: {fault}")
     if path is not None and any(named_modules(job)):
         # An absolute folder is taken as it is.
         return job.model_copy(update={"modules_folder": str((path.parent / job.modules_folder).resolve())})
     return job
 
 
-def parse_job(text: str, source: str, overrides: Mapping[str, str] = MappingProxyType({})) -> Job:
-    """Build a Job from TOML text; `source` names the text in errors.
+def parse_job(
+    text: str, source: str, overrides: Mapping[str, str] = MappingProxyType({}), given_by: str = "command line"
+) -> Job:
+    """Build a Job from TOML text; `source` names the text in errors, and `given_by` the overrides.
 
     Raises:
         JobError: The text is not TOML, or holds a key or value that is not allowed.
@@ -68,10 +76,25 @@ def parse_job(text: str, source: str, overrides: Mapping[str, str] = MappingProx
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise JobError(f"command line: {_unknown(key)}")
+                raise JobError(f"{given_by}: {_unknown(key)}")
         is_text = key in known and known[key].annotation is str
         table[last] = value if is_text else _toml_value(value)
-    return _validate(tree, "command line")
+    return _validate(tree, given_by)
+
+
+def toml_text(value: Any) -> str:
+    """Write a value as `load_job` takes it for an override: as TOML in a line, text as it is."""
+    return value if isinstance(value, str) else _inline(value)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_inline(str(key))} = {_inline(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_inline, value))}]"
+    # What JSON escapes within quotes TOML does too.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
 
 
 def dump_job(job: Job) -> str:

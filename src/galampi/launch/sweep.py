@@ -19,7 +19,8 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from galampi.launch.status import held, run_status
 from galampi.launch.submit import Resources, Submission, log_pattern, slug
 from galampi.results.files import replace_text
 
+OPTIONS, SUBMISSIONS = "options.json", "submissions.jsonl"
 STATES = ("done", "running", "queued", "failed", "lost", "missing")
 LACKING = ("failed", "lost", "missing")
 """States in which a run is trained again when the rest of a sweep is asked for."""
@@ -78,7 +80,7 @@ def parse_axes(sweeps: Sequence[str], num_seeds: int | None, first_seed: int) ->
     """Read `key=a,b,c` texts into the axes of a sweep.
 
     Args:
-        sweeps: One text for each key. A comma in brackets or quotes does not separate.
+        sweeps: One text for each key. A comma in brackets, braces or quotes does not separate.
         num_seeds: Also sweep `seed` over this many, from `first_seed`.
         first_seed: The job's own.
 
@@ -89,8 +91,8 @@ def parse_axes(sweeps: Sequence[str], num_seeds: int | None, first_seed: int) ->
     known = {key for key, _ in fields()}
     for text in sweeps:
         key, equals, values = text.partition("=")
-        split = re.findall(r"""(?:\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\["'])+""", values)
-        if not equals or not split:
+        split = _split(values)
+        if not equals or not all(split):
             raise UserError(f"--sweep {text}: must be KEY=VALUE,VALUE,...")
         if key in axes:
             raise UserError(f"--sweep {text}: {key} is swept twice")
@@ -107,6 +109,23 @@ def parse_axes(sweeps: Sequence[str], num_seeds: int | None, first_seed: int) ->
     return axes
 
 
+def _split(values: str) -> list[str]:
+    """Split at commas outside of brackets, braces and quotes; where one of these lacks its other half, into nothing."""
+    split, depth, quote = [""], 0, ""
+    for character in values:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        else:
+            depth += (character in "[{") - (character in "]}")
+        if character == "," and not (depth or quote):
+            split.append("")
+        else:
+            split[-1] += character
+    return split if not (depth or quote) else [""]
+
+
 def combinations(
     job_file: Path | None, overrides: Mapping[str, str], axes: Mapping[str, Sequence[str]]
 ) -> dict[str, Job]:
@@ -114,15 +133,18 @@ def combinations(
 
     Raises:
         JobError: A combination is not allowed.
+        UserError: Two are the same job.
     """
     jobs: dict[str, Job] = {}
+    names: dict[str, str] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        name = run_name(chosen)
-        while name in jobs:
-            name += "-"
-        jobs[name] = load_job(job_file, {**overrides, **chosen})
-        find_modules(jobs[name])
+        job = load_job(job_file, {**overrides, **chosen})
+        find_modules(job)
+        name = free_name(run_name(chosen), jobs)
+        if (same := names.setdefault(job.model_dump_json(), name)) != name:
+            raise UserError(f"--sweep: {same} and {name} are the same job, as 0.9 and 0.90 would be")
+        jobs[name] = job
     return jobs
 
 
@@ -133,11 +155,13 @@ def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
         UserError: The folder cannot be written, or holds a sweep already.
     """
     if (folder / "job.h5").exists():
-        raise UserError(f"{folder}: holds a run; choose another --out")
-    if (folder / "jobs").exists():
+        raise UserError(f"{folder}: holds a run; choose another folder")
+    if is_sweep(folder):
         raise UserError(
             f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it, `sweep {folder}` trains it here"
         )
+    if (folder / "jobs").exists():
+        raise UserError(f"{folder}: has a `jobs` that is no sweep's; choose another folder")
     part = folder / "jobs.part"
     try:
         # Of a layout that was cut short.
@@ -151,9 +175,30 @@ def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
+def change(folder: Path, jobs: Mapping[str, Job]) -> None:
+    """Make a sweep that is laid out one of other jobs: those that both have stay the runs they are.
+
+    Folders of runs that it has no more stay where they are.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    there = {name: (int(number), job_file) for number, job_file, name in _numbered(folder)}
+    first_free = max((number for number, _ in there.values()), default=-1) + 1
+    numbers = itertools.count(first_free)
+    try:
+        for name, job in jobs.items():
+            index = there[name][0] if name in there else next(numbers)
+            replace_text(folder / "jobs" / f"{index}-{name}.toml", dump_job(job))
+        for name in there.keys() - jobs.keys():
+            there[name][1].unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
 def is_sweep(folder: Path) -> bool:
     """Whether a folder holds a sweep."""
-    return (folder / "jobs").is_dir() and not (folder / "job.h5").exists()
+    return any(_numbered(folder)) and not (folder / "job.h5").exists()
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -255,29 +300,29 @@ def arrays(
 
 def record_submission(folder: Path, job_id: str, offset: int) -> None:
     """Remember an array, so that its jobs are found in the queue."""
-    line = json.dumps({"job_id": job_id, "offset": offset})
-    with (folder / "submissions.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    lines = [*_submissions(folder), {"job_id": job_id, "offset": offset}]
+    replace_text(folder / SUBMISSIONS, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def record_options(folder: Path, options: Options) -> None:
     """Remember what a submission asks for, so that the next asks for the same."""
     script = None if options.script is None else str(options.script)
     text = json.dumps({"resources": asdict(options.resources), "script": script, "at_once": options.at_once})
-    replace_text(folder / "options.json", text + "\n")
+    replace_text(folder / OPTIONS, text + "\n")
 
 
 def last_options(folder: Path) -> Options:
     """Return what the last submission of a sweep asked for."""
-    path = folder / "options.json"
+    path = folder / OPTIONS
     if not path.exists():
         return Options()
-    recorded = json.loads(path.read_text(encoding="utf-8"))
-    script = None if recorded["script"] is None else Path(recorded["script"])
-    # JSON has no tuples.
-    words = tuple(recorded["resources"].pop("sbatch_options", ()))
-    resources = Resources(**recorded["resources"], sbatch_options=words)
-    return Options(resources=resources, script=script, at_once=recorded["at_once"])
+    with _told_if_damaged(path):
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        script = None if recorded["script"] is None else Path(recorded["script"])
+        # JSON has no tuples.
+        words = tuple(recorded["resources"].pop("sbatch_options", ()))
+        resources = Resources(**recorded["resources"], sbatch_options=words)
+        return Options(resources=resources, script=script, at_once=recorded["at_once"])
 
 
 def max_array_index() -> int:
@@ -291,8 +336,21 @@ def max_array_index() -> int:
 
 
 def _submissions(folder: Path) -> list[dict[str, object]]:
-    path = folder / "submissions.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    path = folder / SUBMISSIONS
+    if not path.exists():
+        return []
+    with _told_if_damaged(path):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [{"job_id": str(line["job_id"]), "offset": int(line["offset"])} for line in lines]
+
+
+@contextmanager
+def _told_if_damaged(path: Path) -> Iterator[None]:
+    """Say in a line that a file of a sweep is not as it was written."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from None
 
 
 def _in_queue(recorded: Sequence[Mapping[str, object]]) -> dict[int, str]:
@@ -344,6 +402,13 @@ def run_name(chosen: Mapping[str, str]) -> str:
         else:
             parts.append(f"{key.rsplit('.', 1)[-1]}-{slug(value)}")
     return "_".join(parts)
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return a name with as many dashes behind it as others have taken it."""
+    while name in taken:
+        name += "-"
+    return name
 
 
 def _ranges(numbers: Sequence[int]) -> str:

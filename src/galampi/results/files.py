@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from galampi.errors import ResultsError
 from galampi.results.schema import SCHEMA_VERSION
@@ -175,6 +176,8 @@ def _check(file: h5py.File, path: Path, file_format: str) -> None:
         raise ResultsError(f"{path}: damaged: {_one_line(error)}") from error
     if found != file_format or version is None:
         raise ResultsError(f"{path}: format is {found!r}; must be {file_format!r}")
+    if not isinstance(version, int | np.integer):
+        raise ResultsError(f"{path}: damaged: schema_version is {version!r}; must be a number")
     if version > SCHEMA_VERSION:
         raise ResultsError(
             f"{path}: schema_version is {version}, of a newer galampi; this one reads up to {SCHEMA_VERSION}"

@@ -232,6 +232,11 @@ class Run:
         return self.ranks + tuple(RankFile(self.path / rank_file_name(rank), rank) for rank in left)
 
     @property
+    def missing_ranks(self) -> list[int]:
+        """Ranks that are part of the job and have no file, for it was lost or they have not begun."""
+        return [rank for rank in range(self.num_ranks) if not (self.path / rank_file_name(rank)).exists()]
+
+    @property
     def num_ranks(self) -> int:
         """Number of ranks that are part of the job; without `job.h5`, as many as the files' names say."""
         if "num_ranks" in self.attributes:

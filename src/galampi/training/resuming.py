@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from galampi.errors import UserError
-from galampi.job import Job, parse_job
+from galampi.job import Job, by_key, parse_job
 from galampi.policies.stored import checkpoint_path, find_policy
 from galampi.ranks.placement import together
 from galampi.results import Position, open_run
@@ -289,7 +289,7 @@ def _changes(before: Job, now: Job, out: Path) -> str:
     Raises:
         UserError: One that decides what the run's numbers mean.
     """
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    old, new = by_key(before), by_key(now)
     changed = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     for key in changed:
         if not key.startswith(_MAY_CHANGE):
@@ -298,13 +298,6 @@ def _changes(before: Job, now: Job, out: Path) -> str:
                 "job's; start a new run with another --out"
             )
     return "; ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
 
 
 def _env_steps(summary: dict[str, Any] | None) -> int:

@@ -1,0 +1,84 @@
+"""What is kept of a plan's runs, held against the plan: no number comes from a run that it does not ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from galampi.errors import UserError
+from galampi.experiments.plan import Plan, PlannedRun, plan_path, tuning_name, tuning_runs
+from galampi.experiments.record import RecordedRun, check_sum, read_record
+from galampi.job import Job, by_key, parse_job
+
+
+def read_kept(folder: Path, part: str, plan: Plan, planned: Mapping[str, PlannedRun]) -> dict[str, RecordedRun]:
+    """Read what is kept of some runs, by their names; those of which nothing is are left out.
+
+    Args:
+        folder: Of the experiment.
+        part: `tuning` or `results`.
+        plan: The plan.
+        planned: The runs.
+
+    Raises:
+        UserError: A file is kept of another run than the plan's.
+        ResultsError: A file is damaged, or not what it was when it was kept.
+    """
+    records = folder / part
+    kept: dict[str, RecordedRun] = {}
+    for name, each in planned.items():
+        path = records / f"{name}.h5"
+        if not path.exists():
+            continue
+        check_sum(path)
+        kept[name] = read_record(path)
+        about = kept[name].about
+        num_ranks = 1 if each.is_outside else plan.num_ranks
+        if (there := int(about["num_ranks"])) != num_ranks:
+            raise _another(path, folder, "num_ranks", there, num_ranks)
+        if differing := difference_of(parse_job(str(about["job_toml"]), str(path)), each.job):
+            raise _another(path, folder, *differing)
+    return kept
+
+
+def chosen_factors(plan: Plan, folder: Path, arms: Iterable[str]) -> dict[str, float]:
+    """Return for some arms the factor with the greatest mean area under the curve, by what is kept of the tuning.
+
+    Raises:
+        UserError: Some of the tuning is not kept, or no run of an arm has a curve.
+        ResultsError: A file of it is damaged.
+    """
+    factors: dict[str, float] = {}
+    if plan.tuning is None:
+        return factors
+    kept = read_kept(folder, "tuning", plan, tuning_runs(plan, folder))
+    for arm in arms:
+        areas = []
+        for factor in plan.tuning.factors:
+            names = [tuning_name(arm, factor, seed) for seed in plan.tuning.seeds]
+            if lacking := [name for name in names if name not in kept]:
+                path = folder / "tuning" / f"{lacking[0]}.h5"
+                raise UserError(f"{path}: this run of the tuning is not recorded; --runs DIR trains it")
+            areas.append(np.mean([kept[name].area for name in names]))
+        if np.isnan(areas).all():
+            raise UserError(f"{folder}: no run of the tuning of {arm} has ten episodes; there is nothing to choose by")
+        factors[arm] = plan.tuning.factors[int(np.nanargmax(areas))]
+    return factors
+
+
+def difference_of(job: Job, other: Job) -> tuple[str, object, object] | None:
+    """Return the first setting in which two jobs differ, and its two values; None if they train the same.
+
+    Where modules were found says nothing of what they are.
+    """
+    own, theirs = by_key(job), by_key(other)
+    for key in {**own, **theirs}:
+        if key != "modules_folder" and own.get(key) != theirs.get(key):
+            return key, own.get(key), theirs.get(key)
+    return None
+
+
+def _another(path: Path, folder: Path, key: str, there: object, planned: object) -> UserError:
+    return UserError(f"{path}: is of another run: {key} is {there!r} there, and {planned!r} by {plan_path(folder)}")
