@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from galampi.ranks.launched import prepare_libraries
+
 if TYPE_CHECKING:
     from galampi.analysis.curves import curve, final_return
     from galampi.job import load_job
@@ -30,5 +32,13 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import a name from the room where it lives."""
     if name in _HOMES:
+        if name == "train":
+            # Before torch is imported.
+            prepare_libraries()
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'galampi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what there is for scripts and notebooks."""
+    return [*__all__, "__version__"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import time
@@ -10,7 +12,7 @@ from types import TracebackType
 
 from galampi.cli import run
 from galampi.errors import BrokenRunError, UserError
-from galampi.ranks.launched import launched_rank, prepare_mpi
+from galampi.ranks.launched import launched_rank, prepare_libraries
 
 _PATIENCE_S = 2.0
 
@@ -19,12 +21,18 @@ def main() -> int:
     """Run the command of this process and return its exit code."""
     # Help and mistakes are printed once and not once for each rank.
     rank = launched_rank()
-    prepare_mpi()
+    prepare_libraries()
     _ignore_released_files()
     if rank > 0 and not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:]):
         return 0
+    # A name that the terminal's encoding lacks is no reason to fail.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return run(sys.argv[1:])
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if rank == 0:
             print(f"galampi: {error}", file=sys.stderr, flush=True)
@@ -39,9 +47,14 @@ def main() -> int:
         print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
         _end_job()
         return 1
-    except BrokenPipeError:
-        # Who reads the output, as `head` does, has seen enough.
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+            _fail(rank)
+            return 1
+        # What was printed went nowhere. Who reads it, as `head` does, has seen enough; a full disk is news.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            print(f"galampi: what it prints cannot be written: {error.strerror}", file=sys.stderr, flush=True)
         return 1
     except SystemExit:
         raise

@@ -14,6 +14,10 @@ class GalampiError(Exception):
     """Any error this package raises on purpose."""
 
 
+USERS_FAILURES = (Exception, SystemExit)
+"""What code of the user's may raise where it is called; `sys.exit()` in it is meant for a program of its own."""
+
+
 class UserError(GalampiError):
     """A mistake the user can mend; its text is the one line that is shown."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import JOBS, Command, assert_sound, rank_of, wait_for
+from launching import JOBS, SMALL_JOB, Command, assert_sound, rank_of, wait_for
 from limits import DEADLOCK_S
 
 from galampi.job import parse_job
@@ -183,3 +183,47 @@ def test_a_script_trains_as_the_command_does(tmp_path) -> None:
     # A number of each, maybe in one line.
     assert re.fullmatch(r"[\d.\s]+", done.stdout)
     assert done.stdout.count(".") == 2
+
+
+@pytest.mark.one_mpi
+def test_a_job_that_can_be_read_but_once_is_all_ranks(galampi, tmp_path) -> None:
+    pipe, out = tmp_path / "job.toml", tmp_path / "run"
+    os.mkfifo(pipe)
+    command = galampi("train", pipe, "--out", out)
+    pipe.write_text(f"total_env_steps = 2000\nlearner.gamma = 0.5\n{SMALL_JOB}")
+    code, output, errors = command.finish()
+    assert code == 0, output + errors
+    assert_sound(out, num_ranks=2, status="finished")
+    assert "gamma = 0.5" in open_run(out).job_toml
+
+
+SCRIPT = """
+from mpi4py import MPI
+
+from galampi import load_job, train
+
+train(load_job("cartpole", {settings}), "run")
+"""
+
+
+def script(folder, settings, *launcher) -> subprocess.CompletedProcess[str]:
+    """Run a script that trains, without a guard."""
+    (folder / "script.py").write_text(SCRIPT.replace("{settings}", settings))
+    command = [*launcher, sys.executable, "script.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLOCK_S, check=False)
+
+
+@pytest.mark.one_mpi
+def test_ranks_that_are_given_other_jobs_are_refused(tmp_path) -> None:
+    done = script(tmp_path, '{"learner.gamma": f"0.{9 - MPI.COMM_WORLD.rank}"}', "mpirun", "-n", "2")
+    assert done.returncode != 0
+    assert "rank 1 is given another job than rank 0: learner.gamma is 0.8, and 0.9 there" in done.stderr
+    assert not (tmp_path / "run/job.h5").exists()
+
+
+@pytest.mark.one_mpi
+def test_a_script_that_its_simulators_would_run_again_is_told(tmp_path) -> None:
+    done = script(tmp_path, '{"environment.vectorization": "async"}')
+    assert done.returncode != 0
+    assert 'a script that trains does so under `if __name__ == "__main__":`' in done.stderr
+    assert "in use by a job" not in done.stderr

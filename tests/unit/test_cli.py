@@ -1,5 +1,8 @@
 """What all commands do with their words before they run."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,35 @@ def test_what_is_done_once_is_refused_to_several_processes(ran, monkeypatch, wor
     # The size of an allocation is not that of a launch.
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert run(words) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "--out", ""], ["status", ""], ["evaluate", "run", "--out="], ["report", ""]]
+)
+def test_a_variable_that_is_not_set_is_no_path(words) -> None:
+    with pytest.raises(UserError, match="is empty; must be a path"):
+        run(words)
+
+
+def test_what_the_terminal_cannot_show_is_no_failure(tmp_path) -> None:
+    run_path = tmp_path / "caf\u00e9"
+    done = galampi("status", str(run_path), env={"PYTHONIOENCODING": "ascii"})
+    assert done.stdout.decode() == f"{tmp_path}/caf\\xe9: missing: no job.h5 there\n"
+    assert (done.returncode, done.stderr) == (2, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_below_what_is_printed() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = galampi("jobs", stdout=full)
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"galampi: what it prints cannot be written: No space left on device\n",
+    )
+
+
+def galampi(*words, env=None, stdout=subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "galampi", *words]
+    return subprocess.run(
+        command, env={**os.environ, **(env or {})}, stdout=stdout, stderr=subprocess.PIPE, check=False
+    )

@@ -12,6 +12,7 @@ from galampi.analysis.statistics import episodes, final_return
 from galampi.errors import ResultsError, UserError
 from galampi.job import Job, parse_job
 from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, load_evaluation
+from galampi.results.files import refuse_other_kind
 from galampi.results.reader import Run
 
 Scores = dict[str, list[list[float]]]
@@ -78,6 +79,7 @@ def rliable_scores(runs: Sequence[Run], score: Score) -> tuple[Scores, list[str]
 
 def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> list[str]:
     """Write `rliable_scores` as JSON and return the games in order of the columns."""
+    refuse_other_kind(path, ".json")
     scores, games = rliable_scores(runs, score)
     try:
         path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ from galampi.analysis.statistics import settings_changed
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
 from galampi.errors import ResultsError, UserError
 from galampi.job import by_key
-from galampi.results.reader import open_run
+from galampi.results.reader import Run, open_run
 from galampi.results.sole import sole_writer
 
 Floats = NDArray[np.float64]
@@ -83,6 +83,7 @@ def report(
         UserError: A run cannot be read, the runs do not compare, or `out` cannot be written or is being written.
     """
     kept, told = distinct([open_run(path) for path in paths])
+    told += [line for run in kept if (line := _of_missing_ranks(run))]
     runs = [RunReport(run.path) for run in kept]
     if not mixed:
         _refuse_mixture(runs)
@@ -94,13 +95,22 @@ def report(
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         with sole_writer(out):
-            body = _body(jobs, summary, _figures(jobs), out)
+            body = _body(jobs, summary, _figures(jobs), out, told)
             title = f"{_title(jobs)} \u2013 galampi report"
             (out / "index.html").write_text(page.page(title, body, refresh_s), encoding="utf-8")
             (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     return "\n".join([*told, _terminal_table(summary), "", str(out / "index.html")])
+
+
+def _of_missing_ranks(run: Run) -> str:
+    """Say that a run has lost files of its ranks; '' if it has not, or may not have written them yet."""
+    missing = run.missing_ranks
+    if not missing or run.status in ("running", "unknown"):
+        return ""
+    which = f"rank {missing[0]}" if len(missing) == 1 else f"{len(missing)} of {run.num_ranks} ranks"
+    return f"{run.path}: the file of {which} is missing; steps, speed and returns are those of the others alone"
 
 
 def _refuse_mixture(runs: Sequence[RunReport]) -> None:
@@ -259,7 +269,11 @@ def _runs_note(jobs: Sequence[JobReport]) -> str:
 
 
 def _body(
-    jobs: Sequence[JobReport], summary: dict[str, Any], sections: Sequence[tuple[str, list[Any]]], out: Path
+    jobs: Sequence[JobReport],
+    summary: dict[str, Any],
+    sections: Sequence[tuple[str, list[Any]]],
+    out: Path,
+    told: Sequence[str],
 ) -> list[str]:
     """Write the figures' files and return the parts of the page."""
     environment = summary["environment"]
@@ -269,6 +283,7 @@ def _body(
     body = [
         page.heading(1, _title(jobs)),
         page.paragraph(f"{environment['id']}{frames}", faint=True),
+        *(page.paragraph(shown(line)) for line in told),
         page.table(_COLUMNS, [[*_cells(job)] for job in summary["jobs"]]),
         page.paragraph(
             "Return: mean of the last 100 episodes of all ranks, raw score of full games; over several runs the "

@@ -22,7 +22,7 @@ from galampi.cli.train import add_train
 from galampi.errors import UserError
 from galampi.job import find_job
 from galampi.ranks.launched import launched_size
-from galampi.ranks.reading import read_by_all
+from galampi.ranks.reading import read_for_all
 
 _EXIT_CODES = (
     "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved; "
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
     # Ranks read this together, so MPI starts. Not while the options are read: a mistake in one of them may make a job
     # of what is its value.
     if (job := getattr(arguments, "job", None)) is not None:
-        arguments.job = read_by_all(lambda: find_job(job))
+        arguments.job = read_for_all(lambda: find_job(job))
     make_paths_absolute(arguments)
     code: int = arguments.run(arguments)
     return code

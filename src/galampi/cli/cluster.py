@@ -7,7 +7,7 @@ from pathlib import Path
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
 from galampi.job import load_job
-from galampi.ranks.reading import read_by_all
+from galampi.ranks.reading import read_for_all
 
 
 def add_submit(parser: Parser) -> None:
@@ -141,5 +141,5 @@ def add_doctor(parser: Parser) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from galampi.launch.doctor import examine
 
-    job = read_by_all(lambda: load_job(arguments.job, settings_given(arguments)))
+    job = read_for_all(lambda: load_job(arguments.job, settings_given(arguments)))
     return examine(job, arguments.out, as_json=arguments.json)

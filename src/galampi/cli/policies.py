@@ -85,10 +85,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def add_verify(parser: Parser) -> None:
     """Add the arguments of `verify`."""
-    parser.epilog = "exit codes: 0 every return is what was claimed; 1 one is not; 2 a mistake in the command"
+    parser.epilog = "exit codes: 0 every return is what was claimed; 1 one is not; 2 a file cannot be replayed"
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="FILE.h5", help="what evaluate wrote, or the run in whose folder it lies"
     )
+    _add_modules_folder(parser)
     parser.set_defaults(run=_verify)
 
 
@@ -99,9 +100,17 @@ def _verify(arguments: argparse.Namespace) -> int:
         from galampi.policies.replay import other_versions, verify
 
     code = 0
-    for path in arguments.paths:
+    paths: list[Path] = arguments.paths
+    failures: list[UserError] = []
+    for path in paths:
         file = path / EVALUATION_FILE_NAME if path.is_dir() else path
-        replayed = verify(file, tell=lambda line: print(line, flush=True))
+        try:
+            replayed = verify(file, lambda line: print(line, flush=True), arguments.modules_folder)
+        except UserError as error:
+            failures.append(error)
+            if len(paths) > 1:
+                print(error, flush=True)
+            continue
         for way in replayed:
             num_right = way.num_episodes - len(way.mismatches)
             print(
@@ -113,6 +122,9 @@ def _verify(arguments: argparse.Namespace) -> int:
             code = 1
             if others := other_versions(file):
                 print(f"  simulated by other versions: {others}")
+    # A false claim says more than a file of which nothing is known.
+    if failures and not code:
+        raise failures[0] if len(paths) == 1 else UserError(f"{len(failures)} of {len(paths)} files were not replayed")
     return code
 
 
@@ -179,6 +191,11 @@ def _add_policy(parser: Parser) -> None:
         metavar="K",
         help="the policy kept after update K [newest]; see checkpoint.keep_every_updates",
     )
+    _add_modules_folder(parser)
+
+
+def _add_modules_folder(parser: Parser) -> None:
+    """Add the option that says where a user's own modules are."""
     parser.add_argument(
         "--modules-folder", type=Path, metavar="DIR", help="where modules that the run's job names are now [as then]"
     )

@@ -32,6 +32,8 @@ class Parser(argparse.ArgumentParser):
         """Return the `add_argument` of a group of this parser, such that what it adds is kept in `actions` too."""
 
         def add(*names: str, **settings: Any) -> argparse.Action:
+            if settings.get("type") is Path:
+                settings["type"] = _path
             self.actions.append(add_argument(*names, **settings))
             return self.actions[-1]
 
@@ -82,6 +84,13 @@ def add_settings(parser: Parser) -> None:
 def settings_given(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the settings given on the command line."""
     return {key: value for key, _ in fields() if (value := getattr(arguments, key)) is not None}
+
+
+def _path(text: str) -> Path:
+    """Return a path; no text is that of a variable that is not set, and does not mean this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; must be a path")
+    return Path(text)
 
 
 def positive(text: str) -> int:

@@ -13,7 +13,7 @@ from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
 from galampi.errors import UserError
 from galampi.job import Job, load_job, parse_job
 from galampi.ranks.importing import heavy_imports
-from galampi.ranks.reading import read_by_all
+from galampi.ranks.reading import read_for_all
 
 if TYPE_CHECKING:
     from galampi.training.ending import Outcome
@@ -65,7 +65,7 @@ def _train(arguments: argparse.Namespace) -> int:
         raise UserError("--resume needs --out, the folder of the run to go on with")
     if arguments.origin is not None and arguments.resume == "yes":
         raise UserError("--from begins a new run, --resume goes on with one: choose")
-    job = read_by_all(lambda: _job(arguments))
+    job = read_for_all(lambda: _job(arguments))
     with heavy_imports():
         from mpi4py import MPI
 

@@ -10,7 +10,7 @@ import numpy as np
 from galampi.errors import UserError
 from galampi.experiments.plan import Plan, PlannedRun, plan_path, tuning_name, tuning_runs
 from galampi.experiments.record import RecordedRun, check_sum, read_record
-from galampi.job import Job, by_key, parse_job
+from galampi.job import difference_of, parse_job
 
 
 def read_kept(folder: Path, part: str, plan: Plan, planned: Mapping[str, PlannedRun]) -> dict[str, RecordedRun]:
@@ -66,18 +66,6 @@ def chosen_factors(plan: Plan, folder: Path, arms: Iterable[str]) -> dict[str, f
             raise UserError(f"{folder}: no run of the tuning of {arm} has ten episodes; there is nothing to choose by")
         factors[arm] = plan.tuning.factors[int(np.nanargmax(areas))]
     return factors
-
-
-def difference_of(job: Job, other: Job) -> tuple[str, object, object] | None:
-    """Return the first setting in which two jobs differ, and its two values; None if they train the same.
-
-    Where modules were found says nothing of what they are.
-    """
-    own, theirs = by_key(job), by_key(other)
-    for key in {**own, **theirs}:
-        if key != "modules_folder" and own.get(key) != theirs.get(key):
-            return key, own.get(key), theirs.get(key)
-    return None
 
 
 def _another(path: Path, folder: Path, key: str, there: object, planned: object) -> UserError:

@@ -176,7 +176,7 @@ def read_toml(folder: Path) -> dict[str, Any]:
     """
     path = plan_path(folder)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.errors import UserError
 from galampi.experiments import outside
-from galampi.experiments.kept import chosen_factors, difference_of, read_kept
+from galampi.experiments.kept import chosen_factors, read_kept
 from galampi.experiments.plan import (
     OUTSIDE,
     Plan,
@@ -27,7 +27,7 @@ from galampi.experiments.plan import (
     tuning_runs,
 )
 from galampi.experiments.record import read_sums, record, record_outside, write_checksums
-from galampi.job import load_job
+from galampi.job import difference_of, load_job
 from galampi.launch import here, sweep
 from galampi.launch.sweep import SweptRun
 from galampi.ranks.processor import processor

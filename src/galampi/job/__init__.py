@@ -12,8 +12,9 @@ from galampi.job.modules import (
     import_modules,
     imported_sources,
     named_modules,
+    one_line,
 )
-from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, by_key, fields
+from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, by_key, difference_of, fields
 from galampi.job.shipped import find_job, shipped_jobs
 from galampi.job.text import allowed, dump_job, load_job, parse_job, toml_text
 
@@ -25,6 +26,7 @@ __all__ = [
     "Wrapper",
     "allowed",
     "by_key",
+    "difference_of",
     "dump_job",
     "fields",
     "find_job",
@@ -35,6 +37,7 @@ __all__ = [
     "imported_sources",
     "load_job",
     "named_modules",
+    "one_line",
     "parse_job",
     "shipped_jobs",
     "toml_text",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from galampi.errors import UserError
+from galampi.errors import USERS_FAILURES, UserError
 from galampi.job.settings import Job, Wrapper
 
 
@@ -91,7 +91,7 @@ def import_module(name: str, subject: str) -> None:
     """
     try:
         importlib.import_module(name)
-    except Exception as error:
+    except USERS_FAILURES as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         reason = "" if missing else f": {one_line(error)}"
         raise UserError(f"{subject} cannot be imported{reason}") from error

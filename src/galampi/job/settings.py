@@ -247,6 +247,18 @@ def by_key(job: Job) -> dict[str, Any]:
     return _flat(job.model_dump(mode="json"))
 
 
+def difference_of(job: Job, other: Job) -> tuple[str, Any, Any] | None:
+    """Return the first setting in which two jobs differ, and its two values; None if they train the same.
+
+    Where modules were found says nothing of what they are.
+    """
+    own, theirs = by_key(job), by_key(other)
+    for key in {**own, **theirs}:
+        if key != "modules_folder" and own.get(key) != theirs.get(key):
+            return key, own.get(key), theirs.get(key)
+    return None
+
+
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():

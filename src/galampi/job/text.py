@@ -42,7 +42,7 @@ def load_job(
         path = find_job(path) if isinstance(path, str) else path
         source = str(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             raise JobError(f"{path}: cannot be read: {reason}") from None

@@ -22,7 +22,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from galampi.errors import UserError
+from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Environment, Wrapper, import_module
 from galampi.job.modules import one_line
 from galampi.learning.actuation import Actuation
@@ -144,7 +144,7 @@ class Simulator:
             self._is_broken = False
         except UnfitError as error:
             raise self._fault(str(error)) from None
-        except Exception as error:
+        except USERS_FAILURES as error:
             if self._episode == 1:
                 raise self._fault(f"its reset raises {one_line(error)}") from error
             return self._failed(error)
@@ -162,7 +162,7 @@ class Simulator:
             _check_step(answer)
         except UnfitError as error:
             raise self._fault(str(error)) from None
-        except Exception as error:
+        except USERS_FAILURES as error:
             return self._failed(error)
         observation, reward, terminated, truncated, info = answer
         if not _is_number(reward):
@@ -234,7 +234,7 @@ class Simulator:
                 return f"{bad[0]}" + (f" in {part.name!r}" if part.name != "observation" else "")
         raise AssertionError
 
-    def _failed(self, error: Exception) -> Answer:
+    def _failed(self, error: Exception | SystemExit) -> Answer:
         self._num_failures += 1
         self._is_broken = True
         with suppress(Exception):
@@ -308,7 +308,7 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
         )
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"{name}, which cannot be made: {' '.join(str(error).split())}") from None
-    except Exception as error:
+    except USERS_FAILURES as error:
         raise UserError(f"{name}, which cannot be made: {one_line(error)}") from error
     if environment.is_atari:
         made = Game(made, environment)
@@ -323,7 +323,7 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
             raise UserError(f"{subject}; module {module!r} has no such wrapper")
         try:
             made = cls(made, **_filled(arguments, number))
-        except Exception as error:
+        except USERS_FAILURES as error:
             raise UserError(f"{subject}, which cannot be put around {environment.id}: {one_line(error)}") from error
     return made
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from galampi.errors import UserError
+from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Network, import_module
 from galampi.job.modules import one_line
 from galampi.learning.spaces import Encoding
@@ -34,7 +34,7 @@ def users_module(network: Network, encoding: Encoding) -> tuple[nn.Module, int]:
         raise UserError(f"{subject}; {name!r} has no such class or function")
     try:
         module = make(encoding, **network.kwargs)
-    except Exception as error:
+    except USERS_FAILURES as error:
         raise UserError(f"{subject}, and building it raises {one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{subject}, which makes a {type(module).__name__}; must make a torch.nn.Module")
@@ -62,7 +62,7 @@ def _width(module: nn.Module, encoding: Encoding, subject: str) -> int:
     try:
         with torch.no_grad():
             features = module.eval()(observations)
-    except Exception as error:
+    except USERS_FAILURES as error:
         raise UserError(f"{subject} raises {one_line(error)}") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != 2 or not features.numel():
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__

@@ -14,7 +14,8 @@ taken, as in the paper. Early in training, and where chance is part of the skill
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -35,7 +36,14 @@ from galampi.policies.play import MOST_SIMULATORS, Choose, Filmed, play, simulat
 from galampi.policies.played import Bounds, Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
 from galampi.policies.video import Video
-from galampi.results.evaluation import Actions, EvaluatedEpisode, save_evaluation
+from galampi.results.evaluation import (
+    EVALUATION_FILE_NAME,
+    Actions,
+    EvaluatedEpisode,
+    refuse_what_is_none,
+    save_evaluation,
+)
+from galampi.results.job_file import Attribute
 from galampi.results.sole import sole_writer
 
 _PACKAGES = ("galampi", "torch", "h5py", "gymnasium", "ale-py", "numpy")
@@ -82,6 +90,7 @@ def evaluate(
     """
     files = [file for file in (path, video) if file is not None]
     _check_writable(files)
+    refuse_what_is_none(path)
     import_again(stored.job, stored.modules, tell)
     bounds = bounds_of(stored.job.environment, stuck_after, max_episode_steps)
     torch.set_num_threads(1)
@@ -114,11 +123,30 @@ def evaluate(
                         episodes[actions].append(episode)
             episodes[actions].sort(key=lambda episode: episode.episode)
         played = Played(episodes, bounds)
-        save_evaluation(path, episodes, _attributes(stored, bounds, simulators))
+        _save(path, episodes, _attributes(stored, bounds, simulators))
         if film is not None:
             for step in firsts[played.better]:
                 film.follow(*step)
     return played
+
+
+def _save(
+    path: Path, episodes: Mapping[Actions, Sequence[EvaluatedEpisode]], attributes: Mapping[str, Attribute]
+) -> None:
+    """Write an evaluation; if it cannot be written there, to a temporary folder: it may have been played for hours.
+
+    Raises:
+        UserError: It could not be written where it should be.
+    """
+    try:
+        save_evaluation(path, episodes, attributes)
+    except OSError as error:
+        elsewhere = Path(tempfile.gettempdir()) / f"galampi-{os.getpid()}-{EVALUATION_FILE_NAME}"
+        try:
+            save_evaluation(elsewhere, episodes, attributes)
+        except OSError:
+            raise UserError(f"{path}: cannot be written: {error.strerror}; nor can {elsewhere}") from None
+        raise UserError(f"{path}: cannot be written: {error.strerror}; what was played is in {elsewhere}") from None
 
 
 def _check_writable(files: Sequence[Path]) -> None:

@@ -25,6 +25,7 @@ from galampi.learning.moments import CLIP
 from galampi.learning.plain import PlainNetwork
 from galampi.policies.evaluation import make_learner
 from galampi.policies.stored import StoredPolicy
+from galampi.results.files import refuse_other_kind
 
 
 def export_policy(stored: StoredPolicy, path: Path) -> None:
@@ -34,6 +35,7 @@ def export_policy(stored: StoredPolicy, path: Path) -> None:
         UserError: safetensors is not installed, the environment is unknown, or the file cannot be written.
     """
     safetensors = _imported("safetensors.torch", "--policy")
+    refuse_other_kind(path, ".safetensors")
     network, about = _plain(stored)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     content = safetensors.save(tensors, {"format": "pt", "galampi": json.dumps(about)})
@@ -52,6 +54,7 @@ def export_onnx(stored: StoredPolicy, path: Path) -> None:
         UserError: onnx is not installed, the environment is unknown, or the file cannot be written.
     """
     _imported("onnxscript", "--onnx")
+    refuse_other_kind(path, ".onnx")
     network, about = _plain(stored)
     inputs, outputs = {"observations": torch.zeros(2, *about["input_shape"])}, ["outputs", "value"]
     if about["state_size"]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.job import Environment, import_again, parse_job
 from galampi.learning import Simulators
 from galampi.policies.play import MOST_SIMULATORS, Choose, Ended, play, simulators_of
@@ -42,25 +42,46 @@ class Replayed:
     mismatches: Sequence[str]
 
 
-def verify(path: Path, tell: Callable[[str], None] = lambda line: None) -> list[Replayed]:
+def verify(
+    path: Path, tell: Callable[[str], None] = lambda line: None, modules_folder: Path | None = None
+) -> list[Replayed]:
     """Replay an evaluation, each way in which the policy was played. Local.
 
     Args:
         path: Its file.
         tell: Called with a line now and then while no episode ends.
+        modules_folder: Where the modules that its job names are; None for where they were.
 
     Raises:
-        ResultsError: There is no such file, or it does not hold the actions.
-        UserError: The environment is unknown or its package is missing.
+        ResultsError: There is no such file, it is damaged, or it does not hold the actions.
+        UserError: The environment is unknown or its package is missing; the text begins with the file.
     """
     evaluation = load_evaluation(path)
     if "job_toml" not in evaluation.attributes or not evaluation.taken:
         raise ResultsError(f"{path}: holds no actions, for an older galampi wrote it; evaluate the policy again")
     job = parse_job(str(evaluation.attributes["job_toml"]), str(path))
-    import_again(job, evaluation.attributes.get("modules", ()), tell)
+    if modules_folder is not None:
+        job = job.model_copy(update={"modules_folder": str(modules_folder.resolve())})
     names = ("time_limit", "stuck_after", "max_episode_steps")
-    bounds = Bounds(**{name: evaluation.attributes.get(name) for name in names})
-    return [_replay(evaluation, actions, job.environment, bounds, path, tell) for actions in evaluation.episodes]
+    bounds = Bounds(**{name: _steps(evaluation, name, path) for name in names})
+    modules = evaluation.attributes.get("modules", [])
+    if not isinstance(modules, list):
+        raise ResultsError(f"{path}: damaged: modules is {modules!r}; must be a list")
+    try:
+        import_again(job, list(map(str, modules)), tell)
+        return [_replay(evaluation, actions, job.environment, bounds, path, tell) for actions in evaluation.episodes]
+    except ResultsError:
+        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _steps(evaluation: Evaluation, name: str, path: Path) -> int | None:
+    """Return a number of env steps that an evaluation's attributes hold, or not."""
+    value = evaluation.attributes.get(name)
+    if value is not None and not isinstance(value, int):
+        raise ResultsError(f"{path}: damaged: {name} is {value!r}; must be a whole number")
+    return value
 
 
 def other_versions(path: Path) -> str:

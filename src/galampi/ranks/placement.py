@@ -105,7 +105,7 @@ def together(comm: MPI.Intracomm) -> Iterator[None]:
         mistake = f"{error.filename or 'a file'} on {MPI.Get_processor_name()}: {error.strerror or error}"
     for line in comm.allgather(mistake):
         if line is not None:
-            raise UserError(line)
+            raise UserError(line) from None
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,12 @@ class Placement:
         return f"{self.hostname}: {cores}{shared}, {threads} for torch and for the emulators"
 
 
+def _threads_wanted() -> int:
+    """Return how many threads the user wants a process to have; 0 if that is not said."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() else 0
+
+
 def place(comm: MPI.Intracomm) -> Placement:
     """Find where this rank runs and how many threads it may use. Collective over comm."""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -148,7 +154,7 @@ def place(comm: MPI.Intracomm) -> Placement:
         num_ranks_on_node=node.size,
         cpus=cpus,
         num_sharing=num_sharing,
-        num_threads=max(1, len(cpus) // num_sharing),
+        num_threads=_threads_wanted() or max(1, len(cpus) // num_sharing),
     )
     node.Free()
     return placement

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from galampi.ranks.launched import launched_size
 
 T = TypeVar("T")
 
 
-def read_by_all(read: Callable[[], T]) -> T:
-    """Read files before a job begins; a UserError or OSError of one rank is raised on every rank.
+def read_for_all(read: Callable[[], T]) -> T:
+    """Read files before a job begins, by the first rank for all; its UserError or OSError is raised on every rank.
 
-    Collective over the ranks that a launcher has started: one that left alone would keep the others waiting for MPI.
+    What another node has at the same place may be another file, and a pipe is read but once. Collective over the ranks
+    that a launcher has started: one that left alone would keep the others waiting for MPI.
     """
     if launched_size()[1] == 1:
         return read()
@@ -21,6 +22,9 @@ def read_by_all(read: Callable[[], T]) -> T:
 
     from galampi.ranks.placement import together
 
-    with together(MPI.COMM_WORLD):
-        found = read()
-    return found
+    comm = MPI.COMM_WORLD
+    found: T | None = None
+    with together(comm):
+        if comm.rank == 0:
+            found = read()
+    return cast("T", comm.bcast(found))

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.errors import ResultsError
-from galampi.results.files import reading, replacing
+from galampi.results.files import open_for_reading, reading, replacing
 from galampi.results.job_file import Attribute
+from galampi.results.reader import check_column
 from galampi.results.schema import NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, TableSchema
 
 EVALUATION_FILE_NAME = "evaluation.h5"
@@ -117,9 +118,33 @@ def _write_taken(group: h5py.Group, actions: Actions, episodes: Sequence[Evaluat
 
 
 def _read_table(group: h5py.Group) -> dict[str, NDArray[Any]]:
-    return {
-        column.name: group[column.name].asstr()[:] if column.is_text else group[column.name][:] for column in EVALUATED
-    }
+    """Read the committed rows.
+
+    Raises:
+        ValueError: There are none, or a column is not what `EVALUATED` says.
+    """
+    num_rows = int(group[NUM_ROWS][()])
+    if num_rows < 1:
+        raise ValueError(f"{group.name} has {num_rows} rows")
+    columns: dict[str, NDArray[Any]] = {}
+    for column in EVALUATED:
+        dataset = group[column.name]
+        check_column(dataset, column, num_rows)
+        columns[column.name] = np.asarray((dataset.asstr() if column.is_text else dataset)[:num_rows])
+    return columns
+
+
+def refuse_what_is_none(path: Path) -> None:
+    """See that no file which is no evaluation would give way to one.
+
+    Raises:
+        ResultsError: Such a file lies there.
+    """
+    if path.exists():
+        try:
+            open_for_reading(path, EVALUATION_FORMAT).close()
+        except ResultsError as error:
+            raise ResultsError(f"{path}: is there already, and no evaluation; choose another name") from error
 
 
 def load_evaluation(path: Path) -> Evaluation:
@@ -130,6 +155,8 @@ def load_evaluation(path: Path) -> Evaluation:
     """
     try:
         with reading(path, EVALUATION_FORMAT) as file:
+            if file.attrs["actions"] not in get_args(Actions):
+                raise ValueError(f"actions is {file.attrs['actions']!r}; must be one of {get_args(Actions)}")
             names = {actions: _table_name(file, actions) for actions in get_args(Actions)}
             episodes = {actions: _read_table(file[name]) for actions, name in names.items() if name in file}
             if not episodes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.results.schema import SCHEMA_VERSION
 
 LIBVER = ("v110", "v110")
@@ -84,6 +84,16 @@ def replacing(path: Path, file_format: str, previous: Path | None = None) -> Ite
     """
     with writing(path), _made_beside(path, previous) as partial, create(partial, file_format) as file:
         yield file
+
+
+def refuse_other_kind(path: Path, *suffixes: str) -> None:
+    """See that no file which its name says is of another kind would give way to one of `suffixes`.
+
+    Raises:
+        UserError: Such a file lies at `path`.
+    """
+    if path.exists() and path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: is there already, and no {suffixes[0]}; choose another name")
 
 
 def replace_text(path: Path, text: str) -> None:

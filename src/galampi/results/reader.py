@@ -75,6 +75,8 @@ class Table(Mapping[str, NDArray[Any]]):
             if schema is EPISODES:
                 self.schema = with_numbers(own_numbers(file))
             self.num_rows = int(file[schema.name][NUM_ROWS][()])
+            if self.num_rows < 0:
+                raise ValueError(f"{schema.name} has {self.num_rows} rows")
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Read one column: `[num_rows]`, or `[num_rows, size]` for the values of a sketch."""
@@ -328,7 +330,7 @@ def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
     """
     if column.name in group:
         dataset = group[column.name]
-        _check_column(dataset, column, rows.stop)
+        check_column(dataset, column, rows.stop)
         return np.asarray((dataset.asstr() if column.is_text else dataset)[rows])
     if column.is_text:
         return np.full(rows.stop - rows.start, "", object)
@@ -336,7 +338,7 @@ def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:
     return np.full(rows.stop - rows.start, np.nan if kind.kind == "f" else np.array(-1).astype(kind), kind)
 
 
-def _check_column(dataset: h5py.Dataset, column: Column, num_rows: int) -> None:
+def check_column(dataset: h5py.Dataset, column: Column, num_rows: int) -> None:
     """Raise ValueError unless a column is what the schema says and has as many rows as are asked for."""
     name = dataset.name
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 + column.per_component:

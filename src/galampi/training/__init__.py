@@ -8,6 +8,7 @@ policy is, or how a file is laid out.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Literal, NoReturn
 from mpi4py import MPI
 
 from galampi.errors import BrokenRunError, UserError, os_error_line
-from galampi.job import Job, import_again
+from galampi.job import Job, difference_of, import_again, one_line
 from galampi.learning import keep_freed_memory
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
 from galampi.results import JobFile, new_folder, open_run
@@ -65,6 +66,9 @@ def train(
     Raises:
         UserError: On every rank, before anything is written over.
     """
+    if not isinstance(job, Job):
+        raise UserError(f"train takes a job, as load_job returns one, and not {job!r}")
+    _refuse_simulators_process()
     signals = StopSignals()
     # Environments are the user's code, and may change the folder.
     out = None if out is None else Path(out).absolute()
@@ -72,6 +76,7 @@ def train(
         with signals:
             with together(comm):
                 refuse_singletons(comm)
+            _refuse_other_jobs(job, comm)
             end_with_launcher(comm)
             placement = place(comm)
             keep_freed_memory()
@@ -95,7 +100,7 @@ def train(
         with Display(job, total_before, start.time_s) if shows else nullcontext() as display:
             train_to_end(rank, signals, display)
         return out, end(rank, signals)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         # Objects of HDF5 that a full disk keeps from closing would each say so, above the line that tells it.
         sys.unraisablehook = lambda unraisable: None
         rank.say_failed()
@@ -104,10 +109,37 @@ def train(
             raise BrokenRunError(os_error_line(error)) from error
         if isinstance(error, UserError):
             raise BrokenRunError(str(error)) from error
+        if isinstance(error, SystemExit):
+            raise BrokenRunError(f"code of the job left the program by {one_line(error)}") from error
         raise
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _refuse_simulators_process() -> None:
+    """End a process of simulators that runs the script of the user again, up to the line that trains."""
+    # As multiprocessing knows it itself, when it refuses to start a process there.
+    if not getattr(multiprocessing.current_process(), "_inheriting", False):
+        return
+    print(
+        'galampi: a script that trains does so under `if __name__ == "__main__":`; for processes of simulators run the '
+        "rest of it too",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def _refuse_other_jobs(job: Job, comm: MPI.Intracomm) -> None:
+    """See that all ranks are to train the same. Collective over comm."""
+    first = comm.bcast(job)
+    with together(comm):
+        if differing := difference_of(job, first):
+            key, own, theirs = differing
+            raise UserError(
+                f"rank {comm.rank} is given another job than rank 0: {key} is {own!r}, and {theirs!r} there"
+            )
 
 
 def _claim(job: Job, out: Path | None, resume: Resume, comm: MPI.Intracomm) -> tuple[Path, int | None, bool]:

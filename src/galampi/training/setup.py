@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from galampi.errors import UserError
+from galampi.errors import UserError, os_error_line
 from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.gossip.mixing import StepScale
 from galampi.job import Job, dump_job, import_modules, imported_sources
@@ -320,7 +320,7 @@ def _open_rank_file(
             ),
         )
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{out}: cannot be written: {os_error_line(error)}") from error
     if energy is not None:
         # So the files tell where counting began again, whatever the counts before and after come to.
         writer.write_energy(start.time_s, placement.hostname, dict.fromkeys(energy.sources, 0.0))

@@ -164,6 +164,27 @@ def test_other_environments_and_units_are_refused(no_pictures, tmp_path, key, va
     assert (tmp_path / "out" / "index.html").exists()
 
 
+def test_jobs_whose_tables_hold_other_settings_compare(no_pictures, tmp_path):
+    runs = [
+        make_run(tmp_path / name, num_updates=30, settings={"environment.kwargs": f"{{ {name} = 1 }}"})
+        for name in ("sutton_barto_reward", "screen")
+    ]
+    told = report(runs, tmp_path / "out", mixed=True)
+    assert "made: sutton_barto_reward 1" in told
+    assert "made: screen 1" in told
+
+
+def test_a_run_that_has_lost_a_ranks_file_says_so(no_pictures, tmp_path):
+    run = make_run(tmp_path / "run", num_updates=30)
+    (run / "rank-0001.h5").unlink()
+    line = f"{run}: the file of rank 1 is missing; steps, speed and returns are those of the others alone"
+    assert line in report([run], tmp_path / "out")
+    assert line in (tmp_path / "out/index.html").read_text()
+    begun = make_run(tmp_path / "begun", num_updates=30, status="running")
+    (begun / "rank-0001.h5").unlink()
+    assert "missing" not in report([begun], tmp_path / "out")
+
+
 def test_number_of_simulators_may_differ(no_pictures, tmp_path):
     one = make_run(tmp_path / "one", num_updates=30)
     two = make_run(tmp_path / "two", num_updates=30, settings={"environment.num_envs": "8"})

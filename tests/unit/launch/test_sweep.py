@@ -35,6 +35,8 @@ def put_in_queue(monkeypatch, lines: list[str]) -> None:
 def test_axes() -> None:
     axes = sweep.parse_axes(["network.hidden_sizes=[64,64],[32]", "gossip.method=gala,none"], 2, 5)
     assert axes == {"network.hidden_sizes": ["[64,64]", "[32]"], "gossip.method": ["gala", "none"], "seed": ["5", "6"]}
+    tables = sweep.parse_axes(["environment.kwargs={a=1,b={c=[1,2]}},{a='x,]'}"], None, 1)
+    assert tables == {"environment.kwargs": ["{a=1,b={c=[1,2]}}", "{a='x,]'}"]}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,10 @@ def test_axes() -> None:
     [
         (["seed"], None, "KEY=VALUE"),
         (["seed="], None, "KEY=VALUE"),
+        (["seed=1,,2"], None, "KEY=VALUE"),
+        (["seed=1,2,"], None, "KEY=VALUE"),
+        (['name=a"b,c'], None, "KEY=VALUE"),
+        (["environment.kwargs={a=1,b=2"], None, "KEY=VALUE"),
         (["seed=1,1"], None, "twice"),
         (["seed=1", "seed=2"], None, "swept twice"),
         (["seed=1"], 3, "two ways"),
@@ -51,6 +57,31 @@ def test_axes() -> None:
 def test_axes_that_are_none(sweeps, num_seeds, match) -> None:
     with pytest.raises(UserError, match=match):
         sweep.parse_axes(sweeps, num_seeds, 1)
+
+
+def test_a_job_that_is_asked_for_twice(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"gamma-0\.9 and gamma-0\.90 are the same job"):
+        sweep.combinations(None, {}, {"learner.gamma": ["0.9", "0.90"]})
+
+
+@pytest.mark.parametrize("name", [sweep.OPTIONS, sweep.SUBMISSIONS])
+@pytest.mark.parametrize("text", ['{"job_id": "1", "off', '{"job_id": "1"}\n', "[]\n"])
+def test_a_file_that_was_cut_off_is_told_in_a_line(tmp_path, name, text) -> None:
+    folder = make(tmp_path)
+    (folder / name).write_text(text)
+    read = sweep.last_options if name == sweep.OPTIONS else sweep.read_sweep
+    with pytest.raises(UserError, match=f"{name}: damaged: ") as raised:
+        read(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_jobs_makes_no_sweep(tmp_path, capsys) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/mine-1.toml").write_text("")
+    assert not sweep.is_sweep(tmp_path)
+    assert sweep.run_folders(tmp_path) == [tmp_path]
+    with pytest.raises(UserError, match="has a `jobs` that is no sweep's"):
+        sweep.lay_out(tmp_path, {})
 
 
 def test_each_combination_has_a_job_file_of_its_own(tmp_path) -> None:

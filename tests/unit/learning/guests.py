@@ -1,6 +1,7 @@
 """Environments as users bring them, each with a habit of its own."""
 
 import os
+import sys
 import time
 
 import gymnasium as gym
@@ -41,6 +42,8 @@ class Guest(gym.Env):
                     return self._shown(), 1.0, False, {}
                 case "raises":
                     raise ZeroDivisionError("the simulator broke")
+                case "exits":
+                    sys.exit()
                 case "dies":
                     os._exit(9)
                 case "wrong shape":

@@ -170,6 +170,12 @@ def test_an_episode_that_fails_is_cut_and_none():
     assert [failure.episode for failure in collector.failures] == [1, 2]
 
 
+def test_code_that_leaves_the_program_is_a_failure_too():
+    collector, _ = make_collector("Guest", **{"environment.kwargs": '{habit = "exits"}', "learner.rollout_length": "8"})
+    collector.collect()
+    assert [failure.error.rpartition(": ")[2] for failure in collector.failures] == ["SystemExit"] * 2
+
+
 @pytest.mark.parametrize("where", ["info", "observation"])
 def test_only_what_a_mask_allows_is_done_and_learnt_from(where):
     """The environment raises at any other action; at each moment it allows one, so the entropy is 0."""

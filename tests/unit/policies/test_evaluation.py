@@ -1,5 +1,8 @@
 """Episodes of a stored policy: against the bare emulator, and every way they end."""
 
+import errno
+from pathlib import Path
+
 import ale_py
 import gymnasium as gym
 import h5py
@@ -14,6 +17,7 @@ from galampi.learning import Simulators
 from galampi.policies import evaluation
 from galampi.policies import played as playing
 from galampi.policies.evaluation import evaluate
+from galampi.policies.export import export_onnx, export_policy
 from galampi.policies.played import Bounds, Played, summary
 from galampi.policies.stored import StoredPolicy, find_policy
 from galampi.results.evaluation import EvaluatedEpisode, load_evaluation
@@ -425,3 +429,38 @@ def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
             evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
     finally:
         del gym.registry["OwnRandomness-v0"]
+
+
+def test_no_file_of_another_kind_gives_way(store, tmp_path) -> None:
+    run = store("CartPole-v1")
+    stored = find_policy(run)
+    for other in (run / "job.h5", tmp_path / "job.toml"):
+        if not other.exists():
+            other.write_text("")
+        before = other.read_bytes()
+        with pytest.raises(UserError, match=f"^{other}: is there already, and no evaluation; choose another name$"):
+            evaluate(stored, other, num_episodes=1)
+        assert other.read_bytes() == before
+    for _ in range(2):
+        evaluate(stored, tmp_path / "e.h5", num_episodes=1)
+    with pytest.raises(UserError, match=r"job\.h5: is there already, and no \.safetensors"):
+        export_policy(stored, run / "job.h5")
+    with pytest.raises(UserError, match=r"job\.h5: is there already, and no \.onnx"):
+        export_onnx(stored, run / "job.h5")
+
+
+def test_what_was_played_outlives_a_full_disk(store, tmp_path, monkeypatch) -> None:
+    save = evaluation.save_evaluation
+    full = tmp_path / "full"
+    full.mkdir()
+
+    def saving(path, *arguments):
+        if path.parent == full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(path, *arguments)
+
+    monkeypatch.setattr(evaluation, "save_evaluation", saving)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(UserError, match="cannot be written: No space left on device; what was played is in ") as raised:
+        evaluate(find_policy(store("CartPole-v1")), full / "e.h5", num_episodes=2)
+    assert len(load_evaluation(Path(str(raised.value).rpartition(" ")[2])).episodes["greedy"]["seed"]) == 2

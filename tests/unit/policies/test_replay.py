@@ -1,11 +1,14 @@
 """Evaluations replayed: as they were, and after somebody has had a hand in the file."""
 
+import sys
+
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 
 from galampi.cli import run
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.policies import evaluation, replay
 from galampi.policies.evaluation import evaluate
 from galampi.policies.replay import verify
@@ -111,6 +114,90 @@ def test_other_versions_are_named(played, capsys) -> None:
         file.attrs["ale_py_version"] = "0.1"
     assert run(["verify", str(played.parent / "e.h5")]) == 1
     assert "  simulated by other versions: ale-py 0.1 then, " in capsys.readouterr().out
+
+
+def emptied(file) -> None:
+    for name in ("return", "length", "end", "seed", "episode"):
+        kept = file[f"episodes/{name}"][:0]
+        del file[f"episodes/{name}"]
+        file[f"episodes/{name}"] = kept
+    file["episodes/num_rows"][...] = 0
+
+
+def shortened(file) -> None:
+    kept = file["episodes/length"][:2]
+    del file["episodes/length"]
+    file["episodes/length"] = kept
+
+
+def lengths_as_text(file) -> None:
+    del file["episodes/length"]
+    file["episodes/length"] = ["1"] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (emptied, "damaged: /episodes has 0 rows"),
+        (shortened, "damaged: /episodes/length has 2 of 4 rows"),
+        (lengths_as_text, "damaged: /episodes/length holds object; must hold int64"),
+        (lambda file: file.attrs.__setitem__("actions", "foo"), "damaged: actions is 'foo'; must be one of"),
+        (lambda file: file.attrs.__setitem__("max_episode_steps", "x"), "damaged: max_episode_steps is 'x'; must be"),
+        (lambda file: file.attrs.__setitem__("modules", 3), "damaged: modules is 3; must be a list"),
+    ],
+)
+def test_damaged_files_are_told_in_a_line(played, change, told) -> None:
+    with h5py.File(played, "r+") as file:
+        change(file)
+    with pytest.raises(ResultsError, match=f"^{played}: {told}"):
+        verify(played)
+
+
+def test_rows_past_the_committed_ones_do_not_count(played) -> None:
+    with h5py.File(played, "r+") as file:
+        lengths = file["episodes/length"][:]
+        file["episodes/num_rows"][...] = 3
+        taken = file["taken/sample"][: lengths[:3].sum()]
+        del file["taken/sample"]
+        file["taken/sample"] = taken
+    (replayed,) = verify(played)
+    assert (replayed.num_episodes, list(replayed.mismatches)) == (3, [])
+
+
+def test_a_bad_file_holds_up_no_other(played, tmp_path, capsys) -> None:
+    bad = tmp_path / "bad.h5"
+    bad.write_bytes(played.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"^1 of 2 files were not replayed$"):
+        run(["verify", str(bad), str(played)])
+    told = capsys.readouterr().out
+    assert f"{bad}: no HDF5 file, or a truncated one" in told
+    assert f"{played}: sample: 4 of 4 episodes went as the file says" in told
+    with h5py.File(played, "r+") as file:
+        a_better_return(file)
+    assert run(["verify", str(bad), str(played)]) == 1
+
+
+def test_an_environment_of_ones_own_may_lie_elsewhere(store, tmp_path, monkeypatch) -> None:
+    name = "my_environment_of_elsewhere"
+    for folder in ("then", "now"):
+        (tmp_path / folder).mkdir()
+    made = tmp_path / "then" / f"{name}.py"
+    made.write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Elsewhere-v0', CartPoleEnv, max_episode_steps=20)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "then"))
+    stored = find_policy(store(f"{name}:Elsewhere-v0", settings={"modules_folder": str(tmp_path / "then")}))
+    evaluate(stored, tmp_path / "e.h5", num_episodes=1)
+    made.rename(tmp_path / "now" / made.name)
+    monkeypatch.undo()
+    sys.modules.pop(name)
+    gym.registry.pop("Elsewhere-v0")
+    sys.path[:] = [path for path in sys.path if path != str(tmp_path / "then")]
+    with pytest.raises(UserError, match=rf"^{tmp_path}/e\.h5: .*names the module '{name}', which is neither in"):
+        verify(tmp_path / "e.h5")
+    assert not any(way.mismatches for way in verify(tmp_path / "e.h5", modules_folder=tmp_path / "now"))
 
 
 def test_files_that_cannot_be_replayed(played, tmp_path) -> None:
