@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from galampi.analysis import statistics
 from galampi.analysis.statistics import Floats, Interval, duration_s, episodes, learning_curve, over_runs
-from galampi.errors import ResultsError
-from galampi.results.reader import Run
+from galampi.errors import ResultsError, UserError
+from galampi.results.reader import Run, open_run
+
+Place = str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,35 +29,49 @@ class Curve(Interval):
 
 
 def curve(
-    runs: Run | Sequence[Run], along: Literal["env_steps", "time_s"] = "env_steps", num_moments: int = 200
+    runs: Run | Place | Sequence[Run | Place],
+    along: Literal["env_steps", "time_s"] = "env_steps",
+    num_moments: int = 200,
 ) -> Curve:
     """Return the learning curve of a run, or of several that are one job with different seeds.
 
     Args:
-        runs: One, whose curve is `iqm` and has no interval; or several, with a 95 % bootstrap interval (scipy).
+        runs: Or their folders. One, whose curve is `iqm` and has no interval; or several, with a 95 % bootstrap interval
+            (scipy).
         along: What the moments count.
         num_moments: M; they divide what every run has equally. NaN where a run had ended fewer than 10 episodes.
+
+    Raises:
+        UserError: No run is given, or one cannot be read.
     """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = _opened(runs)
     ends = [_env_steps(run) if along == "env_steps" else duration_s(run) for run in runs]
     at = np.linspace(0, min(ends), num_moments + 1)[1:]
     over = over_runs(np.stack([learning_curve(episodes(run), along, at) for run in runs]))
     return Curve(over.iqm, over.low, over.high, at)
 
 
-def final_return(runs: Run | Sequence[Run]) -> tuple[float, float, float]:
+def final_return(runs: Run | Place | Sequence[Run | Place]) -> tuple[float, float, float]:
     """Return the mean return of the last 100 episodes, and the ends of its interval: as `curve` has them, at the end.
 
     Raises:
         ResultsError: Fewer than 10 episodes of a run have ended.
+        UserError: No run is given, or one cannot be read.
     """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = _opened(runs)
     finals = [statistics.final_return(episodes(run)) for run in runs]
     for run, final in zip(runs, finals, strict=True):
         if final is None:
             raise ResultsError(f"{run.path}: too few episodes have ended for a return")
     over = over_runs(np.array(finals, np.float64)[:, None])
     return float(over.iqm[0]), float(over.low[0]), float(over.high[0])
+
+
+def _opened(runs: Run | Place | Sequence[Run | Place]) -> list[Run]:
+    given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    if not given:
+        raise UserError("a run is wanted, or several; none is given")
+    return [each if isinstance(each, Run) else open_run(each) for each in given]
 
 
 def _env_steps(run: Run) -> int:

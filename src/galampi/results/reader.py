@@ -5,6 +5,7 @@ time.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.results.distance import ConsensusDistance, consensus_distance
 from galampi.results.files import reading
 from galampi.results.schema import (
@@ -133,7 +134,8 @@ class Table(Mapping[str, NDArray[Any]]):
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Read all into a data frame; the values of a sketch become columns `value_0`, `value_1`, ..."""
-        import pandas
+        with _of_notebooks():
+            import pandas
 
         columns: dict[str, NDArray[Any]] = {}
         for name, values in self.read().items():
@@ -145,7 +147,8 @@ class Table(Mapping[str, NDArray[Any]]):
 
     def to_xarray(self) -> "xarray.Dataset":
         """Read all into a dataset along the table's dimension, with units and descriptions as attributes."""
-        import xarray
+        with _of_notebooks():
+            import xarray
 
         values = self.read()
         variables = {
@@ -266,7 +269,8 @@ class Run:
 
     def to_pandas(self, table: TableName = "updates") -> "pandas.DataFrame":
         """Read one table of `all_ranks` into one data frame, rank after rank, with a column `rank` in front."""
-        import pandas
+        with _of_notebooks():
+            import pandas
 
         frames = []
         for file in self.all_ranks:
@@ -282,8 +286,9 @@ class Run:
         Ranks are joined by the table's own dimension (`update`, `episode`, ...). Where a rank has no such row
         there is NaN, and integers become floating-point numbers.
         """
-        import pandas
-        import xarray
+        with _of_notebooks():
+            import pandas
+            import xarray
 
         present = [file for file in self.all_ranks if file.table(table).num_rows] or list(self.ranks[:1])
         datasets = [file.table(table).to_xarray() for file in present]
@@ -320,6 +325,19 @@ class Run:
         if len({table["value"].shape[1] for table in tables}) > 1:
             raise ResultsError(f"{self.path}: the ranks' sketches differ in size")
         return consensus_distance(tables, align, pairs=pairs)
+
+
+@contextmanager
+def _of_notebooks() -> Iterator[None]:
+    """Say how to get what the body imports.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'galampi[notebook]'") from error
 
 
 def _column(group: h5py.Group, column: Column, rows: slice) -> NDArray[Any]:

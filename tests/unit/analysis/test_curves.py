@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
+import galampi
 from galampi import curve, final_return, open_run
 from galampi.analysis.statistics import episodes, learning_curve
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 
 
 @pytest.fixture
@@ -39,6 +40,28 @@ def test_a_run_without_episodes(tmp_path, runs) -> None:
     fresh = open_run(make_run(tmp_path / "fresh", num_updates=2))
     with pytest.raises(ResultsError, match="fresh: too few episodes have ended"):
         final_return([*runs, fresh])
+
+
+def test_folders_will_do_and_none_will_not(runs) -> None:
+    assert final_return(str(runs[0].path)) == final_return(runs[0])
+    np.testing.assert_array_equal(curve([run.path for run in runs]).iqm, curve(runs).iqm)
+    for ask in (curve, final_return):
+        with pytest.raises(UserError, match="none is given"):
+            ask([])
+        with pytest.raises(ResultsError, match="no run here"):
+            ask("nowhere")
+
+
+@pytest.mark.parametrize("package", ["pandas", "xarray"])
+def test_what_is_not_installed_is_told(runs, monkeypatch, package) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for table in (runs[0], runs[0].ranks[0].updates):
+        with pytest.raises(UserError, match=rf"{package} is not installed: pip install 'galampi\[notebook\]'"):
+            getattr(table, f"to_{package}")()
+
+
+def test_the_package_names_what_it_has() -> None:
+    assert {"open_run", "train", "load_job"} <= set(dir(galampi))
 
 
 def test_reading_needs_neither_torch_nor_mpi() -> None:
