@@ -36,8 +36,8 @@ def curve(
     """Return the learning curve of a run, or of several that are one job with different seeds.
 
     Args:
-        runs: Or their folders. One, whose curve is `iqm` and has no interval; or several, with a 95 % bootstrap interval
-            (scipy).
+        runs: Or their folders. One, whose curve is `iqm` and has no interval; or several, with a 95 % bootstrap
+            interval (scipy).
         along: What the moments count.
         num_moments: M; they divide what every run has equally. NaN where a run had ended fewer than 10 episodes.
 

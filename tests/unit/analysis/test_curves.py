@@ -43,7 +43,8 @@ def test_a_run_without_episodes(tmp_path, runs) -> None:
 
 
 def test_folders_will_do_and_none_will_not(runs) -> None:
-    assert final_return(str(runs[0].path)) == final_return(runs[0])
+    assert final_return([str(run.path) for run in runs]) == final_return(runs)
+    assert final_return(runs[0].path)[0] == final_return(runs[0])[0]
     np.testing.assert_array_equal(curve([run.path for run in runs]).iqm, curve(runs).iqm)
     for ask in (curve, final_return):
         with pytest.raises(UserError, match="none is given"):
