@@ -118,7 +118,9 @@ class Placement:
         num_ranks_on_node: Ranks there.
         cpus: Cores this rank may use.
         num_sharing: Ranks on the node whose cores overlap with this rank's, itself among them.
-        num_threads: Threads for torch and for the emulators; they take turns, so each gets all of them.
+        num_threads: Threads for the emulators, and for torch, unless OMP_NUM_THREADS says how many that gets; they take
+            turns, so each gets all of them.
+        num_torch_threads: Threads for torch.
     """
 
     hostname: str
@@ -127,17 +129,24 @@ class Placement:
     cpus: frozenset[int]
     num_sharing: int
     num_threads: int
+    num_torch_threads: int
 
     def __str__(self) -> str:
         """Say it in a line."""
         cores = f"{len(self.cpus)} core{'s' * (len(self.cpus) > 1)}"
         shared = f" shared by {self.num_sharing} ranks" if self.num_sharing > 1 else ""
-        threads = f"{self.num_threads} thread{'s' * (self.num_threads > 1)}"
-        return f"{self.hostname}: {cores}{shared}, {threads} for torch and for the emulators"
+        if self.num_torch_threads == self.num_threads:
+            return f"{self.hostname}: {cores}{shared}, {_threads(self.num_threads)} for torch and for the emulators"
+        torch_threads = f"{_threads(self.num_torch_threads)} for torch (OMP_NUM_THREADS)"
+        return f"{self.hostname}: {cores}{shared}, {torch_threads}, {_threads(self.num_threads)} for the emulators"
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' * (number > 1)}"
 
 
 def _threads_wanted() -> int:
-    """Return how many threads the user wants a process to have; 0 if that is not said."""
+    """Return how many threads the user wants torch to have; 0 if that is not said."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() else 0
 
@@ -148,13 +157,15 @@ def place(comm: MPI.Intracomm) -> Placement:
     cpus = own_cpus()
     all_cpus = node.allgather(cpus)
     num_sharing = sum(not cpus.isdisjoint(other) for other in all_cpus)
+    num_threads = max(1, len(cpus) // num_sharing)
     placement = Placement(
         hostname=MPI.Get_processor_name(),
         rank_on_node=node.rank,
         num_ranks_on_node=node.size,
         cpus=cpus,
         num_sharing=num_sharing,
-        num_threads=_threads_wanted() or max(1, len(cpus) // num_sharing),
+        num_threads=num_threads,
+        num_torch_threads=_threads_wanted() or num_threads,
     )
     node.Free()
     return placement

@@ -94,7 +94,7 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
     num_restarts = start.num_restarts if start is not None else 0
     # Ranks that exchange nothing are learners of their own.
     num_together = 1 if job.gossip.method == "none" else num_ranks
-    torch.set_num_threads(placement.num_threads)
+    torch.set_num_threads(placement.num_torch_threads)
     import_modules(job)
     # After the imports, so that what a module draws when it is imported changes nothing.
     _seed_global_generators(job.seed, num_restarts, rank)
