@@ -11,6 +11,8 @@ from galampi.analysis.shown import number, shown, span
 from galampi.analysis.watch.several import SeveralRuns
 from galampi.analysis.watch.view import RankView, RunView
 
+_WIDE = 60
+"""Characters of a line that has room for everything."""
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of a braille character's dots, by row from the top and column."""
 
@@ -34,7 +36,8 @@ def picture(view: RunView, width: int, height: int) -> Group:
     progress.add_column(no_wrap=True)
     progress.add_column(ratio=1)
     progress.add_column(no_wrap=True, justify="right")
-    steps = f"{view.env_steps:,} / {job.total_env_steps:,} steps {done:.0%}"
+    is_wide = width >= _WIDE
+    steps = f"{view.env_steps:,} / {job.total_env_steps:,} steps {done:.0%}" if is_wide else f"{done:.0%}"
     rate = f"{view.env_steps_per_s:,.0f} steps/s  " if view.status == "running" else ""
     progress.add_row(Text(steps), ProgressBar(total=1.0, completed=done), Text(rate + left))
 
@@ -52,7 +55,7 @@ def picture(view: RunView, width: int, height: int) -> Group:
     room = height - 7 - len(warnings)
     num_shown = min(num_ranks, max(1, room - 5))
     ranks = sorted(view.ranks, key=lambda each: (each.rank not in silent, each.rank))[:num_shown]
-    table = _rank_table(ranks, silent, with_host=width >= 60)
+    table = _rank_table(ranks, silent, is_wide=is_wide)
     if num_shown < num_ranks:
         table.add_row(f"+{num_ranks - num_shown}", style="dim")
     rows = max(2, room - num_shown - (num_shown < num_ranks))
@@ -92,22 +95,22 @@ def runs_picture(runs: SeveralRuns, width: int, height: int) -> Group:
     return Group(head, Text(""), table, Text(""), Text(leave, style="dim"))
 
 
-def _rank_table(ranks: list[RankView], silent: dict[int, str], *, with_host: bool) -> Table:
-    table = Table(box=None, expand=with_host, padding=(0, 1), pad_edge=False, header_style="dim")
+def _rank_table(ranks: list[RankView], silent: dict[int, str], *, is_wide: bool) -> Table:
+    table = Table(box=None, expand=is_wide, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("rank", justify="right", no_wrap=True)
-    if with_host:
+    if is_wide:
         table.add_column("host", ratio=1, no_wrap=True, overflow="ellipsis")
-    for name in ("steps/s", "return", "weight", "msg age", "distance"):
+    for name in ("steps/s", "return", *(("weight", "msg age") if is_wide else ()), "distance"):
         table.add_column(name, justify="right", no_wrap=True)
     for view in ranks:
         is_silent = view.rank in silent
+        age = "-" if view.message_age_s != view.message_age_s else f"{view.message_age_s * 1e3:,.0f} ms"
         table.add_row(
             str(view.rank),
-            *([Text(shown(view.hostname))] if with_host else []),
+            *([Text(shown(view.hostname))] if is_wide else []),
             "silent" if is_silent else number(view.env_steps_per_s, ",.0f"),
             number(view.mean_return, ".1f"),
-            number(view.weight, ".3f"),
-            "-" if view.message_age_s != view.message_age_s else f"{view.message_age_s * 1e3:,.0f} ms",
+            *([number(view.weight, ".3f"), age] if is_wide else []),
             number(view.distance, ".2%"),
             style="bold red" if is_silent else None,
         )
