@@ -37,7 +37,12 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
         assert state == "warning"
         assert "serialized" in text
 
-    here = placement.place(comm)
+    for wanted, number in (("3", 3), ("", None), ("many", None)):
+        with monkeypatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", wanted)
+            here = placement.place(comm)
+        assert here.num_torch_threads == (number or here.num_threads)
+        assert ("3 threads for torch (OMP_NUM_THREADS), " in str(here)) == (number is not None)
     for num_cpus, expected in ((1, "warning"), (2, "ok")):
         crowded = replace(here, cpus=frozenset(range(num_cpus)), num_sharing=2)
         with monkeypatch.context() as patch:
