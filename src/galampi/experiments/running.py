@@ -79,7 +79,7 @@ def _part(
     lacking = _lacking(planned, records)
     if not lacking:
         return 0
-    _lay_out(lacking, runs)
+    _lay_out(planned, lacking, runs)
     failures: list[str] = []
     recorded: set[str] = set()
 
@@ -111,25 +111,27 @@ def _part(
     return code
 
 
-def _lay_out(lacking: Mapping[str, PlannedRun], runs: Path) -> None:
-    """Make a sweep of some runs, of one that is there too: what a plan has gained is added, what it lacks is left out.
+def _lay_out(planned: Mapping[str, PlannedRun], lacking: Mapping[str, PlannedRun], runs: Path) -> None:
+    """Make a sweep of what is lacking; into one that is there comes what the plan has gained, and what it has lost goes.
 
     Raises:
         UserError: A run that has begun there is another one, or the folder cannot be written.
     """
-    jobs = {name: each.job for name, each in lacking.items()}
     if not sweep.is_sweep(runs):
-        sweep.lay_out(runs, jobs)
+        sweep.lay_out(runs, {name: each.job for name, each in lacking.items()})
         return
-    for run in sweep.read_sweep(runs):
-        if run.name in jobs and run.state != "missing":
-            there = load_job(run.job_file)
-            if differing := difference_of(there, jobs[run.name]):
-                key, value, planned = differing
-                raise UserError(
-                    f"{runs}: holds the runs of another plan: {key} is {value!r} in {run.name}, and {planned!r} in the "
-                    "plan; choose another --runs"
-                )
+    there = sweep.read_sweep(runs)
+    # What was trained there before stays a part of it.
+    done = {run.name for run in there if run.state == "done"}
+    jobs = {name: each.job for name, each in planned.items() if name in lacking or name in done}
+    for run in there:
+        has_begun = run.name in jobs and run.state != "missing"
+        if has_begun and (differing := difference_of(load_job(run.job_file), jobs[run.name])):
+            key, value, asked = differing
+            raise UserError(
+                f"{runs}: holds the runs of another plan: {key} is {value!r} in {run.name}, and {asked!r} in the plan; "
+                "choose another --runs"
+            )
     sweep.change(runs, jobs)
 
 

@@ -282,10 +282,19 @@ def test_a_sweep_follows_its_plan(tmp_path, monkeypatch) -> None:
         planned(folder, PLAN.replace("[1, 2, 3]", str(seeds)))
         assert running.run_plan(folder, runs, 1, print) == STOPPED
         assert sorted(laid_out) == sorted(f"method-{m}_seed-{s}" for s in seeds for m in ("push-sum", "gala"))
+    # What is kept already stays in the sweep that trained it.
+    made = {"total_env_steps": "32000", "gossip.method": "gala", "seed": "2"}
+    record(
+        make_run(runs / "results/method-gala_seed-2", settings=made), folder / "results/method-gala_seed-2.h5", FACTS
+    )
+    write_checksums(folder / "results")
+    assert running.run_plan(folder, runs, 1, print) == STOPPED
+    assert len(laid_out) == 6
     # One that has begun stays what it is.
     make_run(runs / "results/method-gala_seed-1", status="stopped")
+    (folder / "results/method-gala_seed-2.h5").unlink()
     planned(folder, PLAN.replace("32_000", "64_000"))
-    with pytest.raises(UserError, match="total_env_steps is 32000 in method-gala_seed-1, and 64000 in the plan"):
+    with pytest.raises(UserError, match=r"total_env_steps is 32000 in method-gala_seed-\d, and 64000 in the plan"):
         running.run_plan(folder, runs, 1, print)
 
 
