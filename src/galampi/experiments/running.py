@@ -112,7 +112,7 @@ def _part(
 
 
 def _lay_out(planned: Mapping[str, PlannedRun], lacking: Mapping[str, PlannedRun], runs: Path) -> None:
-    """Make a sweep of what is lacking; into one that is there comes what the plan has gained, and what it has lost goes.
+    """Make a sweep of what is lacking; one that is there gains what the plan has gained, and loses what that has lost.
 
     Raises:
         UserError: A run that has begun there is another one, or the folder cannot be written.
