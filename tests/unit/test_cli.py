@@ -92,9 +92,9 @@ def test_a_variable_that_is_not_set_is_no_path(words) -> None:
 
 
 def test_what_the_terminal_cannot_show_is_no_failure(tmp_path) -> None:
-    run_path = tmp_path / "caf\u00e9"
+    run_path = tmp_path / "\u03c0"
     done = galampi("status", str(run_path), env={"PYTHONIOENCODING": "ascii"})
-    assert done.stdout.decode() == f"{tmp_path}/caf\\xe9: missing: no job.h5 there\n"
+    assert done.stdout.decode() == f"{tmp_path}/\\u03c0: missing: no job.h5 there\n"
     assert (done.returncode, done.stderr) == (2, b"")
 
 
