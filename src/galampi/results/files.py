@@ -92,7 +92,7 @@ def refuse_other_kind(path: Path, *suffixes: str) -> None:
     Raises:
         UserError: Such a file lies at `path`.
     """
-    if path.exists() and path.suffix.lower() not in suffixes:
+    if path.is_file() and path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: is there already, and no {suffixes[0]}; choose another name")
 
 
