@@ -33,6 +33,9 @@ _LEGENDS = {
     "return": "final return: mean of the last 100 episodes; area: mean of the learning curve; both as interquartile "
     "means over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
     "were seen; intervals of 95 %",
+    "steps": "env steps to it: of all ranks, until the mean return of 100 episodes first is the threshold, to a 200th "
+    "of the budget; of the runs that get there the median, least and greatest; final return: mean of the last 100 "
+    "episodes, as interquartile mean over runs; intervals of 95 %",
     "distance": "distance: of all ranks to their mean, over the norm of their parameters, and the bound of Proposition "
     "1 on it, medians over time; final return: mean of the last 100 episodes; all as interquartile means over runs; in "
     "the ball: runs within the bound whenever they were seen, of runs that average no messages those that end within "
@@ -196,6 +199,30 @@ def _rows(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     yield from _comparisons(outcome, arms)
 
 
+def _steps(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
+    """Yield the lines of a group: how soon each arm reaches the threshold; and by how much the others are sooner."""
+    threshold = outcome.plan.threshold
+    took = {arm.value: {seed: run.steps_to(threshold) for seed, run in arm.runs.items()} for arm in arms}
+    rows: list[tuple[str, ...]] = [
+        ("", "runs", f"reach {threshold:g}", "env steps to it", "least", "greatest", "final return")
+    ]
+    for arm in arms:
+        steps = np.array(list(took[arm.value].values()))
+        reached = steps[np.isfinite(steps)]
+        of_steps = [f"{each(reached):,.0f}" if len(reached) else "-" for each in (np.median, np.min, np.max)]
+        reach = f"{share(len(reached), len(steps)):.2f}"
+        rows.append((arm.value, str(len(steps)), reach, *of_steps, *_returns(outcome, arm.finals)))
+    yield from aligned(rows)
+    theirs = took.get(outcome.plan.baseline, {})
+    for arm in arms:
+        own = took[arm.value]
+        seeds = [seed for seed in own if np.isfinite(own[seed]) and np.isfinite(theirs.get(seed, np.nan))]
+        if arm.value != outcome.plan.baseline and seeds:
+            more = difference(*(np.array([each[seed] for seed in seeds]) for each in (own, theirs)))
+            seeds_of = seeds_text(len(seeds))
+            yield f"  {arm.value} less {outcome.plan.baseline} over {seeds_of}: env steps to it {more:+,.0f}"
+
+
 def _percent(values: NDArray[np.float64]) -> str:
     """Write the interquartile mean of a number of each run; a dash if one has none."""
     return f"{interquartile_mean(values):.2f}" if np.isfinite(values).all() else "-"
@@ -312,7 +339,7 @@ def _sketches(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     yield from aligned(rows)
 
 
-_TABLES = {"return": _rows, "distance": _distances, "faults": _costs, "sketch": _sketches}
+_TABLES = {"return": _rows, "steps": _steps, "distance": _distances, "faults": _costs, "sketch": _sketches}
 
 
 def relative(arm: Arm, what: str) -> NDArray[np.float64]:

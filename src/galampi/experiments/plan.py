@@ -72,8 +72,9 @@ class Plan(BaseModel):
     """Its value that the others are compared with."""
     threshold: float = Field(allow_inf_nan=False)
     """Return from which on a run counts as a success."""
-    statistic: Literal["return", "distance", "faults", "sketch"] = "return"
-    """What the claim is about: returns, how far apart the ranks are, what faults cost, or how far sketches are off."""
+    statistic: Literal["return", "steps", "distance", "faults", "sketch"] = "return"
+    """What the claim is about: returns, env steps to the threshold, how far apart the ranks are, what faults cost, or
+    how far sketches are off."""
     faults: dict[str, tuple[Fault, ...]] = {}
     """What happens to the runs, by values of an axis that is called `fault`."""
     seeds: tuple[int, ...] = Field(min_length=1)

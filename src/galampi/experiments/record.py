@@ -97,6 +97,11 @@ class RecordedRun:
         """Mean return of the last 100 episodes; NaN if fewer than 10 ended."""
         return float(self.last_returns.mean()) if len(self.last_returns) >= FEWEST_EPISODES else float("nan")
 
+    def steps_to(self, threshold: float) -> float:
+        """Return the env steps until the mean return of 100 episodes first was a threshold; NaN if it never was."""
+        reached = np.flatnonzero(self.curve >= threshold)
+        return float(self.curve_at[reached[0]]) if len(reached) else float("nan")
+
     @property
     def relative_distance(self) -> float:
         """Distance over the norm of the ranks' parameters, sqrt(N) times a rank's: the median over time."""

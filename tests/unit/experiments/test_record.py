@@ -361,3 +361,18 @@ def test_statistics_without_what_they_are_about(experiment, statistic, tmp_path)
     outcome = read_outcome(experiment)
     assert "push-sum" in table(outcome)
     save_picture(outcome, tmp_path / "picture.png")
+
+
+def test_env_steps_to_a_return(experiment) -> None:
+    text = PLAN.replace("threshold = 150.0", 'statistic = "steps"\nthreshold = 80.0')
+    (experiment / "plan.toml").write_text(text)
+    lines = table(read_outcome(experiment)).splitlines()
+    rows = {line.split()[0]: line.split() for line in lines if line.startswith("  ") and "less" not in line}
+    # The mean of the last 100 returns, of two ranks, is 80 when each has done 105 updates of 80 env steps; by half the
+    # slope 185.
+    assert rows["push-sum"][1:7] == ["3", "1.00", "(0.44", "to", "1.00)", "16,800"]
+    assert rows["gala"][6] == "29,600"
+    (difference,) = [line for line in lines if "less gala" in line]
+    assert difference.startswith("  push-sum less gala over 3 seeds: env steps to it -4,2")
+    (experiment / "plan.toml").write_text(text.replace("80.0", "800.0"))
+    assert "0.00 (0.00 to 0.56)  -                -      -" in table(read_outcome(experiment))
