@@ -137,7 +137,7 @@ evidence: $(READY)  ## Compute every number of the experiments from what is kept
 		for kept in $$(ls "$$folder"/*/SHA256SUMS 2>/dev/null); do \
 			(cd "$$(dirname "$$kept")" && sha256sum --quiet -c SHA256SUMS) || exit 1; \
 		done; \
-		[ -d "$$folder/results" ] || { echo "$$folder: planned, not run to its end"; continue; }; \
+		[ -e "$$folder/results/SHA256SUMS" ] || { echo "$$folder: planned, not run to its end"; continue; }; \
 		python -m galampi experiment "$$folder" --picture "docs/images/$$(basename "$$folder").png" || exit 1; \
 	done
 	@python -m galampi experiment $(CLAIMS) --picture docs/images/evidence.png >/dev/null

@@ -4,8 +4,9 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from galampi.experiments.outcome import read_outcome, table
+from galampi.experiments.outcome import read_outcome
 from galampi.experiments.running import run_plan
+from galampi.experiments.tables import table
 
 PLAN = """
 claim = "faults cost time alone"

@@ -35,7 +35,8 @@ def _experiment(arguments: argparse.Namespace) -> int:
         raise UserError(f"experiment needs {error.name}: pip install 'galampi[report]'") from None
 
     from galampi.experiments import picture, speed
-    from galampi.experiments.outcome import Outcome, read_outcome, table
+    from galampi.experiments.outcome import Outcome, read_outcome
+    from galampi.experiments.tables import table
 
     folders: list[Path] = arguments.folders
     if arguments.runs is None and (words := _words_of_training(arguments)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,9 +75,7 @@ def add_settings(parser: Parser) -> None:
     add = parser.recorded(parser.add_argument_group("settings of the job, over those of the file").add_argument)
     defaults = Job()
     for key, field in fields():
-        value: object = defaults
-        for part in key.split("."):
-            value = getattr(value, part)
+        value = attrgetter(key)(defaults)
         text = (field.description or "").replace("%", "%%")
         add(f"--{key}", metavar="VALUE", help=f"{text} Takes {allowed(field)} [{value}]".replace("True", "true"))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from galampi.errors import UserError
 from galampi.experiments.plan import Plan, PlannedRun, plan_path, tuning_name, tuning_runs
-from galampi.experiments.record import RecordedRun, check_sum, read_record
+from galampi.experiments.record import RecordedRun, check_sum, read_record, read_sums
 from galampi.job import difference_of, parse_job
 
 
@@ -27,12 +27,13 @@ def read_kept(folder: Path, part: str, plan: Plan, planned: Mapping[str, Planned
         ResultsError: A file is damaged, or not what it was when it was kept.
     """
     records = folder / part
+    sums = read_sums(records)
     kept: dict[str, RecordedRun] = {}
     for name, each in planned.items():
         path = records / f"{name}.h5"
         if not path.exists():
             continue
-        check_sum(path)
+        check_sum(path, sums)
         kept[name] = read_record(path)
         about = kept[name].about
         num_ranks = 1 if each.is_outside else plan.num_ranks

@@ -20,8 +20,9 @@ from galampi.analysis.comparison import Estimate, interquartile_mean, performanc
 from galampi.analysis.figures.drawing import BAND_ALPHA, STYLE, line_colors, steps_unit
 from galampi.analysis.statistics import over_runs
 from galampi.errors import UserError
-from galampi.experiments.outcome import Arm, Outcome, relative, seeds_text
+from galampi.experiments.outcome import Arm, Outcome, relative
 from galampi.experiments.speed import Ratios
+from galampi.experiments.tables import seeds_text
 
 Floats = NDArray[np.float64]
 

@@ -9,11 +9,11 @@ An experiment is a folder:
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from galampi.errors import UserError
 from galampi.experiments.faults import Fault
-from galampi.job import Job, fields, find_job, load_job, toml_text
-from galampi.launch.sweep import free_name, run_name
+from galampi.job import Job, did_you_mean, fields, find_job, load_job, toml_text
+from galampi.launch.axes import free_name, run_name
 
 AnyPlan = TypeVar("AnyPlan", bound=BaseModel)
 
@@ -274,14 +274,10 @@ def _number(job: Job, key: str, where: str) -> float:
     Raises:
         UserError: It is no setting, or no number.
     """
-    known = dict(fields())
+    known = [name for name, _ in fields()]
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{where}: tuning.key is {key!r}, which is not a key of a job{hint}")
-    value: Any = job
-    for part in key.split("."):
-        value = getattr(value, part)
+        raise UserError(f"{where}: tuning.key is {key!r}, which is not a key of a job{did_you_mean(key, known)}")
+    value: Any = attrgetter(key)(job)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where}: tuning.key is {key!r}; must be a setting whose value is a number, not {value!r}")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from galampi.analysis.statistics import (
     learning_curve,
 )
 from galampi.analysis.summary import RunReport
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.experiments.faults import read_suffered
 from galampi.job import Job, dump_job
 from galampi.policies.stored import checkpoint_path, kept_updates
@@ -255,6 +256,20 @@ def write_checksums(folder: Path) -> None:
     replace_text(folder / SUMS, "".join(f"{_digest(path)}  {path.name}\n" for path in kept))
 
 
+def make_writable(folder: Path) -> None:
+    """Make the folder in which something is to be kept, before hours go into it.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
 def read_sums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that was kept in a folder, by its name; of one that has none that was cut off."""
     try:
@@ -264,13 +279,13 @@ def read_sums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def check_sum(path: Path) -> None:
-    """See that a file is what was kept.
+def check_sum(path: Path, sums: Mapping[str, str]) -> None:
+    """See that a file is what was kept, by what `read_sums` returns of its folder.
 
     Raises:
         ResultsError: It is not, or keeping it was cut off.
     """
-    digest = read_sums(path.parent).get(path.name)
+    digest = sums.get(path.name)
     if digest is None:
         raise ResultsError(f"{path}: is not listed in {SUMS} beside it, as what was kept is")
     if digest != _digest(path):

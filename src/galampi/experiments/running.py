@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from galampi.experiments.plan import (
     read_plan,
     tuning_runs,
 )
-from galampi.experiments.record import read_sums, record, record_outside, write_checksums
+from galampi.experiments.record import make_writable, read_sums, record, record_outside, write_checksums
 from galampi.job import difference_of, load_job
 from galampi.launch import here, sweep
 from galampi.launch.sweep import SweptRun
@@ -52,7 +51,7 @@ def run_plan(folder: Path, runs: Path, at_once: int, tell: Callable[[str], None]
         lacking = _lacking(planned, folder / name)
         read_kept(folder, name, plan, {run: planned[run] for run in planned.keys() - lacking.keys()})
         if lacking:
-            _make_writable(folder / name)
+            make_writable(folder / name)
         own = {run: each for run, each in planned.items() if not each.is_outside}
         code = _part(own, folder / name, runs / name, plan, at_once, tell)
         others = {run: each for run, each in planned.items() if each.is_outside}
@@ -163,20 +162,6 @@ def _lacking(planned: Mapping[str, PlannedRun], records: Path) -> dict[str, Plan
     kept = read_sums(records)
     there = {name for name in planned if f"{name}.h5" in kept and (records / f"{name}.h5").exists()}
     return {name: each for name, each in planned.items() if name not in there}
-
-
-def _make_writable(records: Path) -> None:
-    """Make the folder in which runs are recorded, before any is trained.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    try:
-        records.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=records):
-            pass
-    except OSError as error:
-        raise UserError(f"{records}: cannot be written: {error.strerror}") from None
 
 
 def _facts() -> dict[str, str]:

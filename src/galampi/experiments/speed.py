@@ -23,9 +23,9 @@ from galampi.analysis.comparison import Estimate, median
 from galampi.bench import contestants
 from galampi.bench.timed_train import Disturbance
 from galampi.errors import ResultsError, UserError
-from galampi.experiments.outcome import WIDTH, aligned
 from galampi.experiments.plan import read_as, read_toml
-from galampi.experiments.record import check_sum, write_checksums
+from galampi.experiments.record import check_sum, make_writable, read_sums, write_checksums
+from galampi.experiments.tables import WIDTH, aligned
 from galampi.ranks.processor import processor
 from galampi.results.files import replace_text
 
@@ -103,8 +103,10 @@ def measure_plan(folder: Path, tell: Callable[[str], None]) -> None:
     """
     plan = read_as(SpeedPlan, folder)
     samples = {(each.round, each.condition, each.method): each for each in _read(folder)}
-    # Before anything is measured, it is seen that it can be kept.
-    _write(folder, list(samples.values()))
+    make_writable(_path(folder).parent)
+    if samples:
+        # Of what was kept last the sum may have been cut off.
+        _write(folder, list(samples.values()))
     for number in range(1, plan.num_rounds + 1):
         methods = plan.methods if number % 2 else plan.methods[::-1]
         for name, condition in plan.conditions.items():
@@ -240,8 +242,9 @@ def _read(folder: Path) -> list[Sample]:
 
 def _read_kept(folder: Path) -> list[Sample]:
     """Read the samples, if they are what was kept."""
-    if _path(folder).exists():
-        check_sum(_path(folder))
+    path = _path(folder)
+    if path.exists():
+        check_sum(path, read_sums(path.parent))
     return _read(folder)
 
 
@@ -249,7 +252,6 @@ def _write(folder: Path, samples: list[Sample]) -> None:
     lines = ",\n".join(json.dumps(vars(each)) for each in samples)
     path = _path(folder)
     try:
-        path.parent.mkdir(exist_ok=True)
         replace_text(path, f"[\n{lines}\n]\n")
         write_checksums(path.parent)
     except OSError as error:

@@ -227,18 +227,19 @@ def _first_fault(error: ValidationError) -> str:
     text = f"{key} is {fault['input']!r}; must be {allowed(field)}"
     if fault["type"] == "value_error":
         text = f"{key} is {fault['input']!r}; {fault['msg'].removeprefix('Value error, ')}"
-    return text + _did_you_mean(str(fault["input"]), [str(v) for v in _literals(field.annotation)])
+    return text + did_you_mean(str(fault["input"]), [str(v) for v in _literals(field.annotation)])
 
 
 def _unknown(key: str) -> str:
     names = [name for name, _ in fields()]
-    hint = _did_you_mean(key, names)
+    hint = did_you_mean(key, names)
     if not hint:
         last = key.rsplit(".", 1)[-1]
-        hint = _did_you_mean(last, [name.rsplit(".", 1)[-1] for name in names], names)
+        hint = did_you_mean(last, [name.rsplit(".", 1)[-1] for name in names], names)
     return f"{key} is not a key of a job{hint}"
 
 
-def _did_you_mean(word: str, words: list[str], shown: list[str] | None = None) -> str:
+def did_you_mean(word: str, words: Sequence[str], shown: Sequence[str] | None = None) -> str:
+    """Name the nearest of some words, as `shown`, for the end of an error; '' if none is near."""
     near = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {(shown or words)[words.index(near[0])]!r}?" if near else ""

@@ -10,6 +10,7 @@ from typing import Any
 from galampi.errors import UserError
 from galampi.job import find_modules, load_job
 from galampi.launch import rehearsal, status, sweep
+from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.folder import job_to_train, lay_down
 from galampi.launch.submit import (
     Resources,
@@ -177,8 +178,8 @@ def _rehearse(request: Request) -> int:
 
 def _submit_new_sweep(request: Request) -> int:
     job = load_job(request.job, request.overrides)
-    axes = sweep.parse_axes(request.sweeps, request.num_seeds, job.seed)
-    jobs = sweep.combinations(request.job, request.overrides, axes)
+    axes = parse_axes(request.sweeps, request.num_seeds, job.seed)
+    jobs = combinations(request.job, request.overrides, axes)
     options = _options_of(request, sweep.Options())
     folder = _folder_of(request, job.name)
     if not request.dry_run:

@@ -22,6 +22,7 @@ from types import FrameType
 from galampi.errors import UserError
 from galampi.job import load_job
 from galampi.launch import sweep
+from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.mpirun import mpirun
 from galampi.launch.status import held, run_status
 from galampi.launch.submit import clean_environment
@@ -107,8 +108,8 @@ def _lay_out(asked: Asked) -> None:
         if asked.job is not None or asked.overrides:
             raise UserError(f"{asked.folder}: a sweep that is laid out keeps its settings; name its folder alone")
         return
-    axes = sweep.parse_axes(asked.sweeps, asked.num_seeds, load_job(asked.job, asked.overrides).seed)
-    jobs = sweep.combinations(asked.job, asked.overrides, axes)
+    axes = parse_axes(asked.sweeps, asked.num_seeds, load_job(asked.job, asked.overrides).seed)
+    jobs = combinations(asked.job, asked.overrides, axes)
     if not is_there:
         sweep.lay_out(asked.folder, jobs)
         return

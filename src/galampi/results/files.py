@@ -86,14 +86,14 @@ def replacing(path: Path, file_format: str, previous: Path | None = None) -> Ite
         yield file
 
 
-def refuse_other_kind(path: Path, *suffixes: str) -> None:
-    """See that no file which its name says is of another kind would give way to one of `suffixes`.
+def refuse_other_kind(path: Path, suffix: str) -> None:
+    """See that no file which its name says is of another kind would give way to one that ends in `suffix`.
 
     Raises:
         UserError: Such a file lies at `path`.
     """
-    if path.is_file() and path.suffix.lower() not in suffixes:
-        raise UserError(f"{path}: is there already, and no {suffixes[0]}; choose another name")
+    if path.is_file() and path.suffix.lower() != suffix:
+        raise UserError(f"{path}: is there already, and no {suffix}; choose another name")
 
 
 def replace_text(path: Path, text: str) -> None:

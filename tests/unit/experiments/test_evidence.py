@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from galampi.experiments.outcome import read_outcome, table
+from galampi.experiments.outcome import read_outcome
 from galampi.experiments.speed import is_about_speed, speed_table
+from galampi.experiments.tables import table
 
 ROOT = Path(__file__).parents[3]
 EXPERIMENTS = sorted(path.parents[1] for path in (ROOT / "experiments").glob("*/results/SHA256SUMS"))

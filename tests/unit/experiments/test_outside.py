@@ -8,10 +8,11 @@ pytest.importorskip("scipy")
 
 from galampi.errors import UserError
 from galampi.experiments import outside
-from galampi.experiments.outcome import read_outcome, table
+from galampi.experiments.outcome import read_outcome
 from galampi.experiments.plan import counted_runs, read_plan
 from galampi.experiments.record import read_record
 from galampi.experiments.running import run_plan
+from galampi.experiments.tables import table
 from galampi.job import load_job
 from galampi.job.shipped import find_job
 

@@ -13,10 +13,11 @@ from galampi.analysis.summary import RunReport
 from galampi.errors import ResultsError, UserError
 from galampi.experiments import running
 from galampi.experiments.kept import chosen_factors
-from galampi.experiments.outcome import Arm, Outcome, growth, read_outcome, relative, table
+from galampi.experiments.outcome import Arm, Outcome, growth, read_outcome, relative
 from galampi.experiments.picture import _colors, save_picture, save_pictures
 from galampi.experiments.plan import Plan, read_plan
 from galampi.experiments.record import RecordedRun, read_record, record, write_checksums
+from galampi.experiments.tables import table
 from galampi.job import parse_job
 from galampi.launch.here import STOPPED
 from galampi.policies.stored import checkpoint_path

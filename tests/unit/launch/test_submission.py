@@ -13,6 +13,7 @@ from galampi.cli import run
 from galampi.errors import UserError
 from galampi.job import load_job
 from galampi.launch import sweep
+from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -397,8 +398,8 @@ def test_the_documented_submissions_are_allowed(monkeypatch, capsys) -> None:
 def test_the_documented_reports_are_of_the_runs_of_one_game_each(tmp_path, monkeypatch) -> None:
     (words,) = [words for words in documented("submit") if "--sweep" in words]
     values = [words[i + 1] for i, word in enumerate(words) if word == "--sweep"]
-    axes = sweep.parse_axes(values, int(words[words.index("--array-seeds") + 1]), 1)
-    jobs = sweep.combinations(ROOT / words[1], {}, axes)
+    axes = parse_axes(values, int(words[words.index("--array-seeds") + 1]), 1)
+    jobs = combinations(ROOT / words[1], {}, axes)
     monkeypatch.chdir(tmp_path)
     experiment = Path(words[words.index("--out") + 1])
     sweep.lay_out(experiment, jobs)

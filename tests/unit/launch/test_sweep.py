@@ -11,6 +11,7 @@ import pytest
 from galampi.cli import run
 from galampi.errors import UserError
 from galampi.launch import status, sweep
+from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.commands import show_status
 from galampi.launch.submit import Resources
 from galampi.results import JobFile
@@ -19,8 +20,8 @@ from galampi.results import JobFile
 def make(folder: Path, num_seeds: int = 3) -> Path:
     job = folder / "job.toml"
     job.write_text("")
-    axes = sweep.parse_axes(["environment.id=ALE/Pong-v5,CartPole-v1"], num_seeds, 1)
-    sweep.lay_out(folder / "sweep", sweep.combinations(job, {}, axes))
+    axes = parse_axes(["environment.id=ALE/Pong-v5,CartPole-v1"], num_seeds, 1)
+    sweep.lay_out(folder / "sweep", combinations(job, {}, axes))
     return folder / "sweep"
 
 
@@ -33,9 +34,9 @@ def put_in_queue(monkeypatch, lines: list[str]) -> None:
 
 
 def test_axes() -> None:
-    axes = sweep.parse_axes(["network.hidden_sizes=[64,64],[32]", "gossip.method=gala,none"], 2, 5)
+    axes = parse_axes(["network.hidden_sizes=[64,64],[32]", "gossip.method=gala,none"], 2, 5)
     assert axes == {"network.hidden_sizes": ["[64,64]", "[32]"], "gossip.method": ["gala", "none"], "seed": ["5", "6"]}
-    tables = sweep.parse_axes(["environment.kwargs={a=1,b={c=[1,2]}},{a='x,]'}"], None, 1)
+    tables = parse_axes(["environment.kwargs={a=1,b={c=[1,2]}},{a='x,]'}"], None, 1)
     assert tables == {"environment.kwargs": ["{a=1,b={c=[1,2]}}", "{a='x,]'}"]}
 
 
@@ -56,12 +57,12 @@ def test_axes() -> None:
 )
 def test_axes_that_are_none(sweeps, num_seeds, match) -> None:
     with pytest.raises(UserError, match=match):
-        sweep.parse_axes(sweeps, num_seeds, 1)
+        parse_axes(sweeps, num_seeds, 1)
 
 
 def test_a_job_that_is_asked_for_twice(tmp_path) -> None:
     with pytest.raises(UserError, match=r"gamma-0\.9 and gamma-0\.90 are the same job"):
-        sweep.combinations(None, {}, {"learner.gamma": ["0.9", "0.90"]})
+        combinations(None, {}, {"learner.gamma": ["0.9", "0.90"]})
 
 
 @pytest.mark.parametrize("name", [sweep.OPTIONS, sweep.SUBMISSIONS])
@@ -215,7 +216,7 @@ def test_a_run_that_cannot_be_written_takes_one_line(tmp_path, monkeypatch) -> N
 
 
 def test_folders_of_a_sweep_are_those_of_its_runs_in_their_order(tmp_path) -> None:
-    jobs = sweep.combinations(None, {}, {"seed": [str(seed) for seed in range(12)]})
+    jobs = combinations(None, {}, {"seed": [str(seed) for seed in range(12)]})
     sweep.lay_out(tmp_path / "sweep", jobs)
     assert sweep.run_folders(tmp_path / "sweep") == [tmp_path / "sweep" / f"seed-{seed}" for seed in range(12)]
     assert sweep.run_folders(tmp_path / "run") == [tmp_path / "run"]
