@@ -1,5 +1,6 @@
 """A planned experiment through its command: trained, interrupted, gone on with, computed again from what is kept."""
 
+import shutil
 import signal
 
 import pytest
@@ -52,6 +53,11 @@ def test_a_plan_is_trained_and_goes_on(galampi, tmp_path) -> None:
     assert output.endswith(again)
 
     (folder / "plan.toml").write_text(PLAN.replace("6000", "7000").replace("seeds = [1, 2]", "seeds = [1, 2, 3]"))
-    code, output, errors = galampi("experiment", folder, "--runs", tmp_path / "others", ranks=None).finish()
+    again = ("experiment", folder, "--runs", tmp_path / "others")
+    code, output, errors = galampi(*again, ranks=None).finish()
+    assert code == 2
+    assert "is of another run: total_env_steps is 6000 there, and 7000 by" in errors
+    shutil.rmtree(folder / "results")
+    code, output, errors = galampi(*again, ranks=None).finish()
     assert code == 2
     assert "holds the runs of another plan" in errors
