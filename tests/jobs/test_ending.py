@@ -36,7 +36,7 @@ def the_line(errors) -> str:
     ("method", "signalled"),
     [
         ("push-sum", False),
-        ("allreduce", True),
+        pytest.param("allreduce", True, marks=pytest.mark.slow),
         pytest.param("push-sum", True, marks=pytest.mark.slow),
         pytest.param("allreduce", False, marks=pytest.mark.slow),
     ],
@@ -69,6 +69,7 @@ def test_a_stuck_rank_holds_nobody_up(galampi, small_job, tmp_path, method, sign
     assert_sound(out, num_ranks=3, status="finished")
 
 
+@pytest.mark.slow
 def test_a_stuck_rank_holds_no_other_edge_up_on_a_network(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     (tmp_path / "network").mkdir()
@@ -315,6 +316,7 @@ def test_without_exchange_ranks_are_learners_of_their_own(galampi, small_job, tm
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_rows_after_the_last_checkpoint_of_ranks_that_left_do_not_count(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER, ranks=3)
@@ -361,6 +363,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_last_save_is_told_and_the_record_is_true(galampi, small_job, tmp_path) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
         out = disk / "run"

@@ -152,6 +152,7 @@ def test_a_simulator_that_breaks_the_rules_is_told_once(galampi, folder, tmp_pat
     assert open_run(tmp_path / "run").status == "failed"
 
 
+@pytest.mark.slow
 def test_a_job_outlives_failures_but_not_too_many(galampi, folder, tmp_path) -> None:
     out = tmp_path / "run"
     kwargs = '{ number = "{simulator}", habit = "raises" }'

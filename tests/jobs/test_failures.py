@@ -222,6 +222,7 @@ def test_nothing_to_resume(galampi, small_job, tmp_path) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_running_job_keeps_its_folder(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     first = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000)

@@ -62,6 +62,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(galampi, endless) -> None:
     assert galampi("submit", sweep, ranks=None).finish()[1].endswith("nothing to submit\n")
 
 
+@pytest.mark.slow
 def test_a_run_whose_command_was_killed_keeps_its_place(galampi, endless) -> None:
     sweep, command = endless
     (launcher,) = psutil.Process(command.process.pid).children()

@@ -222,6 +222,7 @@ def test_ranks_that_are_given_other_jobs_are_refused(tmp_path) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_script_that_its_simulators_would_run_again_is_told(tmp_path) -> None:
     done = script(tmp_path, '{"environment.vectorization": "async"}')
     assert done.returncode != 0
