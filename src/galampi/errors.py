@@ -4,10 +4,13 @@ GalampiError
 ├── UserError          the user's mistake: one clear line, exit code 2
 │   ├── JobError       a job file or an override holds something that is not allowed
 │   └── ResultsError   a file of results is missing, truncated, foreign or of another version
+│       ├── UnreadableError    a file may not be read, or the system fails to; what it holds is not known
 │       └── UntoldError    files are whole, but do not tell which rank averaged which message
 ├── LostRankError      a rank is gone or was never part of the job, exit code 1
 └── BrokenRunError     what one rank alone has met after training had begun, and can't go on with, exit code 1
 """
+
+from collections.abc import Collection
 
 
 class GalampiError(Exception):
@@ -30,6 +33,10 @@ class ResultsError(UserError):
     """A results file is missing, truncated, foreign or of an unknown version."""
 
 
+class UnreadableError(ResultsError):
+    """A results file may not be read, or the file system fails to: nothing is said of what it holds."""
+
+
 class UntoldError(ResultsError):
     """Files do not tell the exchange of a run; a report gives it as the reason why there is no bound."""
 
@@ -40,6 +47,17 @@ class LostRankError(GalampiError):
 
 class BrokenRunError(GalampiError):
     """A rank cannot go on, for a reason outside this package: its text is the one line that is shown."""
+
+
+def one_of(what: str, value: str, choices: Collection[str]) -> str:
+    """Return a value that is one of some choices.
+
+    Raises:
+        UserError: It is none of them.
+    """
+    if value not in choices:
+        raise UserError(f"{what} is {value!r}; must be one of {', '.join(map(repr, choices))}")
+    return value
 
 
 def os_error_line(error: OSError) -> str:

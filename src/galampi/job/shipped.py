@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from galampi.errors import JobError, UserError
+from galampi.paths import expanded
 
 # In a checkout both are links to the folders at its top.
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -24,7 +25,7 @@ def find_job(text: str) -> Path:
     Raises:
         JobError: It is a bare name, and none of them.
     """
-    path, jobs = Path(text), shipped_jobs()
+    path, jobs = expanded(text), shipped_jobs()
     # What is spelled as a path is none of ours, there or not. The folder of a run may well have the name of its job.
     if path.suffix or path.name != text or path.is_file() or (path / "jobs").is_dir():
         return path

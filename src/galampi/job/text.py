@@ -19,6 +19,7 @@ from galampi.errors import JobError
 from galampi.job.modules import named_modules
 from galampi.job.settings import ATARI_FIELDS, Job, Reference, Wrapper, fields
 from galampi.job.shipped import find_job
+from galampi.paths import expanded
 
 
 def load_job(
@@ -51,7 +52,7 @@ def load_job(
         raise JobError(f"{source if idle_setting(parse_job(text, source)) == fault else given_by}: {fault}")
     if path is not None and any(named_modules(job)):
         # An absolute folder is taken as it is.
-        return job.model_copy(update={"modules_folder": str((path.parent / job.modules_folder).resolve())})
+        return job.model_copy(update={"modules_folder": str((path.parent / expanded(job.modules_folder)).resolve())})
     return job
 
 
@@ -102,7 +103,8 @@ def dump_job(job: Job) -> str:
     idle: dict[str, set[str]] = {}
     for section, names, _ in _idle(job):
         idle.setdefault(section, set()).update(names)
-    return tomli_w.dumps(job.model_dump(mode="json", exclude=idle))
+    # Not as JSON, which has neither infinities nor dates.
+    return tomli_w.dumps(_lists(job.model_dump(exclude=idle)))
 
 
 def idle_setting(job: Job) -> str:
@@ -207,7 +209,14 @@ def _tuples(tree: Any) -> Any:
     """TOML has lists where the frozen Job has tuples."""
     if isinstance(tree, dict):
         return {key: _tuples(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree
+    return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
+
+
+def _lists(tree: Any) -> Any:
+    """Return a tree of a Job as TOML has it."""
+    if isinstance(tree, dict):
+        return {key: _lists(value) for key, value in tree.items()}
+    return list(map(_lists, tree)) if isinstance(tree, tuple | list) else tree
 
 
 def _first_fault(error: ValidationError) -> str:

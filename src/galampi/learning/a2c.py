@@ -202,12 +202,14 @@ class Learner:
             The norm of the gradient before the clip.
 
         Raises:
-            FloatingPointError: The gradient is not finite.
+            UserError: The gradient is not finite.
         """
         norm = float(torch.linalg.vector_norm(torch.from_numpy(self._gradient)))
         if not math.isfinite(norm):
-            raise FloatingPointError(
-                f"the norm of the gradient is {norm}; is the learning rate {learning_rate} too high?"
+            raise UserError(
+                f"the norm of the gradient is {norm}: training has diverged; the learning rate, {learning_rate:g}, may "
+                "be too high, rewards too large (learner.reward_scale, learner.normalize_returns), or a network of "
+                "your own may give what is not finite"
             )
         most = self._settings.max_grad_norm
         self._optimizer.step(learning_rate * scale, gradient_scale=most / norm if norm > most else 1.0)

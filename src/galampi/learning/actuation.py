@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from galampi.errors import UserError
-from galampi.learning.spaces import NO_BOUND
+from galampi.learning.spaces import says_something
 
 
 class Actuation:
@@ -58,7 +58,7 @@ class Actuation:
             self.shape, self.dtype = (space.low.size,), np.dtype(np.float32)
             self.least = self.most = np.zeros(self.shape, np.float32)
             self.low, self.high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
-            is_bounded = (np.abs(self.low) < NO_BOUND) & (np.abs(self.high) < NO_BOUND)
+            is_bounded = says_something(space, space.low).ravel() & says_something(space, space.high).ravel()
             low, high = (np.where(is_bounded, bound, end) for bound, end in ((self.low, -1), (self.high, 1)))
             self.middle, self.half_range = (high + low) / 2, (high - low) / 2
         else:

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from galampi.errors import USERS_FAILURES, UserError
-from galampi.job import Environment, Wrapper, import_module
+from galampi.job import Environment, Wrapper, did_you_mean, import_module
 from galampi.job.modules import one_line
 from galampi.learning.actuation import Actuation
 from galampi.learning.atari import Game
@@ -33,6 +33,7 @@ gym.register_envs(ale_py)
 
 NUMBER = "{simulator}"
 """What stands for the simulator's number in `environment.kwargs`."""
+_GREATEST = float(np.finfo(np.float32).max)
 ACTION_MASK = "action_mask"
 
 
@@ -167,10 +168,10 @@ class Simulator:
         observation, reward, terminated, truncated, info = answer
         if not _is_number(reward):
             raise self._fault(f"the reward is {_told(reward)}; must be a number")
-        if not math.isfinite(reward := float(reward)):
-            raise self._fault(f"the reward is {reward}; must be finite")
+        if not abs(reward := _as_float(reward)) <= _GREATEST:
+            raise self._fault(f"the reward is {reward}; must be finite, in 32 bits too")
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(flag, (bool, np.bool_, numbers.Integral)):
+            if not isinstance(flag, (bool, np.bool_, numbers.Integral)) and not _is_scalar_array(flag, "b"):
                 raise self._fault(f"{name} is {_told(flag)}; must be true or false")
         return self._answer(observation, info, reward, bool(terminated), bool(truncated))
 
@@ -195,8 +196,11 @@ class Simulator:
             if not isinstance(observation, Mapping) or self._mask_key not in observation:
                 raise self._fault(f"the observation has no {self._mask_key!r}: {_told(observation)}")
             mask = observation[self._mask_key]
+        is_masked = mask is not None and self.actuation.num_choices > 0
         if self.has_mask is None:
-            self.has_mask = mask is not None and self.actuation.num_choices > 0
+            self.has_mask = is_masked
+        elif is_masked and not self.has_mask:
+            raise self._fault("an action mask comes, and none came with the first reset; each must give one")
         try:
             row = self.encoding(observation)
         except UnfitError as error:
@@ -212,7 +216,7 @@ class Simulator:
             truncated,
             int(info["lives"]) if self._settings.is_atari else 0,
             self._mask(mask) if self.has_mask else None,
-            {str(key): float(value) for key, value in info.items() if _is_number(value)} if is_end else {},
+            {str(key): _as_float(value) for key, value in info.items() if _is_number(value)} if is_end else {},
             None,
         )
 
@@ -221,8 +225,11 @@ class Simulator:
         num_choices = self.actuation.num_choices
         if mask is None:
             return np.ones(num_choices, np.bool_)
-        parts = mask if isinstance(mask, tuple) else (mask,)
-        flat = np.concatenate([np.asarray(part).ravel() for part in parts])
+        parts = mask if isinstance(mask, tuple | list) else (mask,)
+        try:
+            flat = np.concatenate([np.asarray(part).ravel() for part in parts])
+        except ValueError:
+            flat = np.zeros(0)
         if flat.shape != (num_choices,) or flat.dtype.kind not in "biuf":
             raise self._fault(f"the action mask is {_told(mask)}; must say of {num_choices} choices which are allowed")
         return flat.astype(np.bool_)
@@ -269,6 +276,13 @@ def spec_of(environment_id: str) -> EnvSpec:
     try:
         return gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
+        if module:
+            held = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]
+            near = did_you_mean(name, held)
+            raise UserError(
+                f"environment.id is {environment_id!r}; module {module!r} has no class {name!r} and registers no such "
+                f"environment{near}"
+            ) from None
         raise UserError(f"environment.id is {environment_id!r}; {_hint(environment_id, error)}") from None
 
 
@@ -309,7 +323,10 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"{name}, which cannot be made: {' '.join(str(error).split())}") from None
     except USERS_FAILURES as error:
-        raise UserError(f"{name}, which cannot be made: {one_line(error)}") from error
+        hint = ""
+        if "daemonic processes" in str(error):
+            hint = "; it has processes of its own, for which environment.vectorization must be 'sync'"
+        raise UserError(f"{name}, which cannot be made: {one_line(error)}{hint}") from error
     if environment.is_atari:
         made = Game(made, environment)
     else:
@@ -376,7 +393,7 @@ def _filled(value: Any, number: int) -> Any:
     """Return arguments with the simulator's number in place of what stands for it, and lists as TOML has them."""
     if isinstance(value, dict):
         return {key: _filled(each, number) for key, each in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_filled(each, number) for each in value]
     if value == NUMBER:
         return number
@@ -398,9 +415,19 @@ def _hint(environment_id: str, error: Exception) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (numbers.Real, np.bool_)) or (
-        isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "biuf"
-    )
+    return isinstance(value, (numbers.Real, np.bool_)) or _is_scalar_array(value, "biuf")
+
+
+def _is_scalar_array(value: Any, kinds: str) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in kinds
+
+
+def _as_float(number: Any) -> float:
+    """Return a number; one that is too large for any float as infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _told(value: Any) -> str:

@@ -89,6 +89,16 @@ class Encoding:
         self.channels_last = isinstance(first, _Image) and self._is_whole and first.channels_last
 
     @property
+    def low_and_range(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each part what is taken from its values and what they are divided by then, [*shape] each.
+
+        The `scale` of a single part comes on top, as that of the array does.
+        """
+        if self._is_whole:
+            return [self._codes[0].low_and_range]
+        return [(low, extent / code.scale) for code in self._codes for low, extent in (code.low_and_range,)]
+
+    @property
     def is_image(self) -> bool:
         """Whether the array is an image, and not a row."""
         return len(self.shape) == 3
@@ -161,11 +171,23 @@ class _Leaf:
             raise self._unfit(value) from None
         if values.shape != self._value_shape or values.dtype.kind not in "biuf":
             raise self._unfit(value)
+        if self.dtype == np.uint8 and values.dtype.kind != "b" and values.dtype != np.uint8:
+            bad = values[(values < 0) | (values > 255) | (values != np.floor(values))]
+            if len(bad):
+                raise UnfitError(
+                    f"{f'{self.name!r} ' if self.name else ''}holds {bad[0]}; its space is of bytes, which are whole "
+                    "numbers from 0 to 255"
+                )
         return self.arrange(values[None])
 
     def arrange(self, values: np.ndarray) -> np.ndarray:
         """Encode values [N, ...] of the right shape."""
         return values.reshape(len(values), -1).astype(np.float32)
+
+    @property
+    def low_and_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is taken from its values and what they are divided by then, [*shape] each, beside `scale`."""
+        return np.zeros(self.shape), np.ones(self.shape)
 
     def _unfit(self, value: Any) -> UnfitError:
         where = f"{self.name!r} " if self.name else ""
@@ -194,6 +216,11 @@ class _Vector(_Leaf):
             values = (values - low) / extent
         return values.reshape(len(values), -1).astype(self.dtype)
 
+    @property
+    def low_and_range(self) -> tuple[np.ndarray, np.ndarray]:
+        low, extent = self._bounds or super().low_and_range
+        return low.ravel(), extent.ravel()
+
 
 class _Image(_Leaf):
     """A Box that is an image, in [0, 1], or bytes from 0 on; of a stack of images the channels are put together."""
@@ -216,10 +243,21 @@ class _Image(_Leaf):
         if self._bounds is not None:
             low, extent = self._bounds
             values = (values - low) / extent
+        values = self._laid(values)
+        return values.view(np.uint8) if values.dtype == np.bool_ else values.astype(self.dtype, copy=False)
+
+    @property
+    def low_and_range(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._bounds is None:
+            return super().low_and_range
+        low, extent = (self._laid(bound[None])[0] for bound in self._bounds)
+        return low, extent
+
+    def _laid(self, values: np.ndarray) -> np.ndarray:
+        """Lay values [N, ...] as the encoded image has them."""
         if self.channels_last:
             values = np.moveaxis(values, -1, -3)
-        values = values.reshape(len(values), *self.shape)
-        return values.view(np.uint8) if values.dtype == np.bool_ else values.astype(self.dtype, copy=False)
+        return values.reshape(len(values), *self.shape)
 
 
 class _OneHot(_Leaf):
@@ -297,15 +335,19 @@ def _has_channels_last(first: int, second: int, third: int) -> bool:
     return first > _FEW_CHANNELS or first >= third
 
 
+def says_something(space: gym.spaces.Box, bound: np.ndarray) -> np.ndarray:
+    """Return which elements of a bound of a Box are one, and not the greatest number there is; of the shape of it."""
+    is_one: np.ndarray = np.abs(bound.astype(np.float64)) < NO_BOUND
+    if space.dtype is not None and space.dtype.kind in "iu" and space.dtype.itemsize > 2:
+        # So gymnasium writes what is infinite.
+        extremes = np.iinfo(space.dtype.type)  # type: ignore[type-var]
+        is_one &= (bound != extremes.max) & ((bound != extremes.min) | (extremes.min == 0))
+    return is_one
+
+
 def _is_bounded(space: gym.spaces.Box) -> bool:
     """Whether all bounds say something."""
-    low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
-    if (np.abs(low) > NO_BOUND).any() or (np.abs(high) > NO_BOUND).any():
-        return False
-    if space.dtype is None or space.dtype.kind not in "iu" or space.dtype.itemsize <= 2:
-        return True
-    extremes = np.iinfo(space.dtype.type)  # type: ignore[type-var]
-    return not (space.high == extremes.max).any()
+    return bool(says_something(space, space.low).all() and says_something(space, space.high).all())
 
 
 def _bytes_scale(space: gym.spaces.Box) -> float | None:

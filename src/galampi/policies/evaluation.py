@@ -108,19 +108,34 @@ def evaluate(
             stack.enter_context(sole_writer(file))
         film = stack.enter_context(Video(video, environment, first_seed)) if video is not None else None
         for actions in ways:
-            progress = Progress(tell, environment.id, actions, bounds)
-            for num_before in range(0, num_episodes, MOST_SIMULATORS):
-                num_envs = min(MOST_SIMULATORS, num_episodes - num_before)
-                simulators = simulators_of(environment, first_seed=first_seed + num_before, num_envs=num_envs)
-                with closing(simulators):
-                    learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
-                    filmed = firsts[actions] if film is not None and num_before == 0 else None
-                    choose = _acting(simulators, learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
-                    for simulator, ended in play(simulators, choose, bounds, progress, filmed):
-                        number = num_before + simulator + 1
-                        episode = EvaluatedEpisode(episode=number, seed=first_seed + number - 1, **asdict(ended))
-                        report(actions, episode)
-                        episodes[actions].append(episode)
+            try:
+                progress = Progress(tell, environment.id, actions, bounds)
+                for num_before in range(0, num_episodes, MOST_SIMULATORS):
+                    num_envs = min(MOST_SIMULATORS, num_episodes - num_before)
+                    simulators = simulators_of(environment, first_seed=first_seed + num_before, num_envs=num_envs)
+                    with closing(simulators):
+                        learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
+                        filmed = firsts[actions] if film is not None and num_before == 0 else None
+                        choose = _acting(simulators, learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
+                        for simulator, ended in play(simulators, choose, bounds, progress, filmed):
+                            number = num_before + simulator + 1
+                            episode = EvaluatedEpisode(
+                                episode=number,
+                                seed=first_seed + number - 1,
+                                episodic_return=ended.episodic_return,
+                                length=ended.length,
+                                end=ended.end,
+                                taken=ended.taken,
+                            )
+                            report(actions, episode)
+                            episodes[actions].append(episode)
+            except UserError as error:
+                whole = {way: found for way, found in episodes.items() if len(found) == num_episodes}
+                if not whole:
+                    raise
+                _save(path, whole, _attributes(stored, bounds, simulators))
+                kept = " and ".join(f"'{way}'" for way in whole)
+                raise UserError(f"{error}; {path} holds the episodes with actions {kept}, which had ended") from error
             episodes[actions].sort(key=lambda episode: episode.episode)
         played = Played(episodes, bounds)
         _save(path, episodes, _attributes(stored, bounds, simulators))

@@ -37,7 +37,7 @@ def export_policy(stored: StoredPolicy, path: Path) -> None:
     safetensors = _imported("safetensors.torch", "--policy")
     refuse_other_kind(path, ".safetensors")
     network, about = _plain(stored)
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     content = safetensors.save(tensors, {"format": "pt", "galampi": json.dumps(about)})
     try:
         path.write_bytes(content)
@@ -110,10 +110,22 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
     }
     if network.observation_mean is not None:
         about["observation_clip"] = CLIP
-    if len(encoding.parts) > 1:
+    bounds = [(_told(low), _told(extent)) for low, extent in encoding.low_and_range]
+    if len(bounds) > 1:
         # What is where in a row that was put together of several.
-        about["parts"] = [[part.name, part.kind, part.shape, part.start] for part in encoding.parts]
+        about["parts"] = [
+            [part.name, part.kind, part.shape, part.start, *of_part]
+            for part, of_part in zip(encoding.parts, bounds, strict=True)
+        ]
+    else:
+        about["input_low"], about["input_range"] = bounds[0]
     return network, about | _about_actions(simulators.actuation, space)
+
+
+def _told(values: np.ndarray) -> float | list[Any]:
+    """Return values as JSON has them; one number if all are the same."""
+    nested: list[Any] = values.tolist()
+    return float(values.flat[0]) if (values == values.flat[0]).all() else nested
 
 
 def _about_actions(actuation: Actuation, space: gym.Space[Any]) -> dict[str, Any]:

@@ -42,12 +42,14 @@ class Ended:
         length: Env steps.
         end: What ended it.
         taken: Actions it took, [length] or [length, k].
+        magnitude: Sum of the absolute values of its rewards, by which the return may be off by rounding.
     """
 
     episodic_return: float
     length: int
     end: str
     taken: np.ndarray
+    magnitude: float
 
 
 def simulators_of(environment: Environment, *, first_seed: int, num_envs: int) -> Simulators:
@@ -79,11 +81,12 @@ def play(
         filmed: Takes the steps of the first episode.
 
     Raises:
-        UserError: A simulator raises an exception, or does not keep to what gymnasium wants.
+        UserError: A simulator raises an exception before its episode has ended, or does not keep to what gymnasium
+            wants.
     """
     num_envs = simulators.num_envs
     # Scores are sums of up to 100,000 rewards: float32 would lose single points.
-    returns = np.zeros(num_envs)
+    returns, magnitudes = np.zeros((2, num_envs))
     idle = np.zeros(num_envs, np.int64)
     playing = np.ones(num_envs, np.bool_)
     life_lost = np.zeros(num_envs, np.bool_)
@@ -92,19 +95,22 @@ def play(
     while playing.any():
         actions = choose(observations, life_lost)
         step = simulators.step(actions)
-        if step.failures:
-            raise UserError(step.failures[0].error)
+        for failure in step.failures:
+            if playing[failure.simulator]:
+                raise UserError(failure.error)
         observations, rewards, terminated, truncated, life_lost = step[:5]
         if filmed is not None and playing[0]:
             filmed.append(Filmed(actions[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0])))
         taken.append(actions)
         length = len(taken)
         returns += rewards
+        magnitudes += np.abs(rewards)
         idle = np.where((rewards != 0) | life_lost, 0, idle + 1)
         stuck = idle >= (bounds.stuck_after or np.inf)
         ended = playing & (terminated | truncated | stuck | (length >= (bounds.max_episode_steps or np.inf)))
         for i in np.flatnonzero(ended):
             end = "terminated" if terminated[i] else "truncated" if truncated[i] else "stuck" if stuck[i] else "cut"
-            yield int(i), Ended(float(returns[i]), length, end, np.stack([step[i] for step in taken]))
+            actions_taken = np.stack([step[i] for step in taken])
+            yield int(i), Ended(float(returns[i]), length, end, actions_taken, float(magnitudes[i]))
         playing &= ~ended
         progress.after(length, num_playing=int(playing.sum()), any_ended=not playing.all())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from galampi.digits import returned
 from galampi.errors import UserError
 from galampi.job import Environment
 from galampi.learning import is_atari_game, time_limit
@@ -142,10 +143,10 @@ def _whose(stored: StoredPolicy) -> str:
 
 
 def _told(returns: np.ndarray) -> str:
-    deviation = f" +- {returns.std(ddof=1):.2f} (standard deviation)" if len(returns) > 1 else ""
+    deviation = f" +- {returned(returns.std(ddof=1))} (standard deviation)" if len(returns) > 1 else ""
     return (
-        f"mean {returns.mean():.2f}{deviation}, median {np.median(returns):.2f}, from {returns.min():.2f} to "
-        f"{returns.max():.2f}; {_count(len(returns))}"
+        f"mean {returned(returns.mean())}{deviation}, median {returned(float(np.median(returns)))}, from "
+        f"{returned(returns.min())} to {returned(returns.max())}; {_count(len(returns))}"
     )
 
 

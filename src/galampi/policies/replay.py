@@ -6,7 +6,6 @@ Knows no network: whose actions they were is not asked.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -151,7 +150,7 @@ def _mismatch(claimed: dict[str, np.ndarray], i: int, ended: Ended) -> str:
     said = (float(claimed["return"][i]), int(claimed["length"][i]), str(claimed["end"][i]))
     seen = (ended.episodic_return, ended.length, ended.end)
     # Processors round differently, and a sum of rewards that are no whole numbers shows it.
-    if math.isclose(said[0], seen[0], rel_tol=1e-6, abs_tol=1e-6) and said[1:] == seen[1:]:
+    if abs(said[0] - seen[0]) <= 1e-6 * ended.magnitude and said[1:] == seen[1:]:
         return ""
     told = [f"return {value:.6g}, {length:,} env steps, {end}" for value, length, end in (said, seen)]
     return f"episode {int(claimed['episode'][i])}: the file says {told[0]}; replayed: {told[1]}"

@@ -122,6 +122,11 @@ class Video:
                 picture = np.asarray(self._vector.render()[0])
             except (gym.error.Error, ImportError) as error:
                 raise UserError(f"--video: the environment cannot be drawn: {' '.join(str(error).split())}") from None
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+            raise UserError(
+                f"--video: the environment draws {picture.dtype} of shape {picture.shape}; must be uint8 of "
+                "[height, width, 3]"
+            )
         scale = -(-LEAST_HEIGHT // picture.shape[0])
         picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
         return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])

@@ -25,7 +25,7 @@ from mpi4py import MPI
 from galampi.errors import UserError, os_error_line
 from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.gossip.mixing import StepScale
-from galampi.job import Job, dump_job, import_modules, imported_sources
+from galampi.job import Job, Wrapper, dump_job, import_modules, imported_sources
 from galampi.learning import (
     Learner,
     RolloutCollector,
@@ -270,6 +270,13 @@ def begin(rank: Rank, argv: Sequence[str]) -> None:
             }
             JobFile.create(rank.out, attributes, comm.size)
     if comm.rank == 0:
+        for name in _with_means_of_their_own(rank.job):
+            log.warning(
+                "environment.wrappers: each simulator of %s has running means of its own, which no checkpoint and no "
+                "`evaluate` knows; returns are what it makes of them. learner.normalize_observations and "
+                "learner.normalize_returns are meant for this",
+                name,
+            )
         log.info("%s, %s; %s parameters", rank.precision, rank.device, f"{num_parameters:,}")
     _say_placements(comm, rank.placement)
     comm.Barrier()
@@ -373,6 +380,13 @@ def _simulator_seed(job: Job, num_restarts: int, rank: int, total_simulators: in
     """
     first = np.random.SeedSequence([job.seed, num_restarts]).generate_state(1, np.uint32)[0]
     return int(first) % (2**31 - total_simulators) + rank * job.environment.num_envs
+
+
+def _with_means_of_their_own(job: Job) -> list[str]:
+    """Return the wrappers of a job that normalise by what one simulator has seen."""
+    entries = job.environment.wrappers
+    names = [entry.wrapper if isinstance(entry, Wrapper) else entry for entry in entries]
+    return [name for name in names if name.rpartition(":")[2] in ("NormalizeObservation", "NormalizeReward")]
 
 
 def _say_placements(comm: MPI.Intracomm, placement: Placement) -> None:

@@ -5,6 +5,7 @@ Owns their handlers, from the first moment of a job to the end of the process. K
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from types import FrameType, TracebackType
@@ -36,6 +37,7 @@ class StopSignals:
         self.caught: signal.Signals | None = None
         self.caught_at_s: float | None = None
         self._cuts_short = False
+        self._process = os.getpid()
         for number in _STOP_SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._catch)
@@ -55,6 +57,11 @@ class StopSignals:
         self._cuts_short = False
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A process that an environment has forked is no rank, and ends as any other.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+            return
         if self.caught is None:
             self.caught = signal.Signals(number)
             self.caught_at_s = time.monotonic()

@@ -95,6 +95,21 @@ def test_every_setting_says_what_it_is() -> None:
 ADAM = {"learner.optimizer": "adam"}
 
 
+def test_arguments_of_any_kind_that_toml_has_come_back() -> None:
+    text = """
+[environment]
+id = "CartPole-v1"
+[environment.kwargs]
+limit = inf
+least = -inf
+when = 2026-11-29T08:00:00
+grid = [[1, 2], [{ deep = [1.5] }]]
+"""
+    job = parse_job(text, "test")
+    assert job.environment.kwargs["limit"] == float("inf")
+    assert parse_job(dump_job(job), "test") == job
+
+
 def test_the_dump_holds_every_setting() -> None:
     def keys(tree: dict, prefix: str = "") -> set[str]:
         return {

@@ -9,6 +9,7 @@ from limits import DEADLOCK_S
 from galampi.errors import UserError
 from galampi.job import Environment, Wrapper, parse_job
 from galampi.learning import Learner, RolloutCollector, make_simulators
+from galampi.learning.actuation import Actuation
 from galampi.learning.spaces import Encoding
 
 pytestmark = pytest.mark.timeout(DEADLOCK_S)
@@ -52,9 +53,16 @@ def test_arguments_and_wrappers_are_as_the_job_file_has_them(monkeypatch):
     monkeypatch.setattr(guests.Guest, "episode", 0, raising=False)
     monkeypatch.setattr(guests.Guest, "habit", "", raising=False)
     kwargs = {"sizes": (1, (2, 3)), "file": "level-{simulator}.txt", "deep": {"port": "{simulator}"}, "text": "{x}"}
+    kwargs |= {"grid": (("{simulator}", 1), [{"at": "{simulator}"}])}
     wrappers = ("guests:Scaled", Wrapper(wrapper="guests:Scaled", kwargs={"by": 5.0}), "guests:Negated")
     simulators = make(kwargs=kwargs, wrappers=wrappers, num_envs=1, first_number=4)
-    assert seen == {"sizes": [1, [2, 3]], "file": "level-4.txt", "deep": {"port": 4}, "text": "{x}"}
+    assert seen == {
+        "sizes": [1, [2, 3]],
+        "file": "level-4.txt",
+        "deep": {"port": 4},
+        "text": "{x}",
+        "grid": [[4, 1], [{"at": 4}]],
+    }
     np.testing.assert_array_equal(simulators.reset(), [[-10, 0]])
 
 
@@ -304,3 +312,76 @@ def test_other_modes_and_difficulties_change_the_game():
         make_simulators(
             Environment(id="ALE/Breakout-v5", kwargs={"mode": 999}), seed=3, num_threads=1, life_ends_return=True
         )
+
+
+class Odd(gym.Env):
+    """Answers each step as it is told to."""
+
+    observation_space = gym.spaces.Box(0, 255, (12, 12, 3), np.uint8)
+    action_space = gym.spaces.MultiDiscrete([2, 3])
+
+    def __init__(self, observation=0, reward=0.0, info=None, terminated=False, first_info=None):
+        self.answer = (np.zeros((12, 12, 3), np.uint8) + observation, reward, terminated, False, info or {})
+        self.first_info = first_info or {}
+        for given in (self.answer[4], self.first_info):
+            if given.get("action_mask") == [[1, 0], [1, 1, 1]]:
+                given["action_mask"] = list(map(np.array, given["action_mask"]))
+
+    def reset(self, *, seed=None, options=None):
+        return self.answer[0], self.first_info
+
+    def step(self, action):
+        return self.answer
+
+
+ALLOWED = ((1, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("habits", "told"),
+    [
+        ({"observation": np.float32(0.9)}, r"the observation holds 0\.89\d*; its space is of bytes"),
+        ({"observation": np.int64(-1)}, "the observation holds -1; its space is of bytes"),
+        ({"observation": np.int64(256)}, "the observation holds 256; its space is of bytes"),
+        ({"reward": 1e39}, r"the reward is 1e\+39; must be finite, in 32 bits too"),
+        ({"reward": 10**400}, "the reward is inf; must be finite"),
+        ({"info": {"action_mask": ALLOWED}}, "step 1 of episode 1: an action mask comes, and none came with the first"),
+        (
+            {"first_info": {"action_mask": [[1, 0], [1, [1, 1]]]}},
+            "the action mask is .*; must say of 5 choices which are allowed",
+        ),
+    ],
+)
+def test_what_would_be_taken_for_something_else_is_told(monkeypatch, habits, told):
+    monkeypatch.setattr(guests, "Odd", Odd, raising=False)
+    with pytest.raises(UserError, match=told):
+        steps(make("Odd", num_envs=1, kwargs=habits, vectorization="sync"), 1)
+
+
+def test_what_is_meant_well_is_taken(monkeypatch):
+    monkeypatch.setattr(guests, "Odd", Odd, raising=False)
+    habits = {
+        "observation": np.float32(7),
+        "terminated": np.array(True),
+        "info": {"action_mask": ALLOWED, "huge": 10**400},
+        "first_info": {"action_mask": ALLOWED},
+    }
+    simulators = make("Odd", num_envs=1, kwargs=habits, vectorization="sync")
+    (step,) = steps(simulators, 1)
+    assert step.terminated.all()
+    assert (step.observations == 7).all()
+    assert simulators.masks.tolist() == [[True, False, True, True, True]]
+
+
+def test_an_end_at_the_greatest_number_is_none():
+    """As gymnasium writes an infinite bound of whole numbers."""
+    space = gym.spaces.Box(0, np.inf, (1,), np.int64)
+    actuation = Actuation(space)
+    assert actuation(np.array([3.2], np.float32)).tolist() == [3]
+    assert actuation(np.array([-1.0], np.float32)).tolist() == [0]
+
+
+def test_a_class_that_is_not_there_is_told_with_the_nearest():
+    told = "module 'guests' has no class 'Gest' and registers no such environment; did you mean 'Guest'"
+    with pytest.raises(UserError, match=told):
+        make("Gest")

@@ -464,3 +464,42 @@ def test_what_was_played_outlives_a_full_disk(store, tmp_path, monkeypatch) -> N
     with pytest.raises(UserError, match="cannot be written: No space left on device; what was played is in ") as raised:
         evaluate(find_policy(store("CartPole-v1")), full / "e.h5", num_episodes=2)
     assert len(load_evaluation(Path(str(raised.value).rpartition(" ")[2])).episodes["greedy"]["seed"]) == 2
+
+
+class Frail(gym.Env):
+    """Raises in its steps after a number of them, over all that there are."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    steps_left = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.now = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        Frail.steps_left -= 1
+        if Frail.steps_left < 0:
+            raise RuntimeError("tired")
+        return np.zeros(2, np.float32), 1.0, self.now == 10, False, {}
+
+
+def test_what_was_played_to_the_end_outlives_a_failure(store, tmp_path, monkeypatch) -> None:
+    gym.register("Frail-v0", Frail)
+    try:
+        stored = find_policy(store("Frail-v0"))
+        monkeypatch.setattr(Frail, "steps_left", 35)
+        told = r"RuntimeError: tired; .*e\.h5 holds the episodes with actions 'sample', which had ended"
+        with pytest.raises(UserError, match=told):
+            evaluate(stored, tmp_path / "e.h5", num_episodes=3)
+        assert {way: len(found["return"]) for way, found in load_evaluation(tmp_path / "e.h5").episodes.items()} == {
+            "sample": 3
+        }
+        monkeypatch.setattr(Frail, "steps_left", 25)
+        with pytest.raises(UserError, match=r"RuntimeError: tired$"):
+            evaluate(stored, tmp_path / "other.h5", num_episodes=3)
+        assert not (tmp_path / "other.h5").exists()
+    finally:
+        del gym.registry["Frail-v0"]

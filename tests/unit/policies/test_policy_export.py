@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from galampi.errors import UserError
 from galampi.learning import make_simulators
+from galampi.learning.spaces import Encoding
 from galampi.policies.evaluation import make_learner
 from galampi.policies.export import export_onnx, export_policy
 from galampi.policies.stored import find_policy
@@ -110,6 +112,53 @@ def test_the_metadata_say_how_to_act(store, tmp_path) -> None:
     assert (about["middle"], about["half_range"]) == ([0.0], [2.0])
     assert about["environment"]["id"] == "Pendulum-v1"
     assert (about["policy"], about["env_steps"]) == ("mean", 1000)
+
+
+class Counts(gym.Env):
+    """Whole numbers with bounds, by themselves or beside others."""
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, parts=False):
+        counts = gym.spaces.Box(np.array([-10, 0, 5]), np.array([10, 3, 5]), (3,), np.int64)
+        image = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        self.observation_space = gym.spaces.Dict(counts=counts, eye=image) if parts else counts
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def test_the_metadata_say_how_numbers_become_inputs(store, tmp_path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    gym.register("Counts-v0", Counts)
+    try:
+        found = []
+        for number, kwargs in enumerate(("{}", "{parts = true}")):
+            settings = {"environment.kwargs": kwargs, "network.kind": "auto"}
+            export_policy(find_policy(store("Counts-v0", settings=settings)), tmp_path / f"{number}.safetensors")
+            with safetensors.safe_open(tmp_path / f"{number}.safetensors", "np") as file:
+                found.append(json.loads(file.metadata()["galampi"]))
+        alone, several = found
+        assert (alone["input_low"], alone["input_range"]) == ([-10.0, 0.0, 5.0], [20.0, 3.0, 1.0])
+        assert several["parts"] == [
+            ["counts", "vector", [3], 0, [-10.0, 0.0, 5.0], [20.0, 3.0, 1.0]],
+            ["eye", "image", [3, 8, 8], 3, 0.0, 255.0],
+        ]
+        # As the simulators of training make it.
+        space = Counts(parts=True).observation_space
+        observation = space.sample()
+        row = Encoding(space)(observation)
+        for (name, kind, shape, start, *bounds), value in zip(several["parts"], observation.values(), strict=True):
+            low, extent = map(np.array, bounds)
+            expected = ((np.moveaxis(value, -1, 0) if kind == "image" else value) - low) / extent
+            np.testing.assert_allclose(row[start : start + np.prod(shape)], expected.ravel(), rtol=1e-6, err_msg=name)
+    finally:
+        del gym.registry["Counts-v0"]
 
 
 @pytest.mark.parametrize("place", ["nowhere/policy", "."])

@@ -108,6 +108,36 @@ def test_a_file_that_was_changed(played, capsys, change) -> None:
         assert "3 of 4" in told
 
 
+class Cents(gym.Env):
+    """An episode of rewards that a float32 knows, but no printed decimal."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.now = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        return np.zeros(2, np.float32), 1e-9, self.now == 5, False, {}
+
+
+def test_returns_may_be_of_any_size(store, tmp_path, capsys) -> None:
+    gym.register("Cents-v0", Cents)
+    try:
+        path = tmp_path / "e.h5"
+        evaluate(find_policy(store("Cents-v0")), path, num_episodes=2, ways=["sample"])
+        assert run(["verify", str(path)]) == 0
+        assert "mean return 5e-09" in capsys.readouterr().out
+        with h5py.File(path, "r+") as file:
+            file["episodes/return"][1] *= 1.001
+        assert run(["verify", str(path)]) == 1
+    finally:
+        del gym.registry["Cents-v0"]
+
+
 def test_other_versions_are_named(played, capsys) -> None:
     with h5py.File(played, "r+") as file:
         a_better_return(file)
