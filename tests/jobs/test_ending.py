@@ -349,6 +349,23 @@ def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_jo
 
 
 @pytest.mark.one_mpi
+def test_a_folder_that_is_renamed_is_not_made_anew(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER)
+    wait_for(lambda: has_trained(out))
+    ranks = command.ranks()
+    out.rename(tmp_path / "renamed")
+    rank_process(command, 1).send_signal(signal.SIGTERM)
+    code, output, errors = command.finish()
+    assert code == 1, output + errors
+    assert "the folder of the run was renamed or removed; its last checkpoint is in it" in the_line(errors)
+    wait_for(lambda: not any(process.is_running() for process in ranks))
+    assert not out.exists()
+    # Nothing that was written is lost.
+    assert all(rank.updates.num_rows for rank in open_run(tmp_path / "renamed").ranks)
+
+
+@pytest.mark.one_mpi
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:

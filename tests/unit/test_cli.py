@@ -50,7 +50,7 @@ def test_dashes_in_the_name_of_an_option_count_as_underscores(ran) -> None:
         (["train", "job.toml", "--out", "runs/a"], {"job": "job.toml", "out": "runs/a"}),
         (["evaluate", "a", "--video", "a.mp4", "--out", "a.h5"], {"run_path": "a", "video": "a.mp4", "out": "a.h5"}),
         (["export", "a", "b", "--onnx", "a.onnx"], {"run_paths": ["a", "b"], "onnx": "a.onnx"}),
-        (["report", "a", "b", "--out", "."], {"runs": ["a", "b"], "out": "."}),
+        (["report", "a", "b", "--out", "."], {"folders": ["a", "b"], "out": "."}),
         (["submit", "job.toml", "--script", "s"], {"job": "job.toml", "script": "s"}),
         (["watch", "../a", "b"], {"folders": ["../a", "b"]}),
         (["status", "a", "b"], {"folder": ["a", "b"]}),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from galampi.analysis import statistics
+from galampi.analysis.distinct import distinct
 from galampi.analysis.statistics import Floats, Interval, duration_s, episodes, learning_curve, over_runs
-from galampi.errors import ResultsError, UserError
+from galampi.errors import ResultsError, UserError, one_of
 from galampi.results.reader import Run, open_run
 
 Place = str | Path
+Along = Literal["env_steps", "time_s"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,20 +33,21 @@ class Curve(Interval):
 
 def curve(
     runs: Run | Place | Sequence[Run | Place],
-    along: Literal["env_steps", "time_s"] = "env_steps",
+    along: Along = "env_steps",
     num_moments: int = 200,
 ) -> Curve:
     """Return the learning curve of a run, or of several that are one job with different seeds.
 
     Args:
         runs: Or their folders. One, whose curve is `iqm` and has no interval; or several, with a 95 % bootstrap
-            interval (scipy).
+            interval (scipy). Copies of a run count once, with a warning.
         along: What the moments count.
         num_moments: M; they divide what every run has equally. NaN where a run had ended fewer than 10 episodes.
 
     Raises:
-        UserError: No run is given, or one cannot be read.
+        UserError: No run is given, one cannot be read, or `along` is neither.
     """
+    one_of("along", along, get_args(Along))
     runs = _opened(runs)
     ends = [_env_steps(run) if along == "env_steps" else duration_s(run) for run in runs]
     at = np.linspace(0, min(ends), num_moments + 1)[1:]
@@ -71,7 +75,10 @@ def _opened(runs: Run | Place | Sequence[Run | Place]) -> list[Run]:
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     if not given:
         raise UserError("a run is wanted, or several; none is given")
-    return [each if isinstance(each, Run) else open_run(each) for each in given]
+    kept, told = distinct([each if isinstance(each, Run) else open_run(each) for each in given])
+    for line in told:
+        warnings.warn(line, stacklevel=3)
+    return kept
 
 
 def _env_steps(run: Run) -> int:

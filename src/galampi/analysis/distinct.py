@@ -1,6 +1,6 @@
 """Runs that are given more than once, as they are or as copies, and count once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,8 +16,9 @@ def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """
     kept: list[Run] = []
     told = []
+    settings = {run: _settings(run) for run in runs}
     for run in runs:
-        same = next((number for number, other in enumerate(kept) if _is_same(run, other)), None)
+        same = next((number for number, other in enumerate(kept) if _is_same(run, other, settings)), None)
         if same is None:
             kept.append(run)
             continue
@@ -31,11 +32,11 @@ def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, told
 
 
-def _is_same(run: Run, other: Run) -> bool:
+def _is_same(run: Run, other: Run, settings: Mapping[Run, dict[str, object]]) -> bool:
     """Whether both are one run: rows say when each update was made, to a fraction of a microsecond."""
     if run.path.resolve() == other.path.resolve():
         return True
-    if run.num_ranks != other.num_ranks or _settings(run) != _settings(other):
+    if run.num_ranks != other.num_ranks or settings[run] != settings[other]:
         return False
     tables = run.ranks[0].updates, other.ranks[0].updates
     num_common = min(table.num_rows for table in tables)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from galampi.analysis.distinct import distinct
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.tensorboard import TensorBoardPlace
 from galampi.analysis.statistics import episodes, final_return
@@ -77,15 +78,20 @@ def rliable_scores(runs: Sequence[Run], score: Score) -> tuple[Scores, list[str]
     return scores, games
 
 
-def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> list[str]:
-    """Write `rliable_scores` as JSON and return the games in order of the columns."""
+def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> tuple[list[str], list[str]]:
+    """Write `rliable_scores` as JSON; copies of a run count once.
+
+    Returns:
+        The games in order of the columns, and a line to tell of each run that does not count.
+    """
     refuse_other_kind(path, ".json")
-    scores, games = rliable_scores(runs, score)
+    kept, told = distinct(runs)
+    scores, games = rliable_scores(kept, score)
     try:
         path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    return games
+    return games, told
 
 
 def _algorithm(job: Job, run: Run) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from galampi.analysis import page, published
 from galampi.analysis.distinct import distinct
+from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.analysis.shown import shown
 from galampi.analysis.statistics import settings_changed
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
@@ -33,7 +34,13 @@ _GIVE_UP_AFTER_S = 60.0
 _MOST_ENERGY_LINES = 6
 
 
-def follow(paths: Sequence[Path], out: Path | None, *, mixed: bool = False, tell: Callable[[str], None] = print) -> str:
+def follow(
+    paths: Sequence[Path],
+    out: Path | None,
+    *,
+    mixed: bool = False,
+    tell: Callable[[str], None] = print,
+) -> str:
     """Write the report of runs again and again until all are finished or Ctrl-C comes; the page loads itself anew.
 
     Args:
@@ -46,23 +53,30 @@ def follow(paths: Sequence[Path], out: Path | None, *, mixed: bool = False, tell
         What to print.
 
     Raises:
-        UserError: As from `report`, which in the first minute of it is taken for a resume that replaces files.
+        UserError: As from `report`; but for a run that is not there at the beginning, in the first minute of it it is
+            taken for a resume that replaces files.
     """
     failing_since_s: float | None = None
-    try:
-        while not all(open_run(path).status == "finished" for path in paths):
-            try:
-                place = report(paths, out, mixed=mixed, refresh_s=FOLLOW_PERIOD_S).splitlines()[-1]
-                tell(f"{time.strftime('%F %T')}  wrote {place}")
-                failing_since_s = None
-            except ResultsError:
-                failing_since_s = failing_since_s or time.monotonic()
-                if time.monotonic() - failing_since_s > _GIVE_UP_AFTER_S:
-                    raise
-            time.sleep(FOLLOW_PERIOD_S)
-        return report(paths, out, mixed=mixed)
-    except KeyboardInterrupt:
-        return "left; the page stays as it was written last"
+    for path in paths:
+        open_run(path)  # What is not there at the beginning is a mistake, and no resume.
+    with terminated_as_interrupted():
+        try:
+            while True:
+                try:
+                    # Before the report: rows that were there when a run had finished are in it.
+                    are_finished = all(open_run(path).status == "finished" for path in paths)
+                    told = report(paths, out, mixed=mixed, refresh_s=None if are_finished else FOLLOW_PERIOD_S)
+                    if are_finished:
+                        return told
+                    tell(f"{time.strftime('%F %T')}  wrote {told.splitlines()[-1]}")
+                    failing_since_s = None
+                except ResultsError:
+                    failing_since_s = failing_since_s or time.monotonic()
+                    if time.monotonic() - failing_since_s > _GIVE_UP_AFTER_S:
+                        raise
+                time.sleep(FOLLOW_PERIOD_S)
+        except KeyboardInterrupt:
+            return "left; the page stays as it was written last"
 
 
 def report(

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from galampi.cli.settings import Parser, positive
+from galampi.cli.settings import Parser, positive, worded
 from galampi.errors import UserError
 
 
 def add_report(parser: Parser) -> None:
     """Add the arguments of `report`."""
     parser.add_argument(
-        "runs",
+        "folders",
         nargs="+",
         type=Path,
-        metavar="RUN",
-        help="folder of a run; runs that differ in nothing but the seed are one job",
+        metavar="RUN|SWEEP",
+        help="folder of a run or of a sweep; runs that differ in nothing but the seed are one job",
     )
     parser.add_argument("--out", type=Path, help="folder of the report [RUN/report; of several runs ./report]")
     parser.add_argument(
@@ -37,8 +38,14 @@ def _report(arguments: argparse.Namespace) -> int:
         raise UserError(f"report needs {error.name}: pip install 'galampi[report]'") from None
     from galampi.analysis.report import follow, report
 
-    write = follow if arguments.follow else report
-    print(write(arguments.runs, arguments.out, mixed=arguments.mixed))
+    runs, to_come = _runs_in(arguments.folders)
+    tell = partial(print, flush=True)
+    if to_come:
+        tell(f"{len(to_come)} of {len(runs) + len(to_come)} runs have not begun; the report is of the others")
+    if arguments.follow:
+        tell(follow(runs, arguments.out, mixed=arguments.mixed, tell=tell))
+    else:
+        tell(report(runs, arguments.out, mixed=arguments.mixed))
     return 0
 
 
@@ -64,15 +71,25 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def add_mirror(parser: Parser) -> None:
     """Add the arguments of `mirror`."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN|SWEEP",
+        help="folder of a run or of a sweep, whose runs are followed as they begin",
+    )
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="log folder of TensorBoard")
     parser.add_argument(
         "--wandb",
+        type=worded,
         metavar="PROJECT",
         help="project of Weights & Biases, or ENTITY/PROJECT; a group for each run, WANDB_MODE=offline writes files",
     )
     parser.add_argument(
-        "--mlflow", metavar="URI", help="tracking server of MLflow; experiment MLFLOW_EXPERIMENT_NAME [galampi]"
+        "--mlflow",
+        type=worded,
+        metavar="URI",
+        help="tracking server of MLflow; experiment MLFLOW_EXPERIMENT_NAME [galampi]",
     )
     parser.add_argument("--ranks", type=positive, metavar="N", help="only the first N ranks of each run [all]")
     parser.set_defaults(run=_mirror)
@@ -94,5 +111,28 @@ def _mirror(arguments: argparse.Namespace) -> int:
         places.append(partial(MlflowPlace, uri=arguments.mlflow))
     if not places:
         raise UserError("mirror needs a place: --tensorboard DIR, --wandb PROJECT or --mlflow URI, one or several")
-    mirror(arguments.runs, places, arguments.ranks, tell=lambda line: print(line, flush=True))
+    runs, to_come = _runs_in(arguments.folders)
+    tell = partial(print, flush=True)
+    if to_come:
+        tell(f"{len(to_come)} of {len(runs) + len(to_come)} runs have not begun; they are followed when they have")
+    mirror(runs, places, arguments.ranks, tell, to_come=to_come)
     return 0
+
+
+def _runs_in(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the runs of the folders of runs and sweeps, and of the sweeps those that have not begun.
+
+    Raises:
+        UserError: No run of a sweep has begun.
+    """
+    from galampi.launch.sweep import run_folders
+
+    begun: list[Path] = []
+    to_come: list[Path] = []
+    for folder in folders:
+        for run in run_folders(folder):
+            is_there = run == folder or (run / "job.h5").exists()
+            (begun if is_there else to_come).append(run)
+    if to_come and not begun:
+        raise UserError(f"{folders[0]}: none of its {len(to_come)} runs has begun")
+    return begun, to_come

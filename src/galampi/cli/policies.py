@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galampi.cli.settings import Parser, positive, rank, whole
+from galampi.digits import returned
 from galampi.errors import UserError
 from galampi.job import import_again
 from galampi.ranks.importing import heavy_imports
@@ -59,7 +60,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, EvaluatedEpisode
 
     def report(actions: Actions, episode: EvaluatedEpisode) -> None:
-        score = f"return {episode.episodic_return:10.2f}  length {episode.length:7,} env steps"
+        score = f"return {returned(episode.episodic_return):>10}  length {episode.length:7,} env steps"
         print(f"{actions:6}  episode {episode.episode:4}  {score}  {episode.end}", flush=True)
 
     # RUN may also be given as its job.h5.
@@ -115,7 +116,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             num_right = way.num_episodes - len(way.mismatches)
             print(
                 f"{file}: {way.actions}: {num_right} of {way.num_episodes} episodes went as the file says; "
-                f"mean return {way.mean_return:.2f}"
+                f"mean return {returned(way.mean_return)}"
             )
             print(*(f"  {line}\n" for line in way.mismatches), sep="", end="", flush=True)
         if any(way.mismatches for way in replayed):
@@ -163,7 +164,9 @@ def _export(arguments: argparse.Namespace) -> int:
         num_events = sum(write_tensorboard(run, arguments.tensorboard) for run in runs)
         print(f"{arguments.tensorboard}: {num_events:,} events; tensorboard --logdir {arguments.tensorboard}")
     if arguments.rliable:
-        games = write_rliable(runs, arguments.rliable, arguments.score)
+        games, told = write_rliable(runs, arguments.rliable, arguments.score)
+        for line in told:
+            print(line)
         which = {"evaluation": "evaluation, actions drawn", "evaluation-greedy": "evaluation, most probable actions"}
         scores = which.get(arguments.score, arguments.score)
         print(f"{arguments.rliable}: raw scores of {scores}; games in order: {', '.join(games)}")

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from galampi.errors import UserError
 from galampi.job import Job, allowed, fields
+from galampi.paths import expanded
 
 JOB_HELP = "job file, or the name of one that `jobs` lists; the built-in job without it"
 
@@ -89,7 +90,14 @@ def _path(text: str) -> Path:
     """Return a path; no text is that of a variable that is not set, and does not mean this folder."""
     if not text:
         raise argparse.ArgumentTypeError("is empty; must be a path")
-    return Path(text)
+    return expanded(text)
+
+
+def worded(text: str) -> str:
+    """Return some text; none is that of a variable that is not set, and names nothing."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
 
 
 def positive(text: str) -> int:

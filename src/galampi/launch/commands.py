@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from galampi.errors import UserError
+from galampi.errors import UnreadableError, UserError
 from galampi.job import find_modules, load_job
 from galampi.launch import rehearsal, status, sweep
 from galampi.launch.axes import combinations, parse_axes
@@ -27,6 +27,7 @@ from galampi.launch.submit import (
     slug,
 )
 from galampi.results import new_folder
+from galampi.results.schema import JOB_FILE_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +106,21 @@ def show_status(folders: Sequence[Path], *, failed: bool) -> int:
         UserError: Slurm does not say what is in its queue.
     """
     code = 0
-    for folder in folders:
-        if sweep.is_sweep(folder):
-            runs = sweep.read_sweep(folder)
-            print(sweep.table(runs))
-            code = max(code, sweep.exit_code(runs))
-        else:
-            if failed:
-                status.mark_failed(folder)
-            print(status.describe(folder))
-            code = max(code, status.EXIT_CODES[status.run_status(folder)])
+    for given in folders:
+        folder = given.parent if given.name == JOB_FILE_NAME else given
+        try:
+            if sweep.is_sweep(folder):
+                runs = sweep.read_sweep(folder)
+                print(sweep.table(runs))
+                code = max(code, sweep.exit_code(runs))
+            else:
+                if failed:
+                    status.mark_failed(folder)
+                print(status.describe(folder))
+                code = max(code, status.EXIT_CODES[status.run_status(folder)])
+        except UnreadableError as error:
+            print(error)
+            code = max(code, status.EXIT_CODES["missing"])
     return code
 
 

@@ -9,7 +9,7 @@ import fcntl
 import time
 from pathlib import Path
 
-from galampi.errors import ResultsError, UserError
+from galampi.errors import ResultsError, UnreadableError, UserError
 from galampi.results import JobFile, open_run
 
 _PATIENCE_S = 5.0
@@ -18,11 +18,19 @@ EXIT_CODES = {"finished": 0, "failed": 1, "missing": 2, "stopped": 3, "partial":
 
 
 def run_status(out: Path) -> str:
-    """Return the status in the run's job.h5, or `missing`; one that was killed still says `running`."""
-    if not (out / "job.h5").exists():
-        return "missing"
+    """Return the status in the run's job.h5, or `missing`; one that was killed still says `running`.
+
+    Raises:
+        UnreadableError: The files may not be read; what became of the run is not known.
+    """
     try:
+        if not (out / "job.h5").exists():
+            return "missing"
         status = str(open_run(out).status)
+    except OSError as error:
+        raise UnreadableError(f"{out}: cannot be read: {error.strerror}") from None
+    except UnreadableError:
+        raise
     except ResultsError:
         return "failed"
     # What no galampi has written is no state to go on from.
@@ -30,7 +38,11 @@ def run_status(out: Path) -> str:
 
 
 def describe(out: Path) -> str:
-    """Say in a line what became of a run."""
+    """Say in a line what became of a run.
+
+    Raises:
+        UnreadableError: As from `run_status`.
+    """
     status = run_status(out)
     if status == "missing":
         return f"{out}: missing: no job.h5 there"

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from galampi.errors import UserError
+from galampi.errors import UnreadableError, UserError
 from galampi.job import Job, dump_job
 from galampi.launch.status import held, run_status
 from galampi.launch.submit import Resources, Submission, log_pattern
@@ -160,8 +160,16 @@ def read_sweep(folder: Path) -> list[SweptRun]:
 
 
 def _numbered(folder: Path) -> Iterator[tuple[str, Path, str]]:
-    """Yield number, job file and name of every run of a sweep."""
-    for job_file in (folder / "jobs").glob("*-*.toml"):
+    """Yield number, job file and name of every run of a sweep.
+
+    Raises:
+        UnreadableError: The folder may not be read.
+    """
+    try:
+        job_files = list((folder / "jobs").glob("*-*.toml"))
+    except OSError as error:
+        raise UnreadableError(f"{folder}: cannot be read: {error.strerror}") from None
+    for job_file in job_files:
         number, _, name = job_file.stem.partition("-")
         if number.isdigit():
             yield number, job_file, name

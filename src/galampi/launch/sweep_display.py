@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from galampi.analysis.shown import number
 from galampi.analysis.watch.view import RunView
+from galampi.digits import returned
 from galampi.errors import ResultsError
 from galampi.job import load_job
 from galampi.launch.sweep import SweptRun
@@ -79,7 +79,7 @@ class SweepDisplay:
         """Show a run no longer, and say what became of it."""
         self._look_at(run)
         view = self._views.pop(run.index, None)
-        result = f"; mean return {number(view.mean_return(), '.2f')}" if view is not None else ""
+        result = f"; mean return {returned(view.mean_return())}" if view is not None else ""
         where = f"; its log: {run.log}" if run.state == "failed" else ""
         self._num_done += run.state == "done"
         self._live.remove_task(self._shown.pop(run.index)[1])
@@ -107,5 +107,5 @@ class SweepDisplay:
                 self._views[run.index] = RunView(run.out)
             view = self._views[run.index]
             self._env_steps[run.index] = min(view.env_steps, self._budgets[run.index])
-            text = f"{view.env_steps_per_s:,.0f} steps/s  return {number(view.mean_return(), '.1f')}"
+            text = f"{view.env_steps_per_s:,.0f} steps/s  return {returned(view.mean_return(), 1)}"
             self._live.update(self._shown[run.index][1], completed=self._env_steps[run.index], description=text)

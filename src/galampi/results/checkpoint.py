@@ -35,6 +35,7 @@ def save_checkpoint(path: Path, state: State, *, keeps_previous: bool = False) -
 
     Raises:
         TypeError: A leaf is of another type, or a key is not a non-empty string without `/`.
+        OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     previous = None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from galampi.errors import one_of
 from galampi.results.sketch import relative_error
 
 Sketches = Mapping[str, NDArray[Any]]
@@ -55,7 +56,8 @@ def consensus_distance(
         align: What makes sketches of two ranks one moment.
         pairs: Whether to compute the distances between every two ranks.
     """
-    positions = [table[{"time": "time_s", "update": "update"}[align]] for table in tables]
+    columns = {"time": "time_s", "update": "update"}
+    positions = [table[columns[one_of("align", align, columns)]] for table in tables]
     at = _common_stretch(positions) if align == "time" else reduce(np.intersect1d, positions)
     rows = np.stack([_nearest(each, at) for each in positions], axis=1)
     to_mean = np.empty((len(at), len(tables)))

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from galampi.errors import ResultsError, UserError
+from galampi.errors import ResultsError, UnreadableError, UserError
 from galampi.results.schema import SCHEMA_VERSION
 
 LIBVER = ("v110", "v110")
@@ -129,10 +129,16 @@ def open_for_reading(path: Path, file_format: str) -> h5py.File:
 
     Raises:
         FileNotFoundError: There is no such file.
+        UnreadableError: It may not be read.
         ResultsError: The file is truncated, foreign, or of a newer schema.
     """
-    if not path.exists():
-        raise FileNotFoundError(path)
+    try:
+        # By the system, not by HDF5, whose errors tell a lack of permission and a damage alike.
+        os.close(os.open(path, os.O_RDONLY))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         file = _open(path)
     except OSError:

@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.errors import ResultsError, UserError
+from galampi.errors import ResultsError, UserError, one_of
+from galampi.paths import expanded
 from galampi.results.distance import ConsensusDistance, consensus_distance
 from galampi.results.files import reading
 from galampi.results.schema import (
@@ -55,7 +56,7 @@ def open_run(path: Path | str) -> "Run":
     Raises:
         ResultsError: There is no run, or a file is truncated, foreign or of a newer schema.
     """
-    out = Path(path)
+    out = expanded(path)
     if out.name == JOB_FILE_NAME:
         out = out.parent
     return Run(out)
@@ -190,8 +191,12 @@ class RankFile:
         self.failures = Table(self.path, FAILURES, file)
 
     def table(self, name: TableName) -> Table:
-        """Return one of the tables by its name."""
-        return {
+        """Return one of the tables by its name.
+
+        Raises:
+            UserError: There is no such table.
+        """
+        tables = {
             "updates": self.updates,
             "episodes": self.episodes,
             "sketches": self.sketches,
@@ -199,7 +204,8 @@ class RankFile:
             "energy": self.energy,
             "restarts": self.restarts,
             "failures": self.failures,
-        }[name]
+        }
+        return tables[one_of("table", name, tables)]
 
 
 class Run:

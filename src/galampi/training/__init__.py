@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 
 from mpi4py import MPI
 
-from galampi.errors import BrokenRunError, UserError, os_error_line
+from galampi.errors import BrokenRunError, UserError, one_of, os_error_line
 from galampi.job import Job, difference_of, import_again, one_line
 from galampi.learning import keep_freed_memory
+from galampi.paths import expanded
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
 from galampi.results import JobFile, new_folder, open_run
 from galampi.training.display import Display, no_return
@@ -68,10 +69,11 @@ def train(
     """
     if not isinstance(job, Job):
         raise UserError(f"train takes a job, as load_job returns one, and not {job!r}")
+    one_of("resume", resume, get_args(Resume))
     _refuse_simulators_process()
     signals = StopSignals()
     # Environments are the user's code, and may change the folder.
-    out = None if out is None else Path(out).absolute()
+    out = None if out is None else expanded(out).absolute()
     try:
         with signals:
             with together(comm):

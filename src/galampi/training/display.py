@@ -14,6 +14,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from galampi.digits import returned
 from galampi.job import Environment, Job
 from galampi.learning import time_limit
 
@@ -91,13 +92,13 @@ class Display:
         left_s = min(max(0.0, self._total - env_steps) / max(rate, 1e-9), max(0.0, self._ends_s - now))
         has_return = not math.isnan(mean_return)
         if self._live is not None:
-            returned = f"return {mean_return:.1f}" if has_return else "no episode yet"
-            text = f"{rate:,.0f} steps/s  {returned}  left {_duration(left_s)}"
+            result = f"return {returned(mean_return, 1)}" if has_return else "no episode yet"
+            text = f"{rate:,.0f} steps/s  {result}  left {_duration(left_s)}"
             self._live.update(self._task, completed=min(env_steps, self._total), description=text)
             return
         print(
             f"{env_steps:,} / {self._total:,} steps  {env_steps / self._total:.0%}  {rate:,.0f} steps/s  "
-            f"return {f'{mean_return:.1f}' if has_return else f'- ({self._no_return})'}  left {_duration(left_s)}",
+            f"return {returned(mean_return, 1) if has_return else f'- ({self._no_return})'}  left {_duration(left_s)}",
             flush=True,
         )
 

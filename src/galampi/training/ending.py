@@ -156,8 +156,9 @@ def sum_up(rank: Rank, z_while_training: np.ndarray, elapsed_s: float) -> Outcom
         env_steps = start.total_env_steps(gathered["env_steps"].astype(np.int64))
         # A signal may come while the last update meets the budget, and another rank may have caught it.
         is_finished = env_steps >= rank.job.total_env_steps or gathered["time_is_over"].any()
-        ended_s, returns = recent.reshape(2, -1)
-        returns = returns[np.lexsort((returns, ended_s))][: np.isfinite(ended_s).sum()][-_RECENT_EPISODES:]
+        # Rank after rank, as whoever reads the files does, for many may end at one moment.
+        ended_s, returns = recent.reshape(2, _RECENT_EPISODES, -1).swapaxes(1, 2).reshape(2, -1)
+        returns = returns[np.argsort(ended_s, kind="stable")][: np.isfinite(ended_s).sum()][-_RECENT_EPISODES:]
         weights, num_updates = gathered["weight"], gathered["updates"].sum()
         distance = float(gathered["distance"].max())
         outcome = Outcome(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum
 from galampi.job import Job
 from galampi.learning import Learner, RolloutCollector, Simulators
@@ -159,8 +159,13 @@ class Rank:
 
     def save(self, *, exact: bool) -> None:
         """Save a checkpoint, and keep the one before."""
-        path = checkpoint_path(self.out, self.comm.rank)
-        save_checkpoint(path, self.state(exact=exact), keeps_previous=True)
+        self._save(checkpoint_path(self.out, self.comm.rank), exact=exact, keeps_previous=True)
+
+    def _save(self, path: Path, *, exact: bool, keeps_previous: bool = False) -> None:
+        # It would be made anew, for what nobody would look for there.
+        if not self.out.is_dir():
+            raise UserError(f"{self.out}: the folder of the run was renamed or removed; its last checkpoint is in it")
+        save_checkpoint(path, self.state(exact=exact), keeps_previous=keeps_previous)
 
     def save_if_due(self) -> None:
         """Save a checkpoint if it is time, by the clock or by updates; keep one apart if it is wanted."""
@@ -171,7 +176,7 @@ class Rank:
             self.save(exact=False)
             self._checkpoint_due_s = now_s + settings.every_s
         if settings.keep_every_updates and self.update % settings.keep_every_updates == 0:
-            save_checkpoint(checkpoint_path(self.out, self.comm.rank, self.update), self.state(exact=False))
+            self._save(checkpoint_path(self.out, self.comm.rank, self.update), exact=False)
 
     def say_failed(self) -> None:
         """Record that the run has failed: by an error, unlike one whose ranks were killed. Local."""

@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ from made_runs import make_run
 
 import galampi
 from galampi import curve, final_return, open_run
+from galampi.analysis.export import write_rliable
 from galampi.analysis.statistics import episodes, learning_curve
 from galampi.errors import ResultsError, UserError
 
@@ -37,7 +40,7 @@ def test_several_runs_have_an_interval(runs) -> None:
 
 
 def test_a_run_without_episodes(tmp_path, runs) -> None:
-    fresh = open_run(make_run(tmp_path / "fresh", num_updates=2))
+    fresh = open_run(make_run(tmp_path / "fresh", num_updates=2, settings={"seed": "4"}))
     with pytest.raises(ResultsError, match="fresh: too few episodes have ended"):
         final_return([*runs, fresh])
 
@@ -51,6 +54,38 @@ def test_folders_will_do_and_none_will_not(runs) -> None:
             ask([])
         with pytest.raises(ResultsError, match="no run here"):
             ask("nowhere")
+
+
+def test_copies_of_a_run_are_no_seeds(tmp_path, runs) -> None:
+    copy = shutil.copytree(runs[0].path, tmp_path / "copy")
+    for ask in (curve, final_return):
+        with pytest.warns(UserWarning, match="a copy of .*, not counted"):
+            found = ask([runs[0], copy])
+        low = found.low[-1] if ask is curve else found[1]
+        assert np.isnan(low)
+
+
+def test_copies_of_a_run_are_no_scores(tmp_path, runs) -> None:
+    copy = open_run(shutil.copytree(runs[0].path, tmp_path / "copy"))
+    games, told = write_rliable([*runs, copy], tmp_path / "scores.json", "training")
+    assert told == [f"{copy.path}: a copy of {runs[0].path}, not counted"]
+    (scores,) = json.loads((tmp_path / "scores.json").read_text()).values()
+    assert (games, len(scores)) == (["CartPole-v1"], 3)
+
+
+def test_a_word_that_is_none_of_the_choices_is_told(runs) -> None:
+    with pytest.raises(UserError, match="along is 'steps'; must be one of 'env_steps', 'time_s'"):
+        curve(runs, "steps")
+    with pytest.raises(UserError, match="align is 'updates'; must be one of 'time', 'update'"):
+        runs[0].consensus_distance(align="updates")
+    with pytest.raises(UserError, match="table is 'episode'; must be one of 'updates', 'episodes'"):
+        runs[0].to_pandas("episode")
+
+
+def test_the_home_folder_is_known_by_its_sign(runs, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(runs[0].path.parent))
+    assert open_run("~/1").path == runs[0].path
+    assert open_run(runs[0].path / "job.h5").path == runs[0].path
 
 
 @pytest.mark.parametrize("package", ["pandas", "xarray"])

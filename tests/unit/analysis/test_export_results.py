@@ -124,7 +124,7 @@ def test_scores_of_evaluations(tmp_path) -> None:
     ):
         rliable_scores([run], "evaluation")
     save_evaluation(path, {"sample": drawn}, {})
-    assert write_rliable([run], tmp_path / "scores.json", "evaluation") == ["CartPole-v1"]
+    assert write_rliable([run], tmp_path / "scores.json", "evaluation") == (["CartPole-v1"], [])
     assert np.isclose(rliable_scores([run], "training")[0]["push-sum, 2 ranks"][0][0], 0.5)
 
 

@@ -1,6 +1,7 @@
 """A run that is followed: whoever was interrupted, TensorBoard shows every row once."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,71 @@ def test_folders_that_will_not_do(run) -> None:
     (run.parent / "file").touch()
     with pytest.raises(UserError, match="file/run: cannot be written: Not a directory"):
         follow(run, run.parent / "file")
+
+
+def test_a_run_that_was_moved_is_the_one_it_was(run) -> None:
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        write_rows(writer, range(1, 4), 0.5)
+    with follow(run) as mirror:
+        mirror.look()
+    (run.parent / "archive").mkdir()
+    moved = run.rename(run.parent / "archive/run")
+    with follow(moved, run.parent / "logs") as mirror:
+        mirror.look()
+    assert [path.name for path in (run.parent / "logs").iterdir()] == ["run"]
+    # A copy lies beside it, and is another one.
+    copy = shutil.copytree(moved, run)
+    with follow(copy) as mirror:
+        mirror.look()
+    assert {path.name for path in (run.parent / "logs").iterdir()} == {"run", "run-2"}
+
+
+@pytest.mark.parametrize("text", ["", '{"run', "[]", "{}", '{"run": 1, "ranks": {}}'])
+def test_notes_that_are_damaged_are_told(run, text) -> None:
+    with follow(run) as mirror:
+        mirror.look()
+    (run.parent / "logs/run/mirror.json").write_text(text)
+    with pytest.raises(UserError, match=r"mirror\.json: damaged: it no longer tells what is here"):
+        follow(run)
+
+
+def test_a_run_that_is_given_twice_is_one(run, capsys) -> None:
+    JobFile.set_status(run, "finished")
+    (run.parent / "latest").symlink_to(run)
+    words = ["mirror", str(run), str(run.parent / "latest"), str(run), "--tensorboard", str(run.parent / "logs")]
+    assert run_command(words) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert [path.name for path in (run.parent / "logs").iterdir()] == ["run"]
+
+
+def test_runs_of_a_sweep_are_followed_as_they_begin(tmp_path, monkeypatch, capsys) -> None:
+    sweep = tmp_path / "sweep"
+    (sweep / "jobs").mkdir(parents=True)
+    for number, name in enumerate(("seed-0", "seed-1")):
+        (sweep / "jobs" / f"{number}-{name}.toml").touch()
+    with pytest.raises(UserError, match="none of its 2 runs has begun"):
+        run_command(["mirror", str(sweep), "--tensorboard", str(tmp_path / "logs")])
+    first = new_run(sweep / "seed-0")
+
+    def sleep(period_s: float) -> None:
+        if not (sweep / "seed-1").exists():
+            new_run(sweep / "seed-1")
+            return
+        JobFile.set_status(first, "finished")
+        JobFile.set_status(sweep / "seed-1", "finished")
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+    assert run_command(["mirror", str(sweep), "--tensorboard", str(tmp_path / "logs")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "1 of 2 runs have not begun; they are followed when they have"
+    assert [line.partition(": ")[2][:8] for line in told[1:]] == ["running,", "running,", "finished", "finished"]
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"seed-0", "seed-1"}
+
+
+@pytest.mark.parametrize("option", ["--tensorboard", "--wandb", "--mlflow"])
+def test_a_variable_that_is_not_set_is_no_place(run, option) -> None:
+    with pytest.raises(UserError, match=f"{option}: is empty"):
+        run_command(["mirror", str(run), option, ""])
 
 
 def test_the_command_ends_with_the_run(run, monkeypatch, capsys) -> None:

@@ -270,6 +270,12 @@ def test_several_runs_are_rows(tmp_path):
     assert runs.state(tmp_path / "d") == "finished"
 
 
+@pytest.mark.parametrize("width", [1, 8, 9, 10, 11])
+def test_a_pane_of_a_few_columns_ends_nothing(running, thirty, width):
+    assert drawn(RunView(running), width, 12)
+    assert runs_picture(SeveralRuns(thirty), width, 12)
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 60), (40, 8)])
 def test_the_picture_of_runs_fits_the_terminal(thirty, width, height):
     runs = SeveralRuns(thirty)

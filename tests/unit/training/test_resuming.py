@@ -1,12 +1,15 @@
 """What a run that goes on may be asked to do otherwise."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from galampi.errors import UserError
 from galampi.job import load_job
+from galampi.training import train
 from galampi.training.resuming import _changes
 
 BEFORE = load_job(None, {"environment.id": "CartPole-v1"})
@@ -34,3 +37,30 @@ def test_what_may_change_is_told() -> None:
         "learner.learning_rate 0.0007 -> 0.0001; gossip.topology 'exponential' -> 'ring'"
     )
     assert _changes(BEFORE, BEFORE, Path("run")) == ""
+
+
+@pytest.mark.parametrize("resume", [False, True, "sometimes"])
+def test_a_resume_that_is_none_is_refused_before_anything(tmp_path, resume) -> None:
+    with pytest.raises(UserError, match=rf"^resume is {resume!r}; must be one of 'no', 'yes', 'auto', 'anew'$"):
+        train(BEFORE, tmp_path / "run", resume=resume)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_an_environment_has_forked_ends_as_any_other() -> None:
+    program = """
+import os, signal, time
+from galampi.training.signals import StopSignals
+signals = StopSignals()
+ready, said = os.pipe()
+child = os.fork()
+if not child:
+    with signals:
+        os.write(said, b".")
+        time.sleep(60)
+os.read(ready, 1)
+os.kill(child, signal.SIGTERM)
+assert os.waitpid(child, 0)[1] == signal.SIGTERM, "ended in another way"
+assert signals.caught is None
+"""
+    answer = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (0, "")

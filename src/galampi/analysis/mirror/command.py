@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -11,15 +11,18 @@ from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.place import OpenPlace
 from galampi.results.reader import open_run
+from galampi.results.schema import JOB_FILE_NAME
 
 PERIOD_S = 5.0
 
 
 def mirror(
-    paths: Sequence[Path],
+    paths: Collection[Path],
     places: Sequence[OpenPlace],
     num_ranks: int | None = None,
     tell: Callable[[str], None] = print,
+    *,
+    to_come: Collection[Path] = (),
 ) -> None:
     """Follow runs until all are finished, or the user leaves.
 
@@ -28,24 +31,32 @@ def mirror(
         places: Where to.
         num_ranks: Only so many of the first ranks of each; None for all.
         tell: Called with a line when a run's status is first seen or has changed, and with what a place has to say.
+        to_come: Folders of runs that are followed as soon as they have begun.
 
     Raises:
         UserError: A place cannot be written, or another mirror writes there.
         ResultsError: There is no run, or a file of it is damaged, and still is after a minute.
     """
     with suppress(KeyboardInterrupt), terminated_as_interrupted(), ExitStack() as stack:
-        mirrors = [stack.enter_context(RunMirror(open_run(path), places, num_ranks)) for path in paths]
-        statuses = [""] * len(mirrors)
+        waiting = [*paths, *to_come]
+        # By where a folder truly is: one that is given more than once, as by a link beside it, is one.
+        mirrors: dict[Path, RunMirror] = {}
+        statuses: dict[Path, str] = {}
         while True:
-            for i, each in enumerate(mirrors):
-                if statuses[i] == "finished":
+            begun = [path for path in waiting if path not in to_come or (path / JOB_FILE_NAME).exists()]
+            waiting = [path for path in waiting if path not in begun]
+            for path in begun:
+                if path.resolve() not in mirrors:
+                    mirrors[path.resolve()] = stack.enter_context(RunMirror(open_run(path), places, num_ranks))
+            for path, each in mirrors.items():
+                if statuses.get(path) == "finished":
                     continue
                 status = each.look()
                 for line in each.news():
                     tell(line)
-                if status != statuses[i]:
-                    statuses[i] = status
+                if status != statuses.get(path):
+                    statuses[path] = status
                     tell(f"{each.path}: {status}, {each.num_events:,} events so far")
-            if all(status == "finished" for status in statuses):
+            if not waiting and all(status == "finished" for status in statuses.values()):
                 return
             time.sleep(PERIOD_S)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from galampi.analysis.mirror.rows import RankRows
 from galampi.errors import UserError
 from galampi.results.files import replace_text
-from galampi.results.reader import Run
+from galampi.results.reader import Run, open_run
 
 STATE = "mirror.json"
 
@@ -48,18 +48,48 @@ def names(run: Path) -> Iterator[str]:
 
 
 def own_folder(run: Path, folder: Path) -> Path:
-    """Return the folder of a run's state: the first of its names that is free, or whose state is of this run."""
+    """Return the folder of a run's state: the first of its names that is free, or whose state is of this run.
+
+    A run that was moved and has kept its name is known by its first row.
+    """
     for name in names(run):
         state = read_state(folder / name)
-        if state is None or (state["run"] == str(run) and not state.get("was_begun_anew")):
+        if state is None or (_is_of(state, run) and not state.get("was_begun_anew")):
             break
     return folder / name
 
 
+def _is_of(state: dict[str, Any], run: Path) -> bool:
+    if state["run"] == str(run):
+        return True
+    first_s = state.get("first_s")
+    return first_s is not None and first_s == first_row_s(open_run(run)) and not Path(state["run"]).exists()
+
+
+def first_row_s(run: Run) -> float | None:
+    """Return the job time of the first update of rank 0 that is recorded; None if there is none. It stays for good."""
+    first = run.ranks[0].updates.read("time_s", stop=1)["time_s"]
+    return float(first[0]) if len(first) else None
+
+
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """Return what an earlier mirror has noted in a folder; None if there is none."""
-    state = folder / STATE
-    return dict(json.loads(state.read_text(encoding="utf-8"))) if state.exists() else None
+    """Return what an earlier mirror has noted in a folder; None if there is none.
+
+    Raises:
+        UserError: What is noted there is damaged, or may not be read.
+    """
+    path = folder / STATE
+    try:
+        state = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError):
+        state = {}
+    if not (isinstance(state.get("run"), str) and isinstance(state.get("ranks"), dict)):
+        raise UserError(f"{path}: damaged: it no longer tells what is here; choose another folder, or remove {folder}")
+    return state
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:

@@ -138,7 +138,8 @@ class TensorBoardPlace:
     def _keep(self) -> None:
         """Note what is in TensorBoard now."""
         ranks = {str(rank): [each.up_to, each.num_restarts, each.first_s] for rank, each in self._ranks.items()}
-        write_state(self._logs, {"run": str(self._run), "ranks": ranks})
+        first_s = self._ranks[0].first_s if 0 in self._ranks else None
+        write_state(self._logs, {"run": str(self._run), "first_s": first_s, "ranks": ranks})
 
     def _follow(self, rows: RankRows, rank: _Rank) -> int:
         """Write the new rows of a rank."""

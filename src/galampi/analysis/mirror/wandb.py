@@ -102,6 +102,7 @@ class WandbPlace(LastingPlace):
         """Note what is there, if that is news."""
         ranks = {str(rank): asdict(sent) for rank, sent in self._sent.items()}
         kept: dict[str, Any] = {"run": str(self._run), "id": self._id, "ended_as": self._ended_as, "ranks": ranks}
+        kept["first_s"] = self._sent[0].first_s if 0 in self._sent else None
         if was_begun_anew:
             kept["was_begun_anew"] = True
         if kept != self._kept:

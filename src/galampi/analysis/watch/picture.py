@@ -10,6 +10,7 @@ from rich.text import Text
 from galampi.analysis.shown import number, shown, span
 from galampi.analysis.watch.several import SeveralRuns
 from galampi.analysis.watch.view import RankView, RunView
+from galampi.digits import returned
 
 _WIDE = 60
 """Characters of a line that has room for everything."""
@@ -70,7 +71,7 @@ def runs_picture(runs: SeveralRuns, width: int, height: int) -> Group:
     # The line above, two gaps, the table's head, the way out.
     num_shown = len(folders) if len(folders) <= height - 5 else max(1, height - 6)
     table = Table(box=None, expand=True, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("run", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("run", ratio=1, min_width=6, no_wrap=True, overflow="ellipsis")
     wide = width >= 70
     for name in ("state", "done", *(("steps/s",) if wide else ()), "return", *(("left",) if wide else ())):
         table.add_column(name, justify="right", no_wrap=True)
@@ -82,7 +83,7 @@ def runs_picture(runs: SeveralRuns, width: int, height: int) -> Group:
             cells = [
                 f"{min(1.0, view.env_steps / view.job.total_env_steps):.0%}",
                 f"{view.env_steps_per_s:,.0f}" if is_running else "-",
-                number(view.mean_return(), ".1f"),
+                returned(view.mean_return(), 1),
                 span(view.left_s) if is_running and view.left_s is not None else "-",
             ]
         kept = cells if wide else [cells[0], cells[2]]
@@ -109,7 +110,7 @@ def _rank_table(ranks: list[RankView], silent: dict[int, str], *, is_wide: bool)
             str(view.rank),
             *([Text(shown(view.hostname))] if is_wide else []),
             "silent" if is_silent else number(view.env_steps_per_s, ",.0f"),
-            number(view.mean_return, ".1f"),
+            returned(view.mean_return, 1),
             *([number(view.weight, ".3f"), age] if is_wide else []),
             number(view.distance, ".2%"),
             style="bold red" if is_silent else None,
@@ -122,7 +123,7 @@ def _curve(view: RunView, width: int, rows: int) -> list[Text]:
     end_s = max((each.time_ended_s[-1] for each in (*view.ranks, *view.retired) if each.time_ended_s), default=0.0)
     words = f"return, mean of 100 episodes of all ranks, over {span(end_s)} of job time"
     title = Text(words, style="dim", overflow="ellipsis", no_wrap=True)
-    columns = width - 10
+    columns = max(1, width - 10)
     values = view.curve(2 * columns)
     known = [value for value in values if value == value]
     if not known:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from galampi.analysis.shown import number, shown, span
+from galampi.analysis.shown import shown, span
+from galampi.digits import returned
 from galampi.errors import ResultsError
 from galampi.job import parse_job
 from galampi.results.reader import RankFile, Run, open_run
@@ -215,7 +216,7 @@ class RunView:
             shown(self.status),
             f"{self.env_steps:,} / {self.job.total_env_steps:,} steps",
             f"{self.env_steps_per_s:,.0f} steps/s" if self.status == "running" else "",
-            f"return {number(self.mean_return(), '.1f')}",
+            f"return {returned(self.mean_return(), 1)}",
             f"weights {min(weights):.2f}-{max(weights):.2f}" if weights else "",
             f"distance {max(distances):.2%}" if distances else "",
             f"step {self.effective_step:.2f}" if self.effective_step == self.effective_step else "",
