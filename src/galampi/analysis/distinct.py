@@ -1,9 +1,11 @@
 """Runs that are given more than once, as they are or as copies, and count once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
+from galampi.errors import JobError
 from galampi.job import parse_job
 from galampi.results.reader import Run
 
@@ -16,7 +18,7 @@ def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """
     kept: list[Run] = []
     told = []
-    settings = {run: _settings(run) for run in runs}
+    settings = cache(_settings)
     for run in runs:
         same = next((number for number, other in enumerate(kept) if _is_same(run, other, settings)), None)
         if same is None:
@@ -32,11 +34,11 @@ def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, told
 
 
-def _is_same(run: Run, other: Run, settings: Mapping[Run, dict[str, object]]) -> bool:
+def _is_same(run: Run, other: Run, settings: Callable[[Run], dict[str, object]]) -> bool:
     """Whether both are one run: rows say when each update was made, to a fraction of a microsecond."""
     if run.path.resolve() == other.path.resolve():
         return True
-    if run.num_ranks != other.num_ranks or settings[run] != settings[other]:
+    if run.num_ranks != other.num_ranks or settings(run) != settings(other):
         return False
     tables = run.ranks[0].updates, other.ranks[0].updates
     num_common = min(table.num_rows for table in tables)
@@ -48,7 +50,10 @@ def _is_same(run: Run, other: Run, settings: Mapping[Run, dict[str, object]]) ->
 
 def _settings(run: Run) -> dict[str, object]:
     """Return the job's settings but for its length, which may have grown since a copy was made."""
-    return parse_job(run.job_toml, f"{run.path}/job.h5").model_dump(exclude={"total_env_steps"})
+    try:
+        return parse_job(run.job_toml, f"{run.path}/job.h5").model_dump(exclude={"total_env_steps"})
+    except JobError:
+        return {"job_toml": run.job_toml}  # Of another version; its rows can be read all the same.
 
 
 def _num_rows(run: Run) -> int:

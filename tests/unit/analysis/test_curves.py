@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from made_runs import make_run
@@ -63,6 +64,14 @@ def test_copies_of_a_run_are_no_seeds(tmp_path, runs) -> None:
             found = ask([runs[0], copy])
         low = found.low[-1] if ask is curve else found[1]
         assert np.isnan(low)
+
+
+def test_jobs_of_another_version_are_read_all_the_same(tmp_path, runs) -> None:
+    folders = [shutil.copytree(run.path, tmp_path / f"old-{run.path.name}") for run in runs]
+    for folder in folders:
+        with h5py.File(folder / "job.h5", "r+") as file:
+            file.attrs["job_toml"] += "\n[a-table-of-old]\nkey = 1\n"
+    assert final_return(folders) == final_return(runs)
 
 
 def test_copies_of_a_run_are_no_scores(tmp_path, runs) -> None:
