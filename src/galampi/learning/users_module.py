@@ -60,11 +60,13 @@ def _width(module: nn.Module, encoding: Encoding, subject: str) -> int:
     observations = torch.zeros(2, *encoding.shape)
     subject = f"{subject}, which for observations {list(observations.shape)}"
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             features = module.eval()(observations)
     except USERS_FAILURES as error:
         raise UserError(f"{subject} raises {one_line(error)}") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != 2 or not features.numel():
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise UserError(f"{subject} returns {shape}; must be [2, width]")
+    if any(parameter.requires_grad for parameter in module.parameters()) and not features.requires_grad:
+        raise UserError(f"{subject} returns features that have no gradient, as after detach(): it would not learn")
     return int(features.shape[1])
