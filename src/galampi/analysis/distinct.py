@@ -1,7 +1,7 @@
 """Runs that are given more than once, as they are or as copies, and count once."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -18,28 +18,28 @@ def distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """
     kept: list[Run] = []
     told = []
-    settings = cache(_settings)
+    by_place: dict[Path, int] = {}
+    alike: dict[str, list[int]] = {}
     for run in runs:
-        same = next((number for number, other in enumerate(kept) if _is_same(run, other, settings)), None)
-        if same is None:
-            kept.append(run)
-            continue
-        other = kept[same]
-        if run.path.resolve() == other.path.resolve():
+        place = run.path.resolve()
+        if place in by_place:
             told.append(f"{run.path}: given more than once, counted once")
             continue
+        others = alike.setdefault(repr((run.num_ranks, _settings(run))), []) if len(runs) > 1 else []
+        by_place[place] = next((number for number in others if _is_same(run, kept[number])), len(kept))
+        if by_place[place] == len(kept):
+            others.append(len(kept))
+            kept.append(run)
+            continue
+        other = kept[by_place[place]]
         less, more = sorted((run, other), key=_num_rows) if _num_rows(run) != _num_rows(other) else (run, other)
-        kept[same] = more
+        kept[by_place[place]] = more
         told.append(f"{less.path}: a copy of {more.path}, not counted")
     return kept, told
 
 
-def _is_same(run: Run, other: Run, settings: Callable[[Run], dict[str, object]]) -> bool:
-    """Whether both are one run: rows say when each update was made, to a fraction of a microsecond."""
-    if run.path.resolve() == other.path.resolve():
-        return True
-    if run.num_ranks != other.num_ranks or settings(run) != settings(other):
-        return False
+def _is_same(run: Run, other: Run) -> bool:
+    """Whether rows of both are the same: they say when each update was made, to a fraction of a microsecond."""
     tables = run.ranks[0].updates, other.ranks[0].updates
     num_common = min(table.num_rows for table in tables)
     columns = [table.read("time_s", "grad_norm", stop=num_common) for table in tables]

@@ -123,16 +123,18 @@ def _runs_in(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the runs of the folders of runs and sweeps, and of the sweeps those that have not begun.
 
     Raises:
-        UserError: No run of a sweep has begun.
+        UserError: No run of a sweep has begun, or it may not be read.
     """
+    from galampi.launch.status import has_begun
     from galampi.launch.sweep import run_folders
 
     begun: list[Path] = []
     to_come: list[Path] = []
     for folder in folders:
-        for run in run_folders(folder):
-            is_there = run == folder or (run / "job.h5").exists()
-            (begun if is_there else to_come).append(run)
-    if to_come and not begun:
-        raise UserError(f"{folders[0]}: none of its {len(to_come)} runs has begun")
+        runs = run_folders(folder)
+        there = [run for run in runs if run == folder or has_begun(run)]
+        if not there:
+            raise UserError(f"{folder}: none of its {len(runs)} runs has begun")
+        begun += there
+        to_come += [run for run in runs if run not in there]
     return begun, to_come

@@ -17,7 +17,9 @@ Auto = Literal["auto"]
 class Section(BaseModel):
     """A table of the job file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
 
 
 def _names_something(reference: str) -> str:
@@ -254,8 +256,10 @@ def difference_of(job: Job, other: Job) -> tuple[str, Any, Any] | None:
     """
     own, theirs = by_key(job), by_key(other)
     for key in {**own, **theirs}:
-        if key != "modules_folder" and own.get(key) != theirs.get(key):
-            return key, own.get(key), theirs.get(key)
+        mine, other_value = own.get(key), theirs.get(key)
+        # By their text too: NaN is not equal to itself.
+        if key != "modules_folder" and mine != other_value and repr(mine) != repr(other_value):
+            return key, mine, other_value
     return None
 
 

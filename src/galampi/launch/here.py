@@ -24,7 +24,7 @@ from galampi.job import load_job
 from galampi.launch import sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.mpirun import mpirun
-from galampi.launch.status import held, run_status
+from galampi.launch.status import has_begun, held
 from galampi.launch.submit import clean_environment
 from galampi.launch.sweep import SweptRun
 from galampi.launch.sweep_display import SweepDisplay
@@ -183,7 +183,7 @@ def _train(
             for each in [each for each in started if each.has_ended]:
                 started.remove(each)
                 is_any_left = True
-                if signals and run_status(each.run.out) == "missing":
+                if signals and not has_begun(each.run.out):
                     # It has not failed: it was never let begin.
                     each.run.local_log.unlink()
                 display.end(next(run for run in sweep.read_sweep(folder) if run.index == each.run.index))

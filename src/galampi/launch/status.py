@@ -37,6 +37,14 @@ def run_status(out: Path) -> str:
     return status if status in EXIT_CODES else "failed"
 
 
+def has_begun(out: Path) -> bool:
+    """Whether there is a run in a folder; also if that may not be looked into, which whoever reads it is told."""
+    try:
+        return (out / "job.h5").exists()
+    except OSError:
+        return True
+
+
 def describe(out: Path) -> str:
     """Say in a line what became of a run.
 

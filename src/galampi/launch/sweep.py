@@ -31,7 +31,7 @@ from galampi.launch.submit import Resources, Submission, log_pattern
 from galampi.results.files import replace_text
 
 OPTIONS, SUBMISSIONS = "options.json", "submissions.jsonl"
-STATES = ("done", "running", "queued", "failed", "lost", "missing")
+STATES = ("done", "running", "queued", "failed", "lost", "missing", "unreadable")
 LACKING = ("failed", "lost", "missing")
 """States in which a run is trained again when the rest of a sweep is asked for."""
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
@@ -154,7 +154,10 @@ def read_sweep(folder: Path) -> list[SweptRun]:
             (path for path in (*logs, local_log) if path.exists()), key=lambda path: path.stat().st_mtime, default=None
         )
         on_its_way = in_queue.get(index, "RUNNING" if held(local_log) else None)
-        state = _state(run_status(out), on_its_way, log is not None)
+        try:
+            state = _state(run_status(out), on_its_way, log is not None)
+        except UnreadableError:
+            state = "unreadable"
         runs.append(SweptRun(index, name, job_file, out, state, log, local_log))
     return sorted(runs, key=lambda run: run.index)
 
@@ -188,9 +191,13 @@ def table(runs: Sequence[SweptRun]) -> str:
 
 
 def exit_code(runs: Sequence[SweptRun]) -> int:
-    """Return 0 if all are done, 1 if one has failed, else 4."""
+    """Return 0 if all are done, 1 if one has failed, 2 if one may not be read, else 4."""
     states = {run.state for run in runs}
-    return 1 if "failed" in states else 0 if states <= {"done"} else 4
+    if "failed" in states:
+        return 1
+    if "unreadable" in states:
+        return 2
+    return 0 if states <= {"done"} else 4
 
 
 def arrays(

@@ -225,11 +225,14 @@ class Simulator:
         num_choices = self.actuation.num_choices
         if mask is None:
             return np.ones(num_choices, np.bool_)
-        parts = mask if isinstance(mask, tuple | list) else (mask,)
         try:
-            flat = np.concatenate([np.asarray(part).ravel() for part in parts])
+            flat = np.asarray(mask).ravel()
         except ValueError:
-            flat = np.zeros(0)
+            # Parts of unlike length.
+            try:
+                flat = np.concatenate([np.asarray(part).ravel() for part in mask])
+            except ValueError:
+                flat = np.zeros(0)
         if flat.shape != (num_choices,) or flat.dtype.kind not in "biuf":
             raise self._fault(f"the action mask is {_told(mask)}; must say of {num_choices} choices which are allowed")
         return flat.astype(np.bool_)
@@ -278,7 +281,7 @@ def spec_of(environment_id: str) -> EnvSpec:
     except (gym.error.Error, ModuleNotFoundError) as error:
         if module:
             held = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]
-            near = did_you_mean(name, held)
+            near = did_you_mean(name, held) or f"; {_hint(name, error)}"
             raise UserError(
                 f"environment.id is {environment_id!r}; module {module!r} has no class {name!r} and registers no such "
                 f"environment{near}"

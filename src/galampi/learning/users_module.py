@@ -68,5 +68,8 @@ def _width(module: nn.Module, encoding: Encoding, subject: str) -> int:
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise UserError(f"{subject} returns {shape}; must be [2, width]")
     if any(parameter.requires_grad for parameter in module.parameters()) and not features.requires_grad:
-        raise UserError(f"{subject} returns features that have no gradient, as after detach(): it would not learn")
+        raise UserError(
+            f"{subject} returns features that have no gradient, as after detach(), so that its parameters would not "
+            "learn; requires_grad_(False) says that this is meant"
+        )
     return int(features.shape[1])

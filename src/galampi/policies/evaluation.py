@@ -71,7 +71,7 @@ def evaluate(
 
     Args:
         stored: The policy.
-        path: Results file, written when the last episode has ended.
+        path: Results file, written when the last episode has ended; of one way, where the other fails.
         num_episodes: Episodes to play each way.
         ways: How to play them, one way after the other: draw the action, or take the most probable one.
         seed: Of simulators and actions; the job's own if None.
@@ -133,9 +133,11 @@ def evaluate(
                 whole = {way: found for way, found in episodes.items() if len(found) == num_episodes}
                 if not whole:
                     raise
-                _save(path, whole, _attributes(stored, bounds, simulators))
-                kept = " and ".join(f"'{way}'" for way in whole)
-                raise UserError(f"{error}; {path} holds the episodes with actions {kept}, which had ended") from error
+                # What lies there may be whole.
+                kept = _elsewhere() if path.exists() else path
+                _save(kept, whole, _attributes(stored, bounds, simulators))
+                ended_ways = " and ".join(f"'{way}'" for way in whole)
+                raise UserError(f"{error}; the episodes with actions {ended_ways} had ended: {kept}") from error
             episodes[actions].sort(key=lambda episode: episode.episode)
         played = Played(episodes, bounds)
         _save(path, episodes, _attributes(stored, bounds, simulators))
@@ -156,12 +158,16 @@ def _save(
     try:
         save_evaluation(path, episodes, attributes)
     except OSError as error:
-        elsewhere = Path(tempfile.gettempdir()) / f"galampi-{os.getpid()}-{EVALUATION_FILE_NAME}"
+        elsewhere = _elsewhere()
         try:
             save_evaluation(elsewhere, episodes, attributes)
         except OSError:
             raise UserError(f"{path}: cannot be written: {error.strerror}; nor can {elsewhere}") from None
         raise UserError(f"{path}: cannot be written: {error.strerror}; what was played is in {elsewhere}") from None
+
+
+def _elsewhere() -> Path:
+    return Path(tempfile.gettempdir()) / f"galampi-{os.getpid()}-{EVALUATION_FILE_NAME}"
 
 
 def _check_writable(files: Sequence[Path]) -> None:

@@ -102,7 +102,7 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         "input_scale": policy.trunk.input_scale,
         "recurrent": stored.job.network.recurrent,
         "state_size": policy.recurrence.state_size if policy.recurrence is not None else 0,
-        "environment": environment.model_dump(exclude={"num_envs"}),
+        "environment": environment.model_dump(mode="json", exclude={"num_envs"}),
         "policy": stored.source,
         "updates": stored.updates,
         "env_steps": stored.env_steps,

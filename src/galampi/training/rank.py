@@ -164,7 +164,7 @@ class Rank:
     def _save(self, path: Path, *, exact: bool, keeps_previous: bool = False) -> None:
         # It would be made anew, for what nobody would look for there.
         if not self.out.is_dir():
-            raise UserError(f"{self.out}: the folder of the run was renamed or removed; its last checkpoint is in it")
+            raise UserError(f"{self.out}: its folder was renamed or removed, and with it what was saved before")
         save_checkpoint(path, self.state(exact=exact), keeps_previous=keeps_previous)
 
     def save_if_due(self) -> None:

@@ -386,7 +386,11 @@ def _with_means_of_their_own(job: Job) -> list[str]:
     """Return the wrappers of a job that normalise by what one simulator has seen."""
     entries = job.environment.wrappers
     names = [entry.wrapper if isinstance(entry, Wrapper) else entry for entry in entries]
-    return [name for name in names if name.rpartition(":")[2] in ("NormalizeObservation", "NormalizeReward")]
+    return [
+        name
+        for name in names
+        if name.startswith("gymnasium.wrappers") and name.endswith((":NormalizeObservation", ":NormalizeReward"))
+    ]
 
 
 def _say_placements(comm: MPI.Intracomm, placement: Placement) -> None:

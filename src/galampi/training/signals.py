@@ -58,9 +58,11 @@ class StopSignals:
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A process that an environment has forked is no rank, and ends as any other.
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            # A process that an environment has forked is no rank. It ends as any other; but a notice that a rank is to
+            # save goes to all processes of a job, and its simulators have steps to finish.
+            if number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
             return
         if self.caught is None:
             self.caught = signal.Signals(number)

@@ -184,7 +184,7 @@ def test_a_run_that_was_moved_is_the_one_it_was(run) -> None:
     with follow(moved, run.parent / "logs") as mirror:
         mirror.look()
     assert [path.name for path in (run.parent / "logs").iterdir()] == ["run"]
-    # A copy lies beside it, and is another one.
+    # A copy at the old place is another one, and so is a new run there.
     copy = shutil.copytree(moved, run)
     with follow(copy) as mirror:
         mirror.look()

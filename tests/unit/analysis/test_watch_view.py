@@ -273,7 +273,9 @@ def test_several_runs_are_rows(tmp_path):
 @pytest.mark.parametrize("width", [1, 8, 9, 10, 11])
 def test_a_pane_of_a_few_columns_ends_nothing(running, thirty, width):
     assert drawn(RunView(running), width, 12)
-    assert runs_picture(SeveralRuns(thirty), width, 12)
+    console = Console(file=io.StringIO(), width=width, height=12, force_terminal=False)
+    console.print(runs_picture(SeveralRuns(thirty), width, 12))
+    assert console.file.getvalue()
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 60), (40, 8)])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galampi.errors import JobError
-from galampi.job import Job, dump_job, fields, load_job, named_modules, parse_job
+from galampi.job import Job, difference_of, dump_job, fields, load_job, named_modules, parse_job
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.toml"))
 
@@ -108,6 +108,11 @@ grid = [[1, 2], [{ deep = [1.5] }]]
     job = parse_job(text, "test")
     assert job.environment.kwargs["limit"] == float("inf")
     assert parse_job(dump_job(job), "test") == job
+    other = parse_job(text.replace("limit = inf", "limit = -inf"), "test")
+    assert difference_of(job, other) == ("environment.kwargs.limit", float("inf"), -float("inf"))
+    unknown = [parse_job(text.replace("limit = inf", "limit = nan"), "test") for _ in range(2)]
+    assert difference_of(*unknown) is None
+    assert job.model_dump_json() != other.model_dump_json()
 
 
 def test_the_dump_holds_every_setting() -> None:

@@ -47,3 +47,22 @@ def test_the_file_of_a_job_stands_for_its_run(tmp_path, capsys) -> None:
     assert capsys.readouterr().out == f"{folder}: finished\n"
     (folder / "job.h5").write_bytes(b"damaged")
     assert run_status(folder) == "failed"
+
+
+def test_a_run_that_may_not_be_read_hides_no_other_of_its_sweep(tmp_path, capsys, monkeypatch) -> None:
+    sweep, system_open = tmp_path / "sweep", os.open
+    (sweep / "jobs").mkdir(parents=True)
+    for number, name in enumerate("ab"):
+        (sweep / "jobs" / f"{number}-{name}.toml").touch()
+        make_run(sweep / name)
+
+    def refuse(path, flags, *arguments):
+        if "/a/" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return system_open(path, flags, *arguments)
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    assert run(["status", str(sweep)]) == 2
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in told[:2]] == ["unreadable", "done"]
+    assert told[2] == "2 runs: 1 done, 1 unreadable"

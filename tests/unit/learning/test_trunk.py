@@ -129,7 +129,10 @@ def test_a_module_begins_alike_for_a_seed_and_leaves_torchs_generator_alone():
         ("nets:Counts", r"buffer 'norm\.num_batches_tracked' would be neither averaged nor saved"),
         ("nets:Double", r"parameter 'weight' is of torch\.float64"),
         ("nets:Images", r"for observations \[2, 3\] raises RuntimeError"),
-        ("nets:Detached", r"returns features that have no gradient, as after detach\(\): it would not learn"),
+        (
+            "nets:Detached",
+            r"returns features that have no gradient, as after detach\(\), so that its parameters",
+        ),
         ("nets:Unflat", r"for observations \[2, 3\] returns \[1, 2, 3\]; must be \[2, width\]"),
     ],
 )

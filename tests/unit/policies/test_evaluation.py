@@ -491,7 +491,7 @@ def test_what_was_played_to_the_end_outlives_a_failure(store, tmp_path, monkeypa
     try:
         stored = find_policy(store("Frail-v0"))
         monkeypatch.setattr(Frail, "steps_left", 35)
-        told = r"RuntimeError: tired; .*e\.h5 holds the episodes with actions 'sample', which had ended"
+        told = r"RuntimeError: tired; the episodes with actions 'sample' had ended: .*e\.h5$"
         with pytest.raises(UserError, match=told):
             evaluate(stored, tmp_path / "e.h5", num_episodes=3)
         assert {way: len(found["return"]) for way, found in load_evaluation(tmp_path / "e.h5").episodes.items()} == {
@@ -501,5 +501,12 @@ def test_what_was_played_to_the_end_outlives_a_failure(store, tmp_path, monkeypa
         with pytest.raises(UserError, match=r"RuntimeError: tired$"):
             evaluate(stored, tmp_path / "other.h5", num_episodes=3)
         assert not (tmp_path / "other.h5").exists()
+        # What is there already may hold both ways.
+        before = (tmp_path / "e.h5").read_bytes()
+        monkeypatch.setattr(Frail, "steps_left", 35)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with pytest.raises(UserError, match=r"had ended: .*galampi-\d+-evaluation\.h5$"):
+            evaluate(stored, tmp_path / "e.h5", num_episodes=3)
+        assert (tmp_path / "e.h5").read_bytes() == before
     finally:
         del gym.registry["Frail-v0"]

@@ -8,7 +8,8 @@ def test_wrappers_that_normalise_by_what_one_simulator_has_seen_are_named() -> N
     text = """
 [environment]
 id = "CartPole-v1"
-wrappers = ["gymnasium.wrappers:NormalizeReward", "mine:Noisy", { wrapper = "gymnasium.wrappers:NormalizeObservation" }]
+wrappers = ["gymnasium.wrappers:NormalizeReward", "mine:NormalizeReward",
+    { wrapper = "gymnasium.wrappers:NormalizeObservation" }]
 """
     assert _with_means_of_their_own(parse_job(text, "test")) == [
         "gymnasium.wrappers:NormalizeReward",

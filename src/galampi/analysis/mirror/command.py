@@ -43,7 +43,7 @@ def mirror(
         mirrors: dict[Path, RunMirror] = {}
         statuses: dict[Path, str] = {}
         while True:
-            begun = [path for path in waiting if path not in to_come or (path / JOB_FILE_NAME).exists()]
+            begun = [path for path in waiting if path not in to_come or _has_begun(path)]
             waiting = [path for path in waiting if path not in begun]
             for path in begun:
                 if path.resolve() not in mirrors:
@@ -60,3 +60,10 @@ def mirror(
             if not waiting and all(status == "finished" for status in statuses.values()):
                 return
             time.sleep(PERIOD_S)
+
+
+def _has_begun(path: Path) -> bool:
+    try:
+        return (path / JOB_FILE_NAME).exists()
+    except OSError:
+        return False  # May not be looked into, as yet.

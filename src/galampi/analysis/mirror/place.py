@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from galampi.analysis.mirror.rows import RankRows
-from galampi.errors import UserError
+from galampi.errors import ResultsError, UserError
 from galampi.results.files import replace_text
-from galampi.results.reader import Run, open_run
+from galampi.results.reader import RankFile, Run
+from galampi.results.schema import rank_file_name
 
 STATE = "mirror.json"
 
@@ -63,12 +64,15 @@ def _is_of(state: dict[str, Any], run: Path) -> bool:
     if state["run"] == str(run):
         return True
     first_s = state.get("first_s")
-    return first_s is not None and first_s == first_row_s(open_run(run)) and not Path(state["run"]).exists()
+    return first_s is not None and first_s == _first_s(run) != _first_s(Path(state["run"]))
 
 
-def first_row_s(run: Run) -> float | None:
-    """Return the job time of the first update of rank 0 that is recorded; None if there is none. It stays for good."""
-    first = run.ranks[0].updates.read("time_s", stop=1)["time_s"]
+def _first_s(run: Path) -> float | None:
+    """Return the job time of rank 0's first update, which stays for good; None if it is not there, or not readable."""
+    try:
+        first = RankFile(run / rank_file_name(0), 0).updates.read("time_s", stop=1)["time_s"]
+    except ResultsError:
+        return None
     return float(first[0]) if len(first) else None
 
 
