@@ -65,7 +65,12 @@ def _watch(arguments: argparse.Namespace) -> int:
     from galampi.analysis.watch.command import watch
     from galampi.launch.sweep import run_folders
 
-    watch([run for folder in arguments.folders for run in run_folders(folder)])
+    runs: dict[Path, Path] = {}
+    for folder in arguments.folders:
+        for run in run_folders(folder):
+            # One that is named by a link too is one.
+            runs.setdefault(run.resolve(), run)
+    watch(list(runs.values()) or arguments.folders)
     return 0
 
 
@@ -133,8 +138,10 @@ def _runs_in(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for folder in folders:
         runs = run_folders(folder)
         there = [run for run in runs if run == folder or has_begun(run)]
-        if not there:
+        if runs and not there:
             raise UserError(f"{folder}: none of its {len(runs)} runs has begun")
         begun += there
         to_come += [run for run in runs if run not in there]
+    if not begun:
+        raise UserError(f"{folders[0]}: no run here")
     return begun, to_come

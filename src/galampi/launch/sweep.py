@@ -130,7 +130,10 @@ def is_sweep(folder: Path) -> bool:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """Return the folders of the runs of a sweep, in their order; of a run its own."""
+    """Return the folders of the runs of a sweep, in their order; of a run its own; of a sweep's own folders none."""
+    if folder.name in ("jobs", "logs") and is_sweep(folder.parent):
+        # As `SWEEP/*` names them.
+        return []
     if not is_sweep(folder):
         return [folder]
     numbered = sorted((int(number), name) for number, _, name in _numbered(folder))

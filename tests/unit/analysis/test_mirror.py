@@ -231,6 +231,11 @@ def test_runs_of_a_sweep_are_followed_as_they_begin(tmp_path, monkeypatch, capsy
     assert told[0] == "1 of 2 runs have not begun; they are followed when they have"
     assert [line.partition(": ")[2][:8] for line in told[1:]] == ["running,", "running,", "finished", "finished"]
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"seed-0", "seed-1"}
+    # As `SWEEP/*` has them, with the folder of its jobs.
+    for command_name, *options in (["mirror", "--tensorboard", str(tmp_path / "logs")], ["watch"]):
+        assert run_command([command_name, *map(str, sorted(sweep.iterdir())), *options]) == 0
+        with pytest.raises(UserError, match="jobs: no run here"):
+            run_command([command_name, str(sweep / "jobs"), *options])
 
 
 @pytest.mark.parametrize("option", ["--tensorboard", "--wandb", "--mlflow"])
