@@ -93,6 +93,11 @@ class Rank:
     last_failure: str = ""
     lost_rank: bool = False
     _checkpoint_due_s: float = 0.0
+    _folder: os.stat_result = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note which folder it is."""
+        self._folder = os.stat(self.out)
 
     def begin(self) -> None:
         """Begin to count time."""
@@ -162,10 +167,15 @@ class Rank:
         self._save(checkpoint_path(self.out, self.comm.rank), exact=exact, keeps_previous=True)
 
     def _save(self, path: Path, *, exact: bool, keeps_previous: bool = False) -> None:
+        state = self.state(exact=exact)
         # It would be made anew, for what nobody would look for there.
-        if not self.out.is_dir():
+        try:
+            is_there = os.path.samestat(os.stat(self.out), self._folder)
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
             raise UserError(f"{self.out}: its folder was renamed or removed, and with it what was saved before")
-        save_checkpoint(path, self.state(exact=exact), keeps_previous=keeps_previous)
+        save_checkpoint(path, state, keeps_previous=keeps_previous)
 
     def save_if_due(self) -> None:
         """Save a checkpoint if it is time, by the clock or by updates; keep one apart if it is wanted."""
