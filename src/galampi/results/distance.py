@@ -57,7 +57,8 @@ def consensus_distance(
         pairs: Whether to compute the distances between every two ranks.
     """
     columns = {"time": "time_s", "update": "update"}
-    positions = [table[columns[one_of("align", align, columns)]] for table in tables]
+    column = columns[one_of("align", align, columns)]
+    positions = [table[column] for table in tables]
     at = _common_stretch(positions) if align == "time" else reduce(np.intersect1d, positions)
     rows = np.stack([_nearest(each, at) for each in positions], axis=1)
     to_mean = np.empty((len(at), len(tables)))
