@@ -20,8 +20,8 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     os.sched_setaffinity(0, {settings["core"]})
 
+    from galampi.environments.vector import make_simulators
     from galampi.job import Environment
-    from galampi.learning.envs import make_simulators
 
     num_envs = settings["num_envs"]
     environment = Environment(id="ALE/Pong-v5", num_envs=num_envs)

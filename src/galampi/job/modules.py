@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from galampi.errors import USERS_FAILURES, UserError
-from galampi.job.settings import Job, Wrapper
+from galampi.job.settings import Job
 
 
 def named_modules(job: Job) -> Iterator[tuple[str, str]]:
@@ -22,9 +22,8 @@ def named_modules(job: Job) -> Iterator[tuple[str, str]]:
         module, colon, _ = reference.rpartition(":")
         if colon:
             yield key, module
-    for wrapper in job.environment.wrappers:
-        reference = wrapper.wrapper if isinstance(wrapper, Wrapper) else wrapper
-        yield "environment.wrappers", reference.partition(":")[0]
+    for entry in job.environment.wrappers_and_kwargs:
+        yield "environment.wrappers", entry.wrapper.partition(":")[0]
 
 
 def find_modules(job: Job) -> dict[str, str]:

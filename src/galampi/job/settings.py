@@ -104,6 +104,11 @@ class Environment(Section):
         """Whether the id is that of a game of Atari."""
         return self.id.rpartition(":")[2].startswith("ALE/")
 
+    @property
+    def wrappers_and_kwargs(self) -> tuple[Wrapper, ...]:
+        """The wrappers, each with its arguments; the innermost first."""
+        return tuple(entry if isinstance(entry, Wrapper) else Wrapper(wrapper=entry) for entry in self.wrappers)
+
 
 ATARI_FIELDS = tuple(Environment.model_fields)[tuple(Environment.model_fields).index("preset") :]
 """Settings that only Atari has."""

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Job
 from galampi.learning import kernels
@@ -24,7 +25,6 @@ from galampi.learning.optimizer import make_optimizer
 from galampi.learning.policy import Policy
 from galampi.learning.returns import gae
 from galampi.learning.rollout import Rollout
-from galampi.learning.spaces import Encoding
 
 REFERENCE_SIMULATORS = 16
 """Simulators for which a learning rate is stated."""

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from galampi.learning.actuation import unsupported_actions
+from galampi.environments.actuation import unsupported_actions
 
 Tensor = torch.Tensor
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.layers import Convolution, Dense, Layer
-from galampi.learning.spaces import Encoding
 
 CNN_CHANNELS = {"cnn": (32, 64, 64), "cnn-small": (32, 64, 32), "cnn-tiny": (16,)}
 CNN_KERNELS_AND_STRIDES = {

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from galampi.environments.simulator import Failure
+from galampi.environments.vector import Simulators, Step
 from galampi.job import Job
 from galampi.learning.a2c import Learner
 from galampi.learning.actions import masked
-from galampi.learning.envs import Simulators, Step
-from galampi.learning.memory import require_memory
 from galampi.learning.recurrence import Memory
 from galampi.learning.rollout import Episode, Rollout
-from galampi.learning.simulator import Failure
+from galampi.memory import require_memory
 
 
 class RolloutCollector:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from galampi.environments.spaces import Encoding
 from galampi.job import Network
 from galampi.learning.architectures import describe, image_layers, num_outputs, sequential, vector_layers
-from galampi.learning.spaces import Encoding
 
 
 class Joined(nn.Module):

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from galampi.environments.spaces import Encoding
 from galampi.job import Network
 from galampi.learning.actions import actions_of
 from galampi.learning.parameters import Block, FlatParameters
 from galampi.learning.recurrence import Memory, Recurrence
-from galampi.learning.spaces import Encoding
 from galampi.learning.trunk import make_trunk
 
 Tensor = torch.Tensor

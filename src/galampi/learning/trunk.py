@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.architectures import describe, image_layers, sees_images, vector_layers
 from galampi.learning.joined import Joined
 from galampi.learning.layers import Convolution, Layer, squares
 from galampi.learning.parameters import Block
-from galampi.learning.spaces import Encoding
 from galampi.learning.users_module import users_module
 
 Tensor = torch.Tensor

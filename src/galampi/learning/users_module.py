@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from galampi.environments.spaces import Encoding
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Network, import_module
 from galampi.job.modules import one_line
-from galampi.learning.spaces import Encoding
 
 
 def users_module(network: Network, encoding: Encoding) -> tuple[nn.Module, int]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,11 +27,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from galampi.environments import Simulators
+from galampi.environments.vector import MOST_SEED, life_loss_ends_return
 from galampi.errors import UserError
 from galampi.job import dump_job, import_again
-from galampi.learning import Learner, Simulators
+from galampi.learning import Learner
 from galampi.learning.actions import masked
-from galampi.learning.envs import MOST_SEED, life_loss_ends_return
 from galampi.policies.play import MOST_SIMULATORS, Choose, Filmed, play, simulators_of
 from galampi.policies.played import Bounds, Played, Progress, bounds_of
 from galampi.policies.stored import StoredPolicy
@@ -97,54 +98,96 @@ def evaluate(
     sequence = np.random.SeedSequence([stored.job.seed if seed is None else seed, _SEEDS])
     words = sequence.generate_state(2, np.uint32)
     first_seed = int(words[0]) % (MOST_SEED - num_episodes)
-    environment = stored.job.environment
-    # As in training, where a lost life may be the end of a return.
-    forgets_lives = life_loss_ends_return(environment, stored.job.learner.end_return_on_life_loss)
-    learner: Learner | None = None
+    player = _Player(stored, bounds, first_seed=first_seed, action_seed=int(words[1]))
     episodes: dict[Actions, list[EvaluatedEpisode]] = {actions: [] for actions in ways}
     firsts: dict[Actions, list[Filmed]] = {actions: [] for actions in ways}
     with ExitStack() as stack:
         for file in files:
             stack.enter_context(sole_writer(file))
-        film = stack.enter_context(Video(video, environment, first_seed)) if video is not None else None
+        film = stack.enter_context(Video(video, stored.job.environment, first_seed)) if video is not None else None
         for actions in ways:
+            progress = Progress(tell, stored.job.environment.id, actions, bounds)
+            filmed = firsts[actions] if film is not None else None
             try:
-                progress = Progress(tell, environment.id, actions, bounds)
-                for num_before in range(0, num_episodes, MOST_SIMULATORS):
-                    num_envs = min(MOST_SIMULATORS, num_episodes - num_before)
-                    simulators = simulators_of(environment, first_seed=first_seed + num_before, num_envs=num_envs)
-                    with closing(simulators):
-                        learner = learner or make_learner(stored, simulators, action_seed=int(words[1]))
-                        filmed = firsts[actions] if film is not None and num_before == 0 else None
-                        choose = _acting(simulators, learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
-                        for simulator, ended in play(simulators, choose, bounds, progress, filmed):
-                            number = num_before + simulator + 1
-                            episode = EvaluatedEpisode(
-                                episode=number,
-                                seed=first_seed + number - 1,
-                                episodic_return=ended.episodic_return,
-                                length=ended.length,
-                                end=ended.end,
-                                taken=ended.taken,
-                            )
-                            report(actions, episode)
-                            episodes[actions].append(episode)
+                for episode in player.episodes(actions, num_episodes, progress, filmed):
+                    report(actions, episode)
+                    episodes[actions].append(episode)
             except UserError as error:
                 whole = {way: found for way, found in episodes.items() if len(found) == num_episodes}
                 if not whole:
                     raise
                 # What lies there may be whole.
                 kept = _elsewhere() if path.exists() else path
-                _save(kept, whole, _attributes(stored, bounds, simulators))
+                _save(kept, whole, player.attributes())
                 ended_ways = " and ".join(f"'{way}'" for way in whole)
                 raise UserError(f"{error}; the episodes with actions {ended_ways} had ended: {kept}") from error
             episodes[actions].sort(key=lambda episode: episode.episode)
         played = Played(episodes, bounds)
-        _save(path, episodes, _attributes(stored, bounds, simulators))
+        _save(path, episodes, player.attributes())
         if film is not None:
             for step in firsts[played.better]:
                 film.follow(*step)
     return played
+
+
+class _Player:
+    """A stored policy that plays."""
+
+    def __init__(self, stored: StoredPolicy, bounds: Bounds, *, first_seed: int, action_seed: int) -> None:
+        self._stored, self._bounds = stored, bounds
+        self._first_seed, self._action_seed = first_seed, action_seed
+        self._learner: Learner | None = None
+        self._description: Mapping[str, Attribute] = {}
+
+    def episodes(
+        self, actions: Actions, num_episodes: int, progress: Progress, filmed: list[Filmed] | None
+    ) -> Iterator[EvaluatedEpisode]:
+        """Play episodes one way, as many at once as there may be simulators, and yield each when it ends.
+
+        Args:
+            actions: Which way.
+            num_episodes: How many.
+            progress: Told after each step.
+            filmed: Takes the steps of the first episode.
+
+        Raises:
+            UserError: As from `play`.
+        """
+        environment = self._stored.job.environment
+        # As in training, where a lost life may be the end of a return.
+        forgets_lives = life_loss_ends_return(environment, self._stored.job.learner.end_return_on_life_loss)
+        for num_before in range(0, num_episodes, MOST_SIMULATORS):
+            first_seed = self._first_seed + num_before
+            num_envs = min(MOST_SIMULATORS, num_episodes - num_before)
+            with closing(simulators_of(environment, first_seed=first_seed, num_envs=num_envs)) as simulators:
+                self._description = simulators.description
+                self._learner = self._learner or make_learner(self._stored, simulators, self._action_seed)
+                choose = _acting(simulators, self._learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
+                filmed_here = filmed if num_before == 0 else None
+                for simulator, ended in play(simulators, choose, self._bounds, progress, filmed_here):
+                    yield EvaluatedEpisode(
+                        episode=num_before + simulator + 1,
+                        seed=first_seed + simulator,
+                        episodic_return=ended.episodic_return,
+                        length=ended.length,
+                        end=ended.end,
+                        taken=ended.taken,
+                    )
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what the file says of the episodes that were played, by attribute."""
+        stored = self._stored
+        return {
+            "job_toml": dump_job(stored.job),
+            "policy": stored.source,
+            "modules": list(stored.modules),
+            "updates": list(stored.updates),
+            "env_steps": stored.env_steps,
+            **{name: bound for name, bound in asdict(self._bounds).items() if bound is not None},
+            "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
+            **{f"environment_{key}": value for key, value in self._description.items()},
+            **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
+        }
 
 
 def _save(
@@ -176,21 +219,6 @@ def _check_writable(files: Sequence[Path]) -> None:
             raise UserError(f"{file}: cannot be written: {file.parent} is no folder to write to")
         if file.is_dir():
             raise UserError(f"{file}: cannot be written: it is a folder")
-
-
-def _attributes(stored: StoredPolicy, bounds: Bounds, simulators: Simulators) -> dict[str, Any]:
-    """Return what the file says of its episodes, by attribute."""
-    return {
-        "job_toml": dump_job(stored.job),
-        "policy": stored.source,
-        "modules": list(stored.modules),
-        "updates": list(stored.updates),
-        "env_steps": stored.env_steps,
-        **{name: bound for name, bound in asdict(bounds).items() if bound is not None},
-        "wall_clock": datetime.now(UTC).isoformat(timespec="seconds"),
-        **{f"environment_{key}": value for key, value in simulators.description.items()},
-        **{f"{package.replace('-', '_')}_version": version(package) for package in _PACKAGES},
-    }
 
 
 def make_learner(stored: StoredPolicy, simulators: Simulators, action_seed: int) -> Learner:

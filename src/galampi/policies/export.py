@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from galampi import __version__
+from galampi.environments import make_simulators
+from galampi.environments.actuation import Actuation
 from galampi.errors import UserError
-from galampi.learning import make_simulators
-from galampi.learning.actuation import Actuation
 from galampi.learning.moments import CLIP
 from galampi.learning.plain import PlainNetwork
 from galampi.policies.evaluation import make_learner

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from galampi.environments import Simulators, make_simulators
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning import Simulators, make_simulators
 from galampi.policies.played import Bounds, Progress
 from galampi.ranks.launched import own_cpus
 

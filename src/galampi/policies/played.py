@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from galampi.digits import returned
+from galampi.environments import is_atari_game, time_limit
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning import is_atari_game, time_limit
 from galampi.policies.stored import StoredPolicy
 from galampi.results.evaluation import Actions, EvaluatedEpisode
 

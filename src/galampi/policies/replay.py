@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from galampi.environments import Simulators
 from galampi.errors import ResultsError, UserError
 from galampi.job import Environment, import_again, parse_job
-from galampi.learning import Simulators
 from galampi.policies.play import MOST_SIMULATORS, Choose, Ended, play, simulators_of
 from galampi.policies.played import Bounds, Progress
 from galampi.results.evaluation import Actions, Evaluation, load_evaluation

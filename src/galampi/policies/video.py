@@ -15,12 +15,12 @@ import gymnasium as gym
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
+from galampi.environments import Simulators
+from galampi.environments.making import render_modes
+from galampi.environments.rows import Row
+from galampi.environments.vector import Games, atari_settings
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning import Simulators
-from galampi.learning.envs import Games, atari_settings
-from galampi.learning.rows import Row
-from galampi.learning.simulator import render_modes
 
 ATARI_FRAMES_PER_S = 60
 LEAST_HEIGHT = 400

@@ -20,7 +20,7 @@ from mpi4py import MPI
 
 from galampi.errors import BrokenRunError, UserError, one_of, os_error_line
 from galampi.job import Job, difference_of, import_again, one_line
-from galampi.learning import keep_freed_memory
+from galampi.memory import keep_freed_memory
 from galampi.paths import expanded
 from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
 from galampi.results import JobFile, new_folder, open_run

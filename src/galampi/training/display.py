@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from galampi.digits import returned
+from galampi.environments import time_limit
 from galampi.job import Environment, Job
-from galampi.learning import time_limit
 
 _LINE_PERIOD_S = 10.0
 _LIVE_PERIOD_S = 0.5

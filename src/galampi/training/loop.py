@@ -7,8 +7,9 @@ import math
 import time
 import zlib
 
+from galampi.environments import Failure
 from galampi.errors import LostRankError
-from galampi.learning import Episode, Failure, Rollout
+from galampi.learning import Episode, Rollout
 from galampi.results import UpdateRow, flush_period_s
 from galampi.training.display import Display
 from galampi.training.rank import Rank

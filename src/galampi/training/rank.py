@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from galampi.environments import Simulators
 from galampi.errors import ResultsError, UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum
 from galampi.job import Job
-from galampi.learning import Learner, RolloutCollector, Simulators
+from galampi.learning import Learner, RolloutCollector
 from galampi.policies.stored import checkpoint_path
 from galampi.ranks.launched import LAUNCHER_PID
 from galampi.ranks.placement import Placement

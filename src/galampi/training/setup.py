@@ -22,20 +22,12 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from galampi.environments import Simulators, make_simulators
 from galampi.errors import UserError, os_error_line
 from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
 from galampi.gossip.mixing import StepScale
-from galampi.job import Job, Wrapper, dump_job, import_modules, imported_sources
-from galampi.learning import (
-    Learner,
-    RolloutCollector,
-    Simulators,
-    has_large_convolutions,
-    lerp,
-    make_simulators,
-    resolve_device,
-    resolve_precision,
-)
+from galampi.job import Job, dump_job, import_modules, imported_sources
+from galampi.learning import Learner, RolloutCollector, has_large_convolutions, lerp, resolve_device, resolve_precision
 from galampi.policies.stored import checkpoint_path
 from galampi.ranks.placement import Placement, together
 from galampi.results import (
@@ -384,11 +376,9 @@ def _simulator_seed(job: Job, num_restarts: int, rank: int, total_simulators: in
 
 def _with_means_of_their_own(job: Job) -> list[str]:
     """Return the wrappers of a job that normalise by what one simulator has seen."""
-    entries = job.environment.wrappers
-    names = [entry.wrapper if isinstance(entry, Wrapper) else entry for entry in entries]
     return [
         name
-        for name in names
+        for name in (entry.wrapper for entry in job.environment.wrappers_and_kwargs)
         if name.startswith("gymnasium.wrappers") and name.endswith((":NormalizeObservation", ":NormalizeReward"))
     ]
 

@@ -7,17 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from galampi.environments import make_simulators
 from galampi.errors import UserError
 from galampi.job import parse_job
-from galampi.learning import (
-    Learner,
-    Rollout,
-    RolloutCollector,
-    kernels,
-    make_simulators,
-    resolve_device,
-    resolve_precision,
-)
+from galampi.learning import Learner, Rollout, RolloutCollector, kernels, resolve_device, resolve_precision
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 VECTOR = gym.spaces.Box(-1, 1, (3,), np.float32)

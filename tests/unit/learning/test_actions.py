@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from galampi.environments.actuation import Actuation
 from galampi.errors import UserError
 from galampi.learning.actions import DiscreteActions, MultiDiscreteActions, actions_of, masked
-from galampi.learning.actuation import Actuation
 
 
 def test_several_numbers_have_the_density_and_entropy_of_their_product():

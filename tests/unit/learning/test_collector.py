@@ -4,9 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from galampi import memory
+from galampi.environments import make_simulators
 from galampi.errors import UserError
 from galampi.job import parse_job
-from galampi.learning import Learner, RolloutCollector, make_simulators, memory
+from galampi.learning import Learner, RolloutCollector
 
 
 class Clock(gym.Env):

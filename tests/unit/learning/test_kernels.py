@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from galampi.environments.spaces import Encoding
 from galampi.job import Network
 from galampi.job.settings import Learner
 from galampi.learning import kernels
 from galampi.learning.optimizer import make_optimizer
 from galampi.learning.policy import Policy
-from galampi.learning.spaces import Encoding
 
 SEEN_WITH = ("2.6", "2.13")
 """Versions of torch that these tests were run with."""

@@ -4,9 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from galampi.environments import make_simulators
 from galampi.errors import JobError, UserError
 from galampi.job import load_job, parse_job
-from galampi.learning import Learner, RolloutCollector, make_simulators
+from galampi.learning import Learner, RolloutCollector
 from galampi.learning.moments import CLIP, MOST_UPDATES, Moments, Normalization
 
 NUM_RANKS, NUM_UPDATES, NUM_ROWS = 3, 40, 16

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from galampi.environments import make_simulators
 from galampi.errors import UserError
 from galampi.job import find_job, load_job, parse_job
-from galampi.learning import Learner, RolloutCollector, make_simulators
+from galampi.learning import Learner, RolloutCollector
 
 NORMALIZED = {"learner.normalize_observations": "true", "learner.normalize_returns": "true"}
 # The mission is text, and always the same in these.

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.actions import DiscreteActions, GaussianActions
@@ -13,7 +14,6 @@ from galampi.learning.architectures import has_large_convolutions
 from galampi.learning.layers import squares
 from galampi.learning.plain import PlainNetwork
 from galampi.learning.policy import Policy
-from galampi.learning.spaces import Encoding
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 UNEVEN = gym.spaces.Box(0, 255, (3, 61, 50), np.uint8)

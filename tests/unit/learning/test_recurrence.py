@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from galampi.environments import make_simulators
+from galampi.environments.spaces import Encoding
 from galampi.job import Network, import_modules, parse_job
-from galampi.learning import Learner, RolloutCollector, make_simulators
+from galampi.learning import Learner, RolloutCollector
 from galampi.learning.plain import PlainNetwork
 from galampi.learning.policy import Policy
 from galampi.learning.recurrence import Memory
-from galampi.learning.spaces import Encoding
 
 JOBS = Path(__file__).parents[3] / "jobs"
 BYTES = gym.spaces.Box(0, 255, (3,), np.uint8)

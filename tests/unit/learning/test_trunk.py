@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Network
 from galampi.learning.architectures import has_large_convolutions
 from galampi.learning.plain import PlainNetwork
 from galampi.learning.policy import Policy
-from galampi.learning.spaces import Encoding
 from galampi.learning.trunk import ModuleTrunk, WrittenTrunk
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)

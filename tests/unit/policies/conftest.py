@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from galampi.environments import make_simulators
 from galampi.job import dump_job, parse_job
-from galampi.learning import Learner, make_simulators
+from galampi.learning import Learner
 from galampi.results import JobFile, save_checkpoint
 
 torch.set_num_threads(1)

@@ -11,9 +11,9 @@ import pytest
 from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 
+from galampi.environments import Simulators
 from galampi.errors import UserError
 from galampi.job import parse_job
-from galampi.learning import Simulators
 from galampi.policies import evaluation
 from galampi.policies import played as playing
 from galampi.policies.evaluation import evaluate

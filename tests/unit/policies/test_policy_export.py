@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from galampi.environments import make_simulators
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
-from galampi.learning import make_simulators
-from galampi.learning.spaces import Encoding
 from galampi.policies.evaluation import make_learner
 from galampi.policies.export import export_onnx, export_policy
 from galampi.policies.stored import find_policy

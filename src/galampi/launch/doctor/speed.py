@@ -19,7 +19,7 @@ _MEASURE_S = 2.0
 
 def check_speed(job: Job, comm: MPI.Intracomm) -> tuple[Finding, int | None]:
     """Measure simulators and learner, all ranks at once; also returns the number of parameters, if the job starts."""
-    from galampi.learning import keep_freed_memory
+    from galampi.memory import keep_freed_memory
     from galampi.ranks.placement import place, together
     from galampi.training.setup import make_learning
 

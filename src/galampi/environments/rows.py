@@ -20,9 +20,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from galampi.environments.simulator import Answer, Failure, Simulator
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning.simulator import Answer, Failure, Simulator
 
 _PATIENCE_S = 5.0
 """What a process is given to end by itself."""

@@ -7,9 +7,10 @@ import pytest
 from ale_py import roms
 from limits import DEADLOCK_S
 
+from galampi import memory
+from galampi.environments import make_simulators
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning import make_simulators, memory
 
 
 def make(environment_id, num_envs=2, seed=3, life_ends_return=True, **settings):

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
+from galampi import memory
 from galampi.errors import UserError
-from galampi.learning import memory
 
 CODE = """
 import sys
 import psutil
 import torch
-from galampi.learning import keep_freed_memory
+from galampi.memory import keep_freed_memory
 if "keep" in sys.argv and not keep_freed_memory():
     sys.exit("the allocator was not told")
 before = psutil.Process().memory_info().rss

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
+from galampi.environments.spaces import MOST_CATEGORIES, Encoding, Part, UnfitError
 from galampi.errors import UserError
-from galampi.learning.spaces import MOST_CATEGORIES, Encoding, Part, UnfitError
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from limits import DEADLOCK_S
 
+from galampi.environments import make_simulators
+from galampi.environments.actuation import Actuation
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Environment, Wrapper, parse_job
-from galampi.learning import Learner, RolloutCollector, make_simulators
-from galampi.learning.actuation import Actuation
-from galampi.learning.spaces import Encoding
+from galampi.learning import Learner, RolloutCollector
 
 pytestmark = pytest.mark.timeout(DEADLOCK_S)
 

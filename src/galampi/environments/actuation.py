@@ -12,8 +12,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from galampi.environments.spaces import says_something
 from galampi.errors import UserError
-from galampi.learning.spaces import says_something
 
 
 class Actuation:

@@ -1,7 +1,7 @@
 """The simulators of a rank: any gymnasium environment as one vector with the same rules.
 
-Owns their creation, seeds, the check of actions and the record of what was chosen. Knows nothing of learning
-beyond the fact that a lost life may end a return.
+Owns their seeds, the check of actions and the record of what was chosen. Knows nothing of learning beyond the fact that
+a lost life may end a return.
 
 The rules: an episode's end is reported with its last observation; the step after it ignores its action and
 resets (gymnasium's NEXT_STEP autoreset). Rewards are the game's own.
@@ -19,13 +19,14 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.envs.registration import EnvSpec
 
+from galampi.environments.actuation import Actuation
+from galampi.environments.making import spec_of
+from galampi.environments.rows import Answers, Processes, Row
+from galampi.environments.simulator import Failure, Simulator
+from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Environment
-from galampi.learning.actuation import Actuation
-from galampi.learning.memory import require_memory
-from galampi.learning.rows import Answers, Processes, Row
-from galampi.learning.simulator import Failure, Simulator, spec_of
-from galampi.learning.spaces import Encoding
+from galampi.memory import require_memory
 
 ATARI_BYTES = 2 << 20
 """What one emulator takes, its frames included."""
