@@ -87,10 +87,7 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"{name}, which cannot be made: {' '.join(str(error).split())}") from None
     except USERS_FAILURES as error:
-        hint = ""
-        if "daemonic processes" in str(error):
-            hint = "; it has processes of its own, for which environment.vectorization must be 'sync'"
-        raise UserError(f"{name}, which cannot be made: {one_line(error)}{hint}") from error
+        raise UserError(f"{name}, which cannot be made: {one_line(error)}") from error
     if environment.is_atari:
         made = Game(made, environment)
     else:

@@ -5,7 +5,9 @@ Owns the processes, and what they and this one say to each other. What is simula
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
+import os
 import random
 import signal
 import traceback
@@ -14,12 +16,14 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from types import FrameType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from galampi.environments.forked import end_if_forked
 from galampi.environments.simulator import Answer, Failure, Simulator
 from galampi.errors import UserError
 from galampi.job import Environment
@@ -165,8 +169,9 @@ class Processes:
         self._end = Finalize(self, _end, (self._connections, self._processes), exitpriority=10)
         for indices in self._rows:
             ours, theirs = context.Pipe()
+            # No daemon, which may have no processes of its own.
             process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-                target=_serve, args=(theirs, environment, indices.tolist(), first_number, first_seed), daemon=True
+                target=_serve, args=(theirs, environment, indices.tolist(), first_number, first_seed), daemon=False
             )
             process.start()
             theirs.close()
@@ -239,9 +244,11 @@ def _serve(
     connection: Connection, environment: Environment, indices: Sequence[int], first_number: int, first_seed: int
 ) -> None:
     """Answer what is asked, until the other end is closed; a mistake or a traceback is an answer too."""
-    # Whether a job stops is its ranks' matter; with the rank that asks, this process ends too.
+    # Whether a job stops is its ranks' matter; with the rank that asks, this process ends too. If signals were ignored,
+    # the programs that a simulator starts would ignore them as well, and it could not end them.
+    handle = functools.partial(_leave_alone, os.getpid())
     for number in _STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, handle)
     torch.set_num_threads(1)
     seed = first_seed + indices[0]
     random.seed(seed)
@@ -261,6 +268,10 @@ def _serve(
         connection.send(error)
     except Exception:
         connection.send(traceback.format_exc())
+
+
+def _leave_alone(process: int, number: int, frame: FrameType | None) -> None:
+    end_if_forked(number, process)
 
 
 def _end(connections: Sequence[Connection], processes: Sequence[BaseProcess]) -> None:

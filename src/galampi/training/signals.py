@@ -11,6 +11,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from galampi.environments.forked import end_if_forked
+
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
@@ -57,12 +59,7 @@ class StopSignals:
         self._cuts_short = False
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            # A process that an environment has forked is no rank. It ends as any other; but a notice that a rank is to
-            # save goes to all processes of a job, and its simulators have steps to finish.
-            if number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
+        if end_if_forked(number, self._process):
             return
         if self.caught is None:
             self.caught = signal.Signals(number)

@@ -1,6 +1,8 @@
 """Environments as users bring them, each with a habit of its own."""
 
+import multiprocessing
 import os
+import subprocess
 import sys
 import time
 
@@ -119,6 +121,23 @@ class Fuse(gym.Wrapper):
             guest.habit = ""
         elif guest.number == 1:
             CALLS.append("fuse")
+
+
+class Foreman(Guest):
+    """Has a process forked and a program started, and ends them by a signal when it is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.helpers = []
+        self.helpers.append(multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)))
+        self.helpers[0].start()
+        self.helpers.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+
+    def close(self):
+        for helper in self.helpers:
+            helper.terminate()
+        self.helpers[0].join()
+        self.helpers[1].wait()
 
 
 class Gambler(Guest):

@@ -3,6 +3,7 @@
 import guests
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 from limits import DEADLOCK_S
 
@@ -237,6 +238,16 @@ def test_measuring_a_simulator_leaves_global_generators_alone():
     expected = random.getstate(), np.random.get_state()[1].tolist()
     make("Gambler", num_threads=2)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == expected
+
+
+def test_a_simulator_may_have_processes_of_its_own_and_end_them_by_a_signal():
+    simulators = make("Foreman", num_threads=2, vectorization="async")
+    served = [psutil.Process(process.pid) for process in simulators._vector._processes]
+    helpers = [child for process in served for child in process.children(recursive=True)]
+    assert len(served) == 2 and len(helpers) == 4
+    steps(simulators, 6)
+    simulators.close()
+    assert not psutil.wait_procs([*served, *helpers], timeout=DEADLOCK_S)[1]
 
 
 def test_a_process_that_dies_is_told():
