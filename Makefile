@@ -60,7 +60,8 @@ each = +@failed=; for part in $(2); do $(MAKE) MPI=$(1) $$part || failed="$$fail
 $(UNDER_MPICH): mpich-%:
 	$(call each,mpich,test-$*)
 
-quick-openmpi: export ARGS := -m library
+# Whether it learns is the same under every library.
+quick-openmpi: export ARGS := -m library -k "not cartpole_is_solved"
 quick-openmpi:
 	$(call each,openmpi,test-mpi test-jobs)
 

@@ -46,7 +46,7 @@ def test_a_stuck_rank_holds_nobody_up(galampi, small_job, tmp_path, method, sign
     out = tmp_path / "run"
     silent_after_s = 3 if not signalled else DEADLOCK_S * 2
     train = ("train", small_job, "--out", out, "--gossip.method", method, "--gossip.silent_after_s", silent_after_s)
-    command = galampi(*train, "--total_env_steps", FOREVER if signalled else 100_000, ranks=3)
+    command = galampi(*train, "--total_env_steps", FOREVER if signalled else 40_000, ranks=3)
     wait_for(lambda: has_trained(out, 3))
     ranks = command.ranks()
     rank_process(command, 1).send_signal(signal.SIGSTOP)
@@ -103,6 +103,7 @@ def test_a_stuck_rank_holds_no_other_edge_up_on_a_network(galampi, small_job, tm
         assert "ended with 2 of 3 ranks" in the_line(errors)
 
 
+@pytest.mark.slow
 def test_a_rank_that_was_stopped_for_a_while_rejoins(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER, "--gossip.silent_after_s", 1)

@@ -12,8 +12,6 @@ from limits import DEADLOCK_S
 from galampi.policies.stored import find_policy
 from galampi.results import JobFile, load_checkpoint, open_run
 
-NUM_KILLS = 5
-
 
 def checkpoints(out):
     return sorted((out / "checkpoint").glob("rank-*.h5"))
@@ -25,11 +23,12 @@ def has_trained(out) -> bool:
 
 
 @pytest.mark.library("kill and resume")
-def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_path) -> None:
+@pytest.mark.parametrize("num_kills", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_path, num_kills) -> None:
     out = tmp_path / "run"
     chance = random.Random(1)
     kept: list[dict[str, np.ndarray]] = [{}, {}]
-    for kill in range(NUM_KILLS):
+    for kill in range(num_kills):
         resume = ["--resume"] if kill else []
         command = galampi("train", small_job, "--out", out, "--total_env_steps", 10_000_000, *resume)
         wait_for(lambda command=command: (out / "job.h5").exists() and len(command.ranks()) == 2)
@@ -63,7 +62,7 @@ def test_killed_again_and_again_and_resumed_each_time(galampi, small_job, tmp_pa
     assert_sound(out, num_ranks=2, status="finished")
     run = open_run(out)
     assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= budget
-    assert len(run.ranks[0].restarts["restart"]) == NUM_KILLS
+    assert len(run.ranks[0].restarts["restart"]) == num_kills
     assert run.ranks[0].restarts["weights_restarted"].all()
 
 
