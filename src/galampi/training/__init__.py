@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
@@ -26,7 +26,7 @@ from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_si
 from galampi.results import JobFile, new_folder, open_run
 from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
-from galampi.training.folder import claim, set_aside
+from galampi.training.folder import claimed, set_aside
 from galampi.training.loop import train_to_end
 from galampi.training.resuming import find_start, new_start
 from galampi.training.setup import begin, make_rank
@@ -74,49 +74,47 @@ def train(
     signals = StopSignals()
     # Environments are the user's code, and may change the folder.
     out = None if out is None else expanded(out).absolute()
-    try:
-        with signals:
-            with together(comm):
-                refuse_singletons(comm)
-            _refuse_other_jobs(job, comm)
-            end_with_launcher(comm)
-            placement = place(comm)
-            keep_freed_memory()
-            out, lock, is_resumed = _claim(job, out, resume, comm)
-            start = find_start(job, out, comm) if is_resumed else new_start(job, origin, comm)
-            total_before = start.total_env_steps(start.progress)
-            if total_before >= job.total_env_steps or 0 < job.max_time_s <= start.time_s:
-                if comm.rank == 0:
-                    # A kill between the last save and the change of the status leaves it at `running`.
-                    JobFile.set_status(out, "finished")
-                return out, None
-            with together(comm):
-                if is_resumed and comm.rank == 0:
-                    import_again(job, open_run(out).attributes.get("modules", ()), log.info)
-            rank = make_rank(job, out, placement, comm, start, signals)
-    except StopNow:
-        _stop_at_once(signals)
-    try:
-        begin(rank, argv)
-        shows = comm.rank == 0 and not quiet
-        with Display(job, total_before, start.time_s) if shows else nullcontext() as display:
-            train_to_end(rank, signals, display)
-        return out, end(rank, signals)
-    except (Exception, KeyboardInterrupt, SystemExit) as error:
-        # Objects of HDF5 that a full disk keeps from closing would each say so, above the line that tells it.
-        sys.unraisablehook = lambda unraisable: None
-        rank.say_failed()
-        # What this rank alone has met comes from outside; the others are told by the end of the job.
-        if isinstance(error, OSError):
-            raise BrokenRunError(os_error_line(error)) from error
-        if isinstance(error, UserError):
-            raise BrokenRunError(str(error)) from error
-        if isinstance(error, SystemExit):
-            raise BrokenRunError(f"code of the job left the program by {one_line(error)}") from error
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
+    with ExitStack() as claim:
+        try:
+            with signals:
+                with together(comm):
+                    refuse_singletons(comm)
+                _refuse_other_jobs(job, comm)
+                end_with_launcher(comm)
+                placement = place(comm)
+                keep_freed_memory()
+                out, is_resumed = _claim(job, out, resume, comm, claim)
+                start = find_start(job, out, comm) if is_resumed else new_start(job, origin, comm)
+                total_before = start.total_env_steps(start.progress)
+                if total_before >= job.total_env_steps or 0 < job.max_time_s <= start.time_s:
+                    if comm.rank == 0:
+                        # A kill between the last save and the change of the status leaves it at `running`.
+                        JobFile.set_status(out, "finished")
+                    return out, None
+                with together(comm):
+                    if is_resumed and comm.rank == 0:
+                        import_again(job, open_run(out).attributes.get("modules", ()), log.info)
+                rank = make_rank(job, out, placement, comm, start, signals)
+        except StopNow:
+            _stop_at_once(signals)
+        try:
+            begin(rank, argv)
+            shows = comm.rank == 0 and not quiet
+            with Display(job, total_before, start.time_s) if shows else nullcontext() as display:
+                train_to_end(rank, signals, display)
+            return out, end(rank, signals)
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            # Objects of HDF5 that a full disk keeps from closing would each say so, above the line that tells it.
+            sys.unraisablehook = lambda unraisable: None
+            rank.say_failed()
+            # What this rank alone has met comes from outside; the others are told by the end of the job.
+            if isinstance(error, OSError):
+                raise BrokenRunError(os_error_line(error)) from error
+            if isinstance(error, UserError):
+                raise BrokenRunError(str(error)) from error
+            if isinstance(error, SystemExit):
+                raise BrokenRunError(f"code of the job left the program by {one_line(error)}") from error
+            raise
 
 
 def _refuse_simulators_process() -> None:
@@ -144,26 +142,25 @@ def _refuse_other_jobs(job: Job, comm: MPI.Intracomm) -> None:
             )
 
 
-def _claim(job: Job, out: Path | None, resume: Resume, comm: MPI.Intracomm) -> tuple[Path, int | None, bool]:
-    """Claim the folder on rank 0. Collective over comm.
+def _claim(job: Job, out: Path | None, resume: Resume, comm: MPI.Intracomm, claim: ExitStack) -> tuple[Path, bool]:
+    """Claim the folder on rank 0, until `claim` is closed. Collective over comm.
 
     Returns:
-        The folder; on rank 0 the descriptor that holds the claim; and whether there is a run to go on with.
+        The folder, and whether there is a run to go on with.
     """
     found: tuple[Path, bool] | None = None
-    lock = None
     with together(comm):
         if comm.rank == 0:
             # The first rank's clock names the folder for all.
             folder = out or new_folder(job.name)
             is_resumed = resume == "yes" or (resume != "no" and (folder / "job.h5").exists())
-            lock = claim(folder, resume=is_resumed)
+            claim.enter_context(claimed(folder, resume=is_resumed, is_new=out is None))
             if is_resumed and resume == "anew":
                 log.info("the files of the run before are kept in %s", set_aside(folder))
                 is_resumed = False
             found = folder, is_resumed
     folder, is_resumed = comm.bcast(found)
-    return folder, lock, is_resumed
+    return folder, is_resumed
 
 
 def _stop_at_once(signals: StopSignals) -> NoReturn:

@@ -9,6 +9,8 @@ import fcntl
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from galampi.errors import UserError
@@ -19,10 +21,16 @@ log = logging.getLogger(__name__)
 _LOCK = "lock"
 
 
-def claim(out: Path, *, resume: bool) -> int:
-    """Make sure the folder is this job's alone, and return the descriptor that holds the claim. Local.
+@contextmanager
+def claimed(out: Path, *, resume: bool, is_new: bool = False) -> Iterator[None]:
+    """Make sure the folder is this job's alone, for as long as the context lasts. Local.
 
-    Files that are no run's do not matter.
+    Files that are no run's do not matter. Where no run has begun when the context ends, nothing of it is left.
+
+    Args:
+        out: The folder.
+        resume: Whether to go on with a run there.
+        is_new: Whether it was created for this job.
 
     Raises:
         UserError: The folder holds a run, or holds nothing to resume, cannot be written, or is in use.
@@ -32,24 +40,57 @@ def claim(out: Path, *, resume: bool) -> int:
             if not (out / "job.h5").exists():
                 raise UserError(f"{out}: no run to resume there: job.h5 is missing")
         else:
+            is_new |= not out.exists()
             out.mkdir(parents=True, exist_ok=True)
             if (out / "job.h5").exists():
                 raise UserError(f"{out}: holds a run; add --resume to go on with it, or choose another --out")
             _refuse_rows(out)
-        # As the umask says: who may write the folder may go on with its run.
-        descriptor = os.open(out / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+        lock = _locked(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{out}: in use by a job that is still running") from None
-    except OSError:
-        # Some file systems know no locks; the job can run there all the same.
-        log.warning("%s: its file system has no locks: nothing keeps two jobs from writing there", out)
-    if not resume:
-        _clear(out)
-    return descriptor
+        if not resume:
+            _clear(out)
+        yield
+    finally:
+        with suppress(OSError):
+            if not (out / "job.h5").exists() and _is_at(lock, out / _LOCK):
+                (out / _LOCK).unlink()
+                if is_new:
+                    out.rmdir()  # If nothing else lies there.
+        os.close(lock)
+
+
+def _locked(out: Path) -> int:
+    """Return the descriptor of the lock of a folder, locked.
+
+    Raises:
+        UserError: Another job has it.
+        OSError: The folder cannot be written.
+    """
+    path = out / _LOCK
+    while True:
+        # As the umask says: who may write the folder may go on with its run.
+        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise UserError(f"{out}: in use by a job that is still running") from None
+        except OSError:
+            # Some file systems know no locks; the job can run there all the same.
+            log.warning("%s: its file system has no locks: nothing keeps two jobs from writing there", out)
+            return lock
+        # A job that was refused may have removed it between the two.
+        with suppress(FileNotFoundError):
+            if _is_at(lock, path):
+                return lock
+        os.close(lock)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a path is that of an open file. Raises OSError: there is none."""
+    return os.path.samestat(os.fstat(descriptor), path.stat())
 
 
 def set_aside(out: Path) -> Path:

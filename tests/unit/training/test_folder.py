@@ -1,0 +1,77 @@
+"""The folder of a run: claimed by one job at a time, and left as it was where no run has begun."""
+
+import os
+
+import pytest
+
+from galampi.errors import UserError
+from galampi.training.folder import claimed
+
+
+def claim(out, **settings):
+    return claimed(out, resume=False, **settings)
+
+
+def test_a_job_that_is_refused_leaves_no_folder(tmp_path) -> None:
+    with pytest.raises(KeyError), claim(tmp_path / "runs" / "a"):
+        assert (tmp_path / "runs" / "a" / "lock").exists()
+        raise KeyError
+    assert not (tmp_path / "runs" / "a").exists()
+
+
+@pytest.mark.parametrize("name", [None, "notes.txt"])
+def test_a_folder_that_was_there_stays_with_what_lies_in_it(tmp_path, name) -> None:
+    names = [] if name is None else [name]
+    for each in names:
+        (tmp_path / each).touch()
+    with claim(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == names
+
+
+def test_a_folder_made_for_the_job_goes_but_not_with_what_lies_in_it(tmp_path) -> None:
+    for name in ("empty", "log"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "log" / "slurm.out").touch()
+    for name in ("empty", "log"):
+        with claim(tmp_path / name, is_new=True):
+            pass
+    assert not (tmp_path / "empty").exists()
+    assert os.listdir(tmp_path / "log") == ["slurm.out"]
+
+
+def test_a_claim_lasts_as_long_as_its_context(tmp_path) -> None:
+    with claim(tmp_path):
+        with pytest.raises(UserError, match="in use by a job that is still running"), claim(tmp_path):
+            pass
+        assert (tmp_path / "lock").exists()
+        # A run has begun.
+        (tmp_path / "job.h5").touch()
+    with claimed(tmp_path, resume=True):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["job.h5", "lock"]
+
+
+def test_a_lock_of_another_job_stays(tmp_path) -> None:
+    """The folder was renamed, and another job has taken its name."""
+    with claim(tmp_path / "a"):
+        (tmp_path / "a").rename(tmp_path / "b")
+        other = claim(tmp_path / "a")
+        other.__enter__()
+    assert os.listdir(tmp_path / "a") == ["lock"]
+    other.__exit__(None, None, None)
+
+
+def test_a_lock_that_was_removed_before_it_was_taken_is_made_anew(tmp_path, monkeypatch) -> None:
+    from galampi.training import folder
+
+    removed = []
+
+    def flock(descriptor, operation):
+        if not removed:
+            (tmp_path / "lock").unlink()
+            removed.append(descriptor)
+
+    monkeypatch.setattr(folder.fcntl, "flock", flock)
+    with claim(tmp_path):
+        assert (tmp_path / "lock").exists() and removed
