@@ -71,6 +71,7 @@ def _train(arguments: argparse.Namespace) -> int:
         from mpi4py import MPI
 
         from galampi.training import train
+        from galampi.training.signals import StopSignals
 
     comm = MPI.COMM_WORLD
     level = logging.ERROR if arguments.quiet else logging.INFO
@@ -86,6 +87,8 @@ def _train(arguments: argparse.Namespace) -> int:
         origin=arguments.origin,
         quiet=arguments.quiet,
     )
+    # All is saved: what comes now is not to cut the rest short.
+    StopSignals()
     if comm.rank == 0 and not arguments.quiet:
         if outcome is None:
             print(f"{out}: finished already; raise total_env_steps (or max_time_s) to train further")

@@ -74,7 +74,8 @@ def train(
     signals = StopSignals()
     # Environments are the user's code, and may change the folder.
     out = None if out is None else expanded(out).absolute()
-    with ExitStack() as claim:
+    with ExitStack() as stack:
+        stack.callback(signals.release)
         try:
             with signals:
                 with together(comm):
@@ -83,7 +84,7 @@ def train(
                 end_with_launcher(comm)
                 placement = place(comm)
                 keep_freed_memory()
-                out, is_resumed = _claim(job, out, resume, comm, claim)
+                out, is_resumed = _claim(job, out, resume, comm, stack)
                 start = find_start(job, out, comm) if is_resumed else new_start(job, origin, comm)
                 total_before = start.total_env_steps(start.progress)
                 if total_before >= job.total_env_steps or 0 < job.max_time_s <= start.time_s:

@@ -1,12 +1,13 @@
 """Signals that ask a job to save and stop.
 
-Owns their handlers, from the first moment of a job to the end of the process. Knows nothing of what is stopped.
+Owns their handlers, from the first moment of a job to its last. Knows nothing of what is stopped.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ class StopNow(BaseException):
 class StopSignals:
     """Notes the signals that ask a job to stop, and cuts short what may be.
 
-    They stay caught until the process ends, so that a second one cannot cut the saving short. A hangup that is ignored
+    They stay caught until they are released, so that a second one cannot cut the saving short. A hangup that is ignored
     when the job starts, as under nohup, stays ignored.
 
     As a context it marks its body as what may be cut short: a signal that comes within, or has come before, raises
@@ -35,14 +36,22 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        """Catch them from now on. Local; from the main thread."""
+        """Catch them from now on, if this is the main thread: no other may. Local."""
         self.caught: signal.Signals | None = None
         self.caught_at_s: float | None = None
         self._cuts_short = False
         self._process = os.getpid()
-        for number in _STOP_SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._catch)
+        self._before = {
+            number: signal.signal(number, self._catch)
+            for number in (_STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ())
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        }
+
+    def release(self) -> None:
+        """Let whoever took them before have them again. Local; from the thread that caught them."""
+        for number, handler in self._before.items():
+            # None: it was not set from Python, and cannot be.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def __enter__(self) -> Self:
         """Begin what may be cut short."""

@@ -46,6 +46,30 @@ def test_a_resume_that_is_none_is_refused_before_anything(tmp_path, resume) -> N
     assert not (tmp_path / "run").exists()
 
 
+def test_signals_are_whose_they_were_before_once_they_are_released() -> None:
+    program = """
+import os, signal
+from galampi.training.signals import StopSignals
+taken = []
+signal.signal(signal.SIGTERM, lambda number, frame: taken.append(number))
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signals = StopSignals()
+os.kill(os.getpid(), signal.SIGTERM)
+assert signals.caught == signal.SIGTERM and not taken
+signals.release()
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGHUP)
+assert taken == [signal.SIGTERM]
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    taken.append("interrupt")
+assert taken == [signal.SIGTERM, "interrupt"]
+"""
+    answer = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
 def test_a_process_that_an_environment_has_forked_ends_as_any_other() -> None:
     program = """
 import os, signal, time
