@@ -13,15 +13,21 @@ pytestmark = pytest.mark.one_mpi
 def test_everything_a_run_exports(galampi, small_job, tmp_path) -> None:
     pytest.importorskip("tensorboardX")
     pytest.importorskip("safetensors")
-    out = tmp_path / "run"
+    # The one run of a sweep that has begun.
+    sweep = tmp_path / "sweep"
+    out = sweep / "run"
+    (sweep / "jobs").mkdir(parents=True)
+    for name in ("0-run.toml", "1-later.toml"):
+        (sweep / "jobs" / name).touch()
     assert galampi("train", small_job, "--out", out, "--total_env_steps", 4000, "--quiet").finish()[0] == 0
     files = {name: tmp_path / name for name in ("logs", "scores.json", "policy.safetensors")}
     code, output, errors = galampi(
-        *("export", out, "--tensorboard", files["logs"], "--rliable", files["scores.json"]),
+        *("export", sweep, "--tensorboard", files["logs"], "--rliable", files["scores.json"]),
         *("--policy", files["policy.safetensors"], "--rank", 1),
         ranks=None,
     ).finish()
     assert code == 0, errors
+    assert "1 of 2 runs have not begun and are left out" in output
     run = open_run(out)
     num_rows = sum(rank.updates.num_rows + rank.episodes.num_rows for rank in run.ranks)
     # More on a node whose energy can be read.

@@ -75,7 +75,7 @@ def test_a_system_that_tells_no_cores_and_a_folder_for_the_whole_group(small_job
 @pytest.mark.one_mpi
 @pytest.mark.parametrize(
     ("environment", "bound"),
-    [("faulty_env:Endless-v0", "has no time limit"), ("Pendulum-v1", "ends each after 200 env steps")],
+    [("faulty_env:Endless-v0", "has no time limit"), ("Pendulum-v1", "ends each after 200 env steps at the latest")],
 )
 def test_a_return_that_is_not_there_is_explained(small_job, tmp_path, environment, bound) -> None:
     # A line of progress at every update.

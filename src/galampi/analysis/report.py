@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -102,6 +103,7 @@ def report(
     if not mixed:
         _refuse_mixture(runs)
     jobs = _by_job(runs)
+    told += [line for job in jobs for line in _of_equal_seeds(job)]
     summary = _summary(jobs)
     if out is None:
         first = runs[0].run.path
@@ -125,6 +127,15 @@ def _of_missing_ranks(run: Run) -> str:
         return ""
     which = f"rank {missing[0]}" if len(missing) == 1 else f"{len(missing)} of {run.num_ranks} ranks"
     return f"{run.path}: the file of {which} is missing; steps, speed and returns are those of the others alone"
+
+
+def _of_equal_seeds(job: JobReport) -> list[str]:
+    """Say which seeds a job has more than once."""
+    return [
+        f"{job.label}: {num_runs} runs have seed {seed}; each counts, though they are no seeds apart"
+        for seed, num_runs in sorted(Counter(run.job.seed for run in job.runs).items())
+        if num_runs > 1
+    ]
 
 
 def _refuse_mixture(runs: Sequence[RunReport]) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from galampi.cli.settings import Parser, positive, worded
+from galampi.cli.settings import Parser, positive, runs_in, worded
 from galampi.errors import UserError
 
 
@@ -38,7 +37,7 @@ def _report(arguments: argparse.Namespace) -> int:
         raise UserError(f"report needs {error.name}: pip install 'galampi[report]'") from None
     from galampi.analysis.report import follow, report
 
-    runs, to_come = _runs_in(arguments.folders)
+    runs, to_come = runs_in(arguments.folders)
     tell = partial(print, flush=True)
     if to_come:
         tell(f"{len(to_come)} of {len(runs) + len(to_come)} runs have not begun; the report is of the others")
@@ -116,32 +115,9 @@ def _mirror(arguments: argparse.Namespace) -> int:
         places.append(partial(MlflowPlace, uri=arguments.mlflow))
     if not places:
         raise UserError("mirror needs a place: --tensorboard DIR, --wandb PROJECT or --mlflow URI, one or several")
-    runs, to_come = _runs_in(arguments.folders)
+    runs, to_come = runs_in(arguments.folders)
     tell = partial(print, flush=True)
     if to_come:
         tell(f"{len(to_come)} of {len(runs) + len(to_come)} runs have not begun; they are followed when they have")
     mirror(runs, places, arguments.ranks, tell, to_come=to_come)
     return 0
-
-
-def _runs_in(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the runs of the folders of runs and sweeps, and of the sweeps those that have not begun.
-
-    Raises:
-        UserError: No run of a sweep has begun, or it may not be read.
-    """
-    from galampi.launch.status import has_begun
-    from galampi.launch.sweep import run_folders
-
-    begun: list[Path] = []
-    to_come: list[Path] = []
-    for folder in folders:
-        runs = run_folders(folder)
-        there = [run for run in runs if run == folder or has_begun(run)]
-        if runs and not there:
-            raise UserError(f"{folder}: none of its {len(runs)} runs has begun")
-        begun += there
-        to_come += [run for run in runs if run not in there]
-    if not begun:
-        raise UserError(f"{folders[0]}: no run here")
-    return begun, to_come

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from galampi.cli.settings import Parser, positive, rank, whole
+from galampi.cli.settings import Parser, positive, rank, runs_in, whole
 from galampi.digits import returned
 from galampi.errors import UserError
 from galampi.job import import_again
@@ -131,7 +131,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def add_export(parser: Parser) -> None:
     """Add the arguments of `export`."""
-    parser.add_argument("run_paths", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN|SWEEP", help="folder of a run or of a sweep")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard's event files there")
     parser.add_argument(
         "--rliable", type=Path, metavar="FILE.json", help="write the runs' scores: {algorithm: [runs x games]}"
@@ -150,9 +150,11 @@ def add_export(parser: Parser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    paths: list[Path] = arguments.run_paths
     if not any((arguments.tensorboard, arguments.rliable, arguments.policy, arguments.onnx)):
         raise UserError("export needs one of --tensorboard, --rliable, --policy, --onnx")
+    paths, to_come = runs_in(arguments.folders)
+    if to_come:
+        print(f"{len(to_come)} of {len(paths) + len(to_come)} runs have not begun and are left out")
     if (arguments.policy or arguments.onnx) and len(paths) > 1:
         raise UserError(f"--policy and --onnx take the policy of one RUN; {len(paths)} are given")
 

@@ -119,3 +119,26 @@ def rank(text: str) -> int | None:
     if text != "mean" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"is {text!r}; must be a rank or 'mean'")
     return None if text == "mean" else int(text)
+
+
+def runs_in(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the runs of the folders of runs and sweeps, and of the sweeps those that have not begun.
+
+    Raises:
+        UserError: No run of a sweep has begun, or it may not be read.
+    """
+    from galampi.launch.status import has_begun
+    from galampi.launch.sweep import run_folders
+
+    begun: list[Path] = []
+    to_come: list[Path] = []
+    for folder in folders:
+        runs = run_folders(folder)
+        there = [run for run in runs if run == folder or has_begun(run)]
+        if runs and not there:
+            raise UserError(f"{folder}: none of its {len(runs)} runs has begun")
+        begun += there
+        to_come += [run for run in runs if run not in there]
+    if not begun:
+        raise UserError(f"{folders[0]}: no run here")
+    return begun, to_come

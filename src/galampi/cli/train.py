@@ -104,10 +104,12 @@ def _train(arguments: argparse.Namespace) -> int:
 def _job(arguments: argparse.Namespace) -> Job:
     """Return the job given, or that of the run to go on with."""
     overrides, out = settings_given(arguments), arguments.out
-    has_run = out is not None and (out / "job.h5").exists()
-    if arguments.job is None and (arguments.resume == "yes" or (arguments.resume != "no" and has_run)):
+    if arguments.job is None and arguments.resume != "no":
+        from galampi.launch.status import has_begun
         from galampi.results import open_run
 
+        if arguments.resume != "yes" and not has_begun(out):
+            return load_job(None, overrides)
         return parse_job(open_run(out).job_toml, f"{out}/job.h5", overrides)
     return load_job(arguments.job, overrides)
 
@@ -129,5 +131,5 @@ def _summary(job: Job, out: Path, outcome: Outcome, num_ranks: int) -> str:
         f"  push-sum weights  {low:.3f} to {high:.3f}, sum {total:.9g} of {num_ranks}\n"
         f"  effective step    {outcome.effective_step:.3f} of the learning rate\n"
         f"  distance          {outcome.distance:.3g} (farthest rank to the mean; "
-        f"{outcome.relative_distance:.2%} of the parameters' norm)"
+        f"{100 * outcome.relative_distance:.3g}% of the parameters' norm)"
     )

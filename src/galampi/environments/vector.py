@@ -32,8 +32,10 @@ ATARI_BYTES = 2 << 20
 """What one emulator takes, its frames included."""
 MOST_SEED = 2**31 - 1
 """The emulator's seeds are 32-bit integers."""
-_SLOW_S = 1e-3
+_SLOW_STEP_S = 1e-3
 """A step of one simulator from which on processes of their own pay: a question and its answer take a tenth of it."""
+_SLOW_RESET_S = 0.1
+"""A reset from which on they do: it comes once in an episode, of a hundred steps or more mostly."""
 _NUM_TIMED = 3
 
 Description = dict[str, str | int | float]
@@ -303,24 +305,29 @@ def _num_processes(environment: Environment, num_threads: int, first_number: int
     # A simulator may draw from these, and must find them as they were.
     states = random.getstate(), np.random.get_state()
     try:
-        return most if _step_s(environment, first_number, seed) >= _SLOW_S else 1
+        return most if _is_slow(environment, first_number, seed) else 1
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
 
 
-def _step_s(environment: Environment, number: int, seed: int) -> float:
-    """Return how long a step of a simulator takes, by a few of one that is made for it."""
+def _is_slow(environment: Environment, number: int, seed: int) -> bool:
+    """Tell whether a simulator is, by a reset and a few steps of one that is made for it."""
     least_s = float("inf")
     with closing(Simulator(environment, index=0, number=number, seed=seed)) as simulator:
-        answer = simulator.start(reseed=True)
+        # What is done once, at the very first, does not count.
+        simulator.start(reseed=True)
+        start_s = time.perf_counter()
+        answer = simulator.start()
+        if time.perf_counter() - start_s >= _SLOW_RESET_S:
+            return True
         for _ in range(_NUM_TIMED):
             if answer.terminated or answer.truncated:
                 answer = simulator.start()
             start_s = time.perf_counter()
             answer = simulator.step(simulator.actuation.example(answer.mask))
             least_s = min(least_s, time.perf_counter() - start_s)
-    return least_s
+    return least_s >= _SLOW_STEP_S
 
 
 def _game(spec: EnvSpec) -> str:

@@ -70,7 +70,7 @@ class Environment(Section):
     max_episode_steps: int = Field(0, ge=0)
     """Env steps after which an episode is truncated; 0: what the environment says."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
-    """Simulators in the rank's own process, or in as many as it has cores; auto: in several if a step takes 1 ms."""
+    """Simulators in the rank's own process, or in as many as it has cores; auto: in several if they are slow."""
     max_failures: int = Field(10, ge=0)
     """Failures of a rank's simulators that a job outlives; each starts its simulator anew."""
     preset: Literal["mnih", "machado"] = "mnih"

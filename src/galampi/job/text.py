@@ -77,7 +77,7 @@ def parse_job(
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise JobError(f"{given_by}: {_unknown(key)}")
+                raise JobError(f"{given_by}: {_unknown(key, value)}")
         is_text = key in known and known[key].annotation is str
         table[last] = value if is_text else _toml_value(value)
     return _validate(tree, given_by)
@@ -230,7 +230,7 @@ def _first_fault(error: ValidationError) -> str:
         key = ".".join(location)
     if key not in known:
         if fault["type"] == "extra_forbidden":
-            return _unknown(".".join(str(part) for part in fault["loc"]))
+            return _unknown(".".join(str(part) for part in fault["loc"]), fault["input"])
         return f"{fault['loc'][0]} is {fault['input']!r}; must be a table"
     field = known[key]
     text = f"{key} is {fault['input']!r}; must be {allowed(field)}"
@@ -239,12 +239,19 @@ def _first_fault(error: ValidationError) -> str:
     return text + did_you_mean(str(fault["input"]), [str(v) for v in _literals(field.annotation)])
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, value: Any) -> str:
     names = [name for name, _ in fields()]
-    hint = did_you_mean(key, names)
-    if not hint:
-        last = key.rsplit(".", 1)[-1]
-        hint = did_you_mean(last, [name.rsplit(".", 1)[-1] for name in names], names)
+    tables = list(dict.fromkeys(name.rpartition(".")[0] for name in names if "." in name))
+    last = key.rpartition(".")[2]
+    if isinstance(value, dict):
+        hint = did_you_mean(key, tables, [f"[{table}]" for table in tables])
+    elif "." in key and last in names:
+        hint = f"; {last!r} is one of its own, above the first table of a file"
+    else:
+        # The right name in the wrong table is nearer than another name in the right one.
+        ends = [name.rpartition(".")[2] for name in names]
+        hint = did_you_mean(last, ends, names) if last in ends else did_you_mean(key, names)
+        hint = hint or did_you_mean(last, ends, names)
     return f"{key} is not a key of a job{hint}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -39,7 +40,9 @@ def users_module(network: Network, encoding: Encoding) -> tuple[nn.Module, int]:
     if not isinstance(module, nn.Module):
         raise UserError(f"{subject}, which makes a {type(module).__name__}; must make a torch.nn.Module")
     _refuse_unknown_state(module, subject)
-    return module, _width(module, encoding, subject)
+    width = _width(module, encoding, subject)
+    _refuse_other_features(module, encoding, subject)
+    return module, width
 
 
 def _refuse_unknown_state(module: nn.Module, subject: str) -> None:
@@ -73,3 +76,46 @@ def _width(module: nn.Module, encoding: Encoding, subject: str) -> int:
             "learn; requires_grad_(False) says that this is meant"
         )
     return int(features.shape[1])
+
+
+def _refuse_other_features(module: nn.Module, encoding: Encoding, subject: str) -> None:
+    """Refuse a module whose features of an observation depend on more than that: what learns must be what acted."""
+    observations = torch.from_numpy(np.random.default_rng(0).random((3, *encoding.shape), np.float32))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            features = module(observations)
+            again = module(observations)
+            if not features.isfinite().all():
+                return
+            alone = torch.cat([_alone(module, observation, subject) for observation in observations])
+    except UserError:
+        raise
+    except USERS_FAILURES:
+        # Such observations may be none that it can be shown.
+        return
+    told = "; what learns must be what acted"
+    if not _are_close(features, again):
+        raise UserError(
+            f"{subject}, which returns other features when it is shown the same observations again{told}, so nothing "
+            "may be drawn or kept in evaluation mode"
+        )
+    if not _are_close(features, alone):
+        raise UserError(
+            f"{subject}, whose features of an observation are others when it is shown alone{told}, so nothing may be "
+            "taken over a batch"
+        )
+
+
+def _alone(module: nn.Module, observation: torch.Tensor, subject: str) -> torch.Tensor:
+    try:
+        features: torch.Tensor = module(observation[None])
+    except USERS_FAILURES as error:
+        raise UserError(f"{subject}, which for one observation alone raises {one_line(error)}") from error
+    return features
+
+
+def _are_close(features: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether features are equal but for rounding, which depends on the number of rows."""
+    return features.shape == others.shape and bool(
+        torch.allclose(features, others, rtol=1e-3, atol=1e-4 * float(features.abs().max()))
+    )

@@ -207,13 +207,23 @@ def _open(path: Path) -> h5py.File:
     # HDF5 File Format Specification, superblock version 3: byte 11 holds the file consistency flags, which are
     # set while a writer has the file open and stay set if it is killed; bytes 28 to 35 hold the end of the file.
     if len(superblock) < 48 or superblock[8] != 3 or not superblock[11]:
-        return h5py.File(path, "r", locking=False)
+        return _opened(path, swmr=False)
     # Such a file opens with swmr=True only. In that mode HDF5 takes a truncated file for one that is about to
     # grow: it reads zeros, or tries again for ever.
     end = int.from_bytes(superblock[28:36], "little")
     if size_bytes < end:
         raise OSError(f"it has {size_bytes} of {end} bytes")
-    return h5py.File(path, "r", swmr=True, locking=False)
+    return _opened(path, swmr=True)
+
+
+def _opened(path: Path, *, swmr: bool) -> h5py.File:
+    try:
+        return h5py.File(path, "r", swmr=swmr, locking=False)
+    except OSError as error:
+        # What this process has open already, as a notebook may through xarray, HDF5 opens again in the same way alone.
+        if "locking flag values" not in str(error):
+            raise
+        return h5py.File(path, "r", swmr=swmr)
 
 
 def _one_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ _LIVE_PERIOD_S = 0.5
 def no_return(environment: Environment) -> str:
     """Say why there is no mean return."""
     limit = time_limit(environment)
-    bound = "has no time limit" if limit is None else f"ends each after {limit:,} env steps"
+    bound = "has no time limit" if limit is None else f"ends each after {limit:,} env steps at the latest"
     return f"no episode has ended; {environment.id} {bound}"
 
 

@@ -40,6 +40,8 @@ def claimed(out: Path, *, resume: bool, is_new: bool = False) -> Iterator[None]:
             if not (out / "job.h5").exists():
                 raise UserError(f"{out}: no run to resume there: job.h5 is missing")
         else:
+            if out.is_symlink() and not out.exists():
+                raise UserError(f"{out}: a link to {out.readlink()}, which does not exist")
             is_new |= not out.exists()
             out.mkdir(parents=True, exist_ok=True)
             if (out / "job.h5").exists():

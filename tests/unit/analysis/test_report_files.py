@@ -218,7 +218,8 @@ def test_a_copy_of_a_run_is_no_second_run(no_pictures, tmp_path):
     again = make_run(tmp_path / "again", num_updates=30)
     with h5py.File(again / "rank-0000.h5", "r+") as file:
         file["updates/time_s"][3:] += 1e-6
-    report([whole, again], tmp_path / "out")
+    text = report([whole, again], tmp_path / "out")
+    assert "made: 2 runs have seed 1; each counts, though they are no seeds apart\n" in text
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"][0]["seeds"] == [1, 1]
 
 

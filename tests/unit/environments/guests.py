@@ -140,6 +140,14 @@ class Foreman(Guest):
         self.helpers[1].wait()
 
 
+class Slow(Guest):
+    """Takes its time to start, and none to go on."""
+
+    def reset(self, **settings):
+        time.sleep(0.15)
+        return super().reset(**settings)
+
+
 class Gambler(Guest):
     def step(self, action):
         import random

@@ -227,6 +227,9 @@ def test_slow_simulators_get_processes_and_fast_ones_none():
     slow = make(kwargs={"step_s": 0.005}, num_envs=4, num_threads=2)
     assert slow.description["num_processes"] == 2
     slow.close()
+    slow = make("Slow", num_envs=4, num_threads=2)
+    assert slow.description["num_processes"] == 2
+    slow.close()
     assert make(num_envs=4, num_threads=1, kwargs={"step_s": 0.005}).description["num_processes"] == 1
 
 

@@ -57,6 +57,15 @@ def test_a_job_cannot_be_changed() -> None:
     ("text", "expected"),
     [
         ("[learner]\ngama = 1", "j.toml: learner.gama is not a key of a job; did you mean 'learner.gamma'?"),
+        ("[lerner]\ngamma = 1", "j.toml: lerner is not a key of a job; did you mean '[learner]'?"),
+        (
+            "[environment]\nlearning_rate = 1",
+            "environment.learning_rate is not a key of a job; did you mean 'learner.le",
+        ),
+        (
+            '[environment]\nname = "x"',
+            "environment.name is not a key of a job; 'name' is one of its own, above the fir",
+        ),
         ("gamma = 1", "j.toml: gamma is not a key of a job; did you mean 'learner.gamma'?"),
         ("[learner]\ngamma = 1.5", "j.toml: learner.gamma is 1.5; must be a number at least 0 and at most 1"),
         ("[learner]\ngamma = nan", "j.toml: learner.gamma is nan; must be a number at least 0 and at most 1"),

@@ -74,5 +74,37 @@ class Detached(nn.Linear):
         return super().forward(x).detach()
 
 
+class Centred(nn.Linear):
+    """Takes the mean of what it is shown together."""
+
+    def __init__(self, encoding):
+        super().__init__(encoding.shape[0], 2)
+
+    def forward(self, x):
+        return super().forward(x) - x.mean()
+
+
+class Social(Centred):
+    """Cannot do with one observation."""
+
+    def forward(self, x):
+        return nn.functional.batch_norm(super().forward(x), None, None, training=True)
+
+
+class Drops(Centred):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5)
+
+
+class Ages(Centred):
+    def __init__(self, encoding):
+        super().__init__(encoding)
+        self.register_buffer("age", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        self.age += 1
+        return super().forward(x) * self.age
+
+
 def text(encoding):
     return "no module"

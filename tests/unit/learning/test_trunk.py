@@ -133,6 +133,13 @@ def test_a_module_begins_alike_for_a_seed_and_leaves_torchs_generator_alone():
             "nets:Detached",
             r"returns features that have no gradient, as after detach\(\), so that its parameters",
         ),
+        (
+            "nets:Centred",
+            r"features of an observation are others when it is shown alone; what learns must be what acted",
+        ),
+        ("nets:Social", r"for one observation alone raises ValueError: Expected more than 1 value"),
+        ("nets:Drops", r"other features when it is shown the same observations again; what learns must be what acted"),
+        ("nets:Ages", r"other features when it is shown the same observations again"),
         ("nets:Unflat", r"for observations \[2, 3\] returns \[1, 2, 3\]; must be \[2, width\]"),
     ],
 )

@@ -38,6 +38,14 @@ def test_job_file(run):
     assert open_run(run / "job.h5").attributes == open_run(str(run)).attributes == opened.attributes
 
 
+@pytest.mark.parametrize("settings", [{}, {"swmr": True}, {"locking": False}])
+def test_files_that_this_process_has_open_are_read_all_the_same(run, settings):
+    with h5py.File(run / "rank-0001.h5", "r", **settings), h5py.File(run / "job.h5", "r"):
+        opened = open_run(run)
+        assert opened.status == "running"
+        assert opened.ranks[1].updates.num_rows == 6
+
+
 def test_status_changes_and_all_else_stays(run):
     before = open_run(run).attributes
     JobFile.set_status(run, "finished", wall_s=1.5)
