@@ -59,12 +59,12 @@ def test_a_job_cannot_be_changed() -> None:
         ("[learner]\ngama = 1", "j.toml: learner.gama is not a key of a job; did you mean 'learner.gamma'?"),
         ("[lerner]\ngamma = 1", "j.toml: lerner is not a key of a job; did you mean '[learner]'?"),
         (
-            "[environment]\nlearning_rate = 1",
-            "environment.learning_rate is not a key of a job; did you mean 'learner.le",
+            "[environment]\ngamma = 1",
+            "j.toml: environment.gamma is not a key of a job; did you mean 'learner.gamma'?",
         ),
         (
-            '[environment]\nname = "x"',
-            "environment.name is not a key of a job; 'name' is one of its own, above the fir",
+            "[environment]\nseed = 1",
+            "j.toml: environment.seed is not a key of a job; 'seed' is one of its own, above the first table of a file",
         ),
         ("gamma = 1", "j.toml: gamma is not a key of a job; did you mean 'learner.gamma'?"),
         ("[learner]\ngamma = 1.5", "j.toml: learner.gamma is 1.5; must be a number at least 0 and at most 1"),
