@@ -10,11 +10,13 @@ import time
 import traceback
 from types import TracebackType
 
-from galampi.cli import run
 from galampi.errors import BrokenRunError, UserError
 from galampi.ranks.launched import launched_rank, prepare_libraries
+from galampi.ranks.starting import end_ranks
 
 _PATIENCE_S = 2.0
+_INTERRUPTED = 130
+"""Exit code of what SIGINT has ended, as shells have it."""
 
 
 def main() -> int:
@@ -30,6 +32,9 @@ def main() -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        # Within, for it takes a moment in which a user may think better of it.
+        from galampi.cli import run
+
         code = run(sys.argv[1:])
         sys.stdout.flush()
         return code
@@ -45,7 +50,7 @@ def main() -> int:
             # What every rank meets at once is told by one; it ends the others.
             time.sleep(_PATIENCE_S)
         print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
-        _end_job()
+        end_ranks(1)
         return 1
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
@@ -58,6 +63,11 @@ def main() -> int:
         return 1
     except SystemExit:
         raise
+    except KeyboardInterrupt:
+        if rank == 0:
+            print("galampi: interrupted", file=sys.stderr, flush=True)
+        end_ranks(_INTERRUPTED)
+        return _INTERRUPTED
     except BaseException:
         _fail(rank)
         return 1
@@ -84,15 +94,7 @@ def _fail(rank: int) -> None:
     """Print this rank's traceback, and end the job."""
     text = traceback.format_exc()
     print("\n".join(f"[rank {rank}] {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
-    _end_job()
-
-
-def _end_job() -> None:
-    """End the ranks that would wait for this one for ever."""
-    if "mpi4py.MPI" in sys.modules:
-        from galampi.ranks.placement import end_job
-
-        end_job(1)
+    end_ranks(1)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,27 @@ def test_a_signal_during_set_up_is_told_in_a_line(galampi, small_job, tmp_path) 
     assert not (out / "job.h5").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_is_obeyed_before_mpi_has_started(galampi, small_job, tmp_path, number) -> None:
+    """MPICH takes both for itself when it starts."""
+    out = tmp_path / "run"
+    command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER)
+    wait_for(lambda: len(command.ranks()) == 2 and all(catches(each, signal.SIGUSR1) for each in command.ranks()))
+    for process in command.ranks():
+        process.send_signal(number)
+    code, output, errors = command.finish()
+    assert code == 3, output + errors
+    assert f"{number.name} before training had begun" in the_line(errors)
+    assert not out.exists()
+
+
+def catches(process: psutil.Process, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 @pytest.mark.one_mpi
 @pytest.mark.slow
 def test_a_hangup_that_is_ignored_stays_ignored(small_job, tmp_path) -> None:

@@ -15,6 +15,8 @@ from galampi.errors import UserError
 from galampi.job import Job, load_job, parse_job
 from galampi.ranks.importing import heavy_imports
 from galampi.ranks.reading import read_for_all
+from galampi.ranks.starting import start_mpi, stop_before_training
+from galampi.signals import StopNow, StopSignals
 
 if TYPE_CHECKING:
     from galampi.training.ending import Outcome
@@ -66,12 +68,18 @@ def _train(arguments: argparse.Namespace) -> int:
         raise UserError("--resume needs --out, the folder of the run to go on with")
     if arguments.origin is not None and arguments.resume == "yes":
         raise UserError("--from begins a new run, --resume goes on with one: choose")
-    job = read_for_all(lambda: _job(arguments))
+    # MPI and torch take seconds to start, and nothing is to cut short what a job says last.
+    signals = StopSignals()
+    try:
+        with signals:
+            job = read_for_all(lambda: _job(arguments))
+    except StopNow:
+        stop_before_training(signals)
     with heavy_imports():
+        start_mpi()
         from mpi4py import MPI
 
         from galampi.training import train
-        from galampi.training.signals import StopSignals
 
     comm = MPI.COMM_WORLD
     level = logging.ERROR if arguments.quiet else logging.INFO
@@ -86,9 +94,8 @@ def _train(arguments: argparse.Namespace) -> int:
         comm=comm,
         origin=arguments.origin,
         quiet=arguments.quiet,
+        caught=signals,
     )
-    # All is saved: what comes now is not to cut the rest short.
-    StopSignals()
     if comm.rank == 0 and not arguments.quiet:
         if outcome is None:
             print(f"{out}: finished already; raise total_env_steps (or max_time_s) to train further")

@@ -23,14 +23,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from galampi.environments.forked import end_if_forked
 from galampi.environments.simulator import Answer, Failure, Simulator
 from galampi.errors import UserError
 from galampi.job import Environment
+from galampi.signals import STOP_SIGNALS, end_if_forked
 
 _PATIENCE_S = 5.0
 """What a process is given to end by itself."""
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Answers(NamedTuple):
@@ -247,7 +246,7 @@ def _serve(
     # Whether a job stops is its ranks' matter; with the rank that asks, this process ends too. If signals were ignored,
     # the programs that a simulator starts would ignore them as well, and it could not end them.
     handle = functools.partial(_leave_alone, os.getpid())
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, handle)
     torch.set_num_threads(1)
     seed = first_seed + indices[0]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 from galampi.ranks.launched import launched_size
+from galampi.ranks.starting import start_mpi
 
 T = TypeVar("T")
 
@@ -18,6 +19,7 @@ def read_for_all(read: Callable[[], T]) -> T:
     """
     if launched_size()[1] == 1:
         return read()
+    start_mpi()
     from mpi4py import MPI
 
     from galampi.ranks.placement import together

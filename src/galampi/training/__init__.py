@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Literal, NoReturn, get_args
+from typing import Literal, get_args
 
 from mpi4py import MPI
 
@@ -22,15 +22,16 @@ from galampi.errors import BrokenRunError, UserError, one_of, os_error_line
 from galampi.job import Job, difference_of, import_again, one_line
 from galampi.memory import keep_freed_memory
 from galampi.paths import expanded
-from galampi.ranks.placement import end_job, end_with_launcher, place, refuse_singletons, together
+from galampi.ranks.placement import end_with_launcher, place, refuse_singletons, together
+from galampi.ranks.starting import stop_before_training
 from galampi.results import JobFile, new_folder, open_run
+from galampi.signals import StopNow, StopSignals
 from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
 from galampi.training.folder import claimed, set_aside
 from galampi.training.loop import train_to_end
 from galampi.training.resuming import find_start, new_start
 from galampi.training.setup import begin, make_rank
-from galampi.training.signals import StopNow, StopSignals
 
 __all__ = ["PARTIAL_CODE", "Outcome", "Resume", "no_return", "train"]
 
@@ -49,6 +50,7 @@ def train(
     comm: MPI.Intracomm = MPI.COMM_WORLD,
     origin: Path | None = None,
     quiet: bool = False,
+    caught: StopSignals | None = None,
 ) -> tuple[Path, Outcome | None]:
     """Train a job, from its start or from its checkpoints. Collective over comm.
 
@@ -60,6 +62,7 @@ def train(
         comm: The ranks of the job.
         origin: Run whose policy a new run begins with, absolute; None for fresh parameters.
         quiet: Show no progress.
+        caught: What has caught the signals that ask a job to stop; None to catch them until this returns.
 
     Returns:
         The folder, and what the run came to; None if it had been finished before.
@@ -71,11 +74,12 @@ def train(
         raise UserError(f"train takes a job, as load_job returns one, and not {job!r}")
     one_of("resume", resume, get_args(Resume))
     _refuse_simulators_process()
-    signals = StopSignals()
+    signals = StopSignals() if caught is None else caught
     # Environments are the user's code, and may change the folder.
     out = None if out is None else expanded(out).absolute()
     with ExitStack() as stack:
-        stack.callback(signals.release)
+        if caught is None:
+            stack.callback(signals.release)
         try:
             with signals:
                 with together(comm):
@@ -97,7 +101,7 @@ def train(
                         import_again(job, open_run(out).attributes.get("modules", ()), log.info)
                 rank = make_rank(job, out, placement, comm, start, signals)
         except StopNow:
-            _stop_at_once(signals)
+            stop_before_training(signals)
         try:
             begin(rank, argv)
             shows = comm.rank == 0 and not quiet
@@ -162,12 +166,3 @@ def _claim(job: Job, out: Path | None, resume: Resume, comm: MPI.Intracomm, clai
             found = folder, is_resumed
     folder, is_resumed = comm.bcast(found)
     return folder, is_resumed
-
-
-def _stop_at_once(signals: StopSignals) -> NoReturn:
-    """End the job during its set-up: nothing has been trained, so nothing is to be saved."""
-    name = signals.caught.name if signals.caught is not None else "signal"
-    print(f"galampi: {name} before training had begun: nothing to save", file=sys.stderr, flush=True)
-    # The others may wait for this rank, where no signal reaches them.
-    end_job(3)
-    raise SystemExit(3)

@@ -20,8 +20,8 @@ from galampi.gossip import Patience, Stage
 from galampi.gossip.mixing import Int64s
 from galampi.ranks.placement import end_job
 from galampi.results import JobFile
+from galampi.signals import StopSignals
 from galampi.training.rank import Rank
-from galampi.training.signals import StopSignals
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from galampi.environments import Failure
 from galampi.errors import LostRankError
 from galampi.learning import Episode, Rollout
 from galampi.results import UpdateRow, flush_period_s
+from galampi.signals import StopNow, StopSignals
 from galampi.training.display import Display
 from galampi.training.rank import Rank
-from galampi.training.signals import StopNow, StopSignals
 
 log = logging.getLogger(__name__)
 

@@ -40,10 +40,10 @@ from galampi.results import (
     save_checkpoint,
     visible_gpus,
 )
+from galampi.signals import StopSignals
 from galampi.training.checkpoint_set import replace_set
 from galampi.training.rank import Rank
 from galampi.training.resuming import Start
-from galampi.training.signals import StopSignals
 from galampi.training.silence import Silence
 
 log = logging.getLogger(__name__)

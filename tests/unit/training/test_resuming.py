@@ -49,7 +49,7 @@ def test_a_resume_that_is_none_is_refused_before_anything(tmp_path, resume) -> N
 def test_signals_are_whose_they_were_before_once_they_are_released() -> None:
     program = """
 import os, signal
-from galampi.training.signals import StopSignals
+from galampi.signals import StopSignals
 taken = []
 signal.signal(signal.SIGTERM, lambda number, frame: taken.append(number))
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -73,7 +73,7 @@ assert taken == [signal.SIGTERM, "interrupt"]
 def test_a_process_that_an_environment_has_forked_ends_as_any_other() -> None:
     program = """
 import os, signal, time
-from galampi.training.signals import StopSignals
+from galampi.signals import StopSignals
 signals = StopSignals()
 ready, said = os.pipe()
 child = os.fork()

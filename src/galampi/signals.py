@@ -12,9 +12,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
-from galampi.environments.forked import end_if_forked
-
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopNow(BaseException):
@@ -36,14 +34,14 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        """Catch them from now on, if this is the main thread: no other may. Local."""
+        """Catch them from now on, if this thread may. Local."""
         self.caught: signal.Signals | None = None
         self.caught_at_s: float | None = None
         self._cuts_short = False
         self._process = os.getpid()
         self._before = {
             number: signal.signal(number, self._catch)
-            for number in (_STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ())
+            for number in (STOP_SIGNALS if may_catch() else ())
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
 
@@ -76,3 +74,26 @@ class StopSignals:
         if self._cuts_short:
             self._cuts_short = False
             raise StopNow
+
+
+def may_catch() -> bool:
+    """Whether this thread may set handlers of signals: the main one alone may."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def end_if_forked(number: int, process: int) -> bool:
+    """Tell in a handler of a signal whether this is a fork of the process that has set it, and end it if that is asked.
+
+    Environments have processes forked, for which it is not meant what a rank does with a signal. A notice that a rank
+    is to save goes to all processes of a job, and ends none of these.
+
+    Args:
+        number: The signal.
+        process: The process that has set the handler.
+    """
+    if os.getpid() == process:
+        return False
+    if number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    return True
