@@ -157,10 +157,10 @@ def test_a_signal_during_set_up_is_told_in_a_line(galampi, small_job, tmp_path) 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_is_obeyed_before_mpi_has_started(galampi, small_job, tmp_path, number) -> None:
-    """MPICH takes both for itself when it starts."""
+    """MPICH takes both for itself when it starts, and not the one that tells that the job has caught them."""
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER)
-    wait_for(lambda: len(command.ranks()) == 2 and all(catches(each, signal.SIGUSR1) for each in command.ranks()))
+    wait_for(lambda: len(command.ranks()) == 2 and all(catches(each, signal.SIGUSR2) for each in command.ranks()))
     for process in command.ranks():
         process.send_signal(number)
     code, output, errors = command.finish()

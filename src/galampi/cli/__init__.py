@@ -23,6 +23,7 @@ from galampi.errors import UserError
 from galampi.job import find_job
 from galampi.ranks.launched import launched_size
 from galampi.ranks.reading import read_for_all
+from galampi.signals import StopSignals
 
 _EXIT_CODES = (
     "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved; "
@@ -59,6 +60,9 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"{unknown[0]} is not an option{hint}")
     if words[0] in _ONE_PROCESS:
         _refuse_several(words[0])
+    if words[0] == "train":
+        # MPI and torch take seconds to start, and nothing is to cut short what a job says last.
+        arguments.signals = StopSignals()
     # Ranks read this together, so MPI starts. Not while the options are read: a mistake in one of them may make a job
     # of what is its value.
     if (job := getattr(arguments, "job", None)) is not None:

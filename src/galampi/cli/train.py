@@ -68,8 +68,7 @@ def _train(arguments: argparse.Namespace) -> int:
         raise UserError("--resume needs --out, the folder of the run to go on with")
     if arguments.origin is not None and arguments.resume == "yes":
         raise UserError("--from begins a new run, --resume goes on with one: choose")
-    # MPI and torch take seconds to start, and nothing is to cut short what a job says last.
-    signals = StopSignals()
+    signals: StopSignals = arguments.signals
     try:
         with signals:
             job = read_for_all(lambda: _job(arguments))

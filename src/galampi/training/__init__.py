@@ -101,6 +101,8 @@ def train(
                         import_again(job, open_run(out).attributes.get("modules", ()), log.info)
                 rank = make_rank(job, out, placement, comm, start, signals)
         except StopNow:
+            # The end of the other ranks is this one's too.
+            stack.close()
             stop_before_training(signals)
         try:
             begin(rank, argv)
