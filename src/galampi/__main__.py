@@ -15,6 +15,7 @@ from galampi.ranks.launched import launched_rank, prepare_libraries
 from galampi.ranks.starting import end_ranks
 
 _PATIENCE_S = 2.0
+_STDERR = 2
 _INTERRUPTED = 130
 """Exit code of what SIGINT has ended, as shells have it."""
 
@@ -22,6 +23,7 @@ _INTERRUPTED = 130
 def main() -> int:
     """Run the command of this process and return its exit code."""
     # Help and mistakes are printed once and not once for each rank.
+    _open_closed_streams()
     rank = launched_rank()
     prepare_libraries()
     _ignore_released_files()
@@ -56,10 +58,9 @@ def main() -> int:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
             _fail(rank)
             return 1
-        # What was printed went nowhere. Who reads it, as `head` does, has seen enough; a full disk is news.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.ENOSPC:
-            print(f"galampi: what it prints cannot be written: {error.strerror}", file=sys.stderr, flush=True)
+        from galampi.cli.settings import mute_output
+
+        mute_output(error)
         return 1
     except SystemExit:
         raise
@@ -71,6 +72,15 @@ def main() -> int:
     except BaseException:
         _fail(rank)
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Have a closed standard stream lead nowhere: the next file that is opened, as a run's, would take its place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _ignore_released_files() -> None:

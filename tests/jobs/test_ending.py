@@ -372,6 +372,19 @@ def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_jo
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
+def test_a_file_that_is_removed_ends_the_job(galampi, small_job, tmp_path) -> None:
+    out = tmp_path / "run"
+    command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER)
+    wait_for(lambda: has_trained(out))
+    (out / "rank-0001.h5").unlink()
+    code, output, errors = command.finish()
+    assert code == 1, output + errors
+    assert "rank-0001.h5: was renamed or removed" in the_line(errors)
+    assert open_run(out).status == "failed"
+
+
+@pytest.mark.one_mpi
 def test_a_folder_that_is_renamed_is_not_made_anew(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER)

@@ -10,6 +10,7 @@ import pytest
 from galampi import cli
 from galampi.cli import run
 from galampi.errors import UserError
+from galampi.results import JobFile
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_dashes_in_the_name_of_an_option_count_as_underscores(ran) -> None:
     [
         (["train", "job.toml", "--out", "runs/a"], {"job": "job.toml", "out": "runs/a"}),
         (["evaluate", "a", "--video", "a.mp4", "--out", "a.h5"], {"run_path": "a", "video": "a.mp4", "out": "a.h5"}),
-        (["export", "a", "b", "--onnx", "a.onnx"], {"run_paths": ["a", "b"], "onnx": "a.onnx"}),
+        (["export", "a", "b", "--onnx", "a.onnx"], {"folders": ["a", "b"], "onnx": "a.onnx"}),
         (["report", "a", "b", "--out", "."], {"folders": ["a", "b"], "out": "."}),
         (["submit", "job.toml", "--script", "s"], {"job": "job.toml", "script": "s"}),
         (["watch", "../a", "b"], {"folders": ["../a", "b"]}),
@@ -106,6 +107,32 @@ def test_a_full_disk_below_what_is_printed() -> None:
         1,
         b"galampi: what it prints cannot be written: No space left on device\n",
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_the_code_of_status_is_that_of_the_run_whatever_becomes_of_its_text(tmp_path) -> None:
+    JobFile.create(tmp_path, {}, 1)
+    JobFile.set_status(tmp_path, "finished")
+    with Path("/dev/full").open("w") as full:
+        done = galampi("status", str(tmp_path), stdout=full)
+    assert (done.returncode, done.stderr) == (
+        0,
+        b"galampi: what it prints cannot be written: No space left on device\n",
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = galampi("status", str(tmp_path), stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_failure(tmp_path, closed) -> None:
+    JobFile.create(tmp_path, {}, 1)
+    JobFile.set_status(tmp_path, "stopped")
+    command = f"'{sys.executable}' -m galampi status '{tmp_path}' {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (3, b"")
 
 
 def galampi(*words, env=None, stdout=subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:

@@ -6,7 +6,7 @@ it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.results.reader import Run, Table
+from galampi.results.reader import RankFile, Run, Table
 from galampi.results.schema import EPISODES
 
 Floats = NDArray[np.float64]
@@ -244,6 +244,24 @@ def since_start(counts: NDArray[Any]) -> NDArray[Any]:
     return np.cumsum(steps)
 
 
+def num_updates(rank: RankFile) -> int:
+    """Return how many updates a rank has made itself, but for those after its last row."""
+    updates = rank.updates.read("update")["update"]
+    return sum(int(updates[of_start][-1] - first) for first, of_start in _starts(rank, updates))
+
+
+def _starts(rank: RankFile, updates: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Yield for each start of a rank that has rows the update after which it began, and which rows are its.
+
+    A rank that joins a run on the way, or comes back to it, goes on counting where the others are.
+    """
+    begins = [int(rank.attributes.get("joined_after_update", 0)), *map(int, rank.restarts["update"])]
+    for first, last_of_all in pairwise([*begins, np.iinfo(np.int64).max]):
+        of_start = (updates > first) & (updates <= last_of_all)
+        if of_start.any():
+            yield first, of_start
+
+
 def effective_step(run: Run) -> float | None:
     """Return how far the ensemble has moved over what the optimizer steps of its ranks ask for; None if not recorded.
 
@@ -252,21 +270,15 @@ def effective_step(run: Run) -> float | None:
     with K_i the updates of rank i in a start and moved_i, at its end, how far a parameter would have moved that every
     optimizer step moves by its scale (`schema.UpdateRow.moved`). 1 with allreduce; below 1 learning rate is lost.
     """
-    moved, num_updates = 0.0, 0.0
+    moved, asked = 0.0, 0.0
     for rank in run.ranks:
         rows = rank.updates.read("update", "moved")
         if not len(rows["update"]) or np.isnan(rows["moved"]).any():
             return None
-        # The rows of each start: it begins after the update that its restart says.
-        begins = np.concatenate(
-            [[int(rank.attributes.get("joined_after_update", 0))], rank.restarts["update"], [np.iinfo(np.int64).max]]
-        )
-        for first, last_of_all in pairwise(begins):
-            of_start = (rows["update"] > first) & (rows["update"] <= last_of_all)
-            if of_start.any():
-                moved += float(rows["moved"][of_start][-1])
-                num_updates += float(rows["update"][of_start][-1] - first)
-    return moved / num_updates if num_updates else None
+        for first, of_start in _starts(rank, rows["update"]):
+            moved += float(rows["moved"][of_start][-1])
+            asked += float(rows["update"][of_start][-1] - first)
+    return moved / asked if asked else None
 
 
 def settings_changed(run: Run) -> list[tuple[int, str]]:

@@ -25,6 +25,7 @@ from galampi.analysis.statistics import (
     last,
     last_numbers,
     learning_curve,
+    num_updates,
     over_runs,
     since_start,
     total_env_steps,
@@ -179,9 +180,7 @@ class RunReport:
             "env_steps": self.env_steps,
             "duration_s": self.duration_s,
             "env_steps_per_s": self.env_steps / self.duration_s if self.duration_s else None,
-            # A rank that joined a run on the way counts its updates from those of the others.
-            "num_updates": self._total("update")
-            - sum(int(rank.attributes.get("joined_after_update", 0)) for rank in self.run.all_ranks),
+            "num_updates": sum(num_updates(rank) for rank in self.run.all_ranks),
             "num_episodes": len(self.episodes.returns),
             "final_return": final_return(self.episodes),
             "last_numbers": self.last_numbers,

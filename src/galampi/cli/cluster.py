@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from galampi.cli.settings import JOB_HELP, Parser, add_settings, positive, settings_given
+from galampi.cli.settings import JOB_HELP, Parser, add_settings, mute_output, positive, settings_given
 from galampi.job import load_job
 from galampi.ranks.reading import read_for_all
 
@@ -122,9 +122,15 @@ def add_status(parser: Parser) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from galampi.launch.commands import show_status
+    from galampi.launch.commands import status_of
 
-    return show_status(arguments.folder, failed=arguments.failed)
+    text, code = status_of(arguments.folder, failed=arguments.failed)
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Batch files ask for the code, whatever becomes of the text.
+        mute_output(error)
+    return code
 
 
 def add_doctor(parser: Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     paths: list[Path] = arguments.paths
     failures: list[UserError] = []
     for path in paths:
-        file = path / EVALUATION_FILE_NAME if path.is_dir() else path
+        file = path / EVALUATION_FILE_NAME if os.path.isdir(path) else path
         try:
             replayed = verify(file, lambda line: print(line, flush=True), arguments.modules_folder)
         except UserError as error:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import sys
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any, NoReturn
 
 from galampi.errors import UserError
 from galampi.job import Job, allowed, fields
-from galampi.paths import expanded
+from galampi.paths import expanded, refuse_undecoded
 
 JOB_HELP = "job file, or the name of one that `jobs` lists; the built-in job without it"
 
@@ -63,12 +66,19 @@ def _folded(option: str) -> str:
 
 
 def make_paths_absolute(arguments: argparse.Namespace) -> None:
-    """Make every path among the arguments absolute: an environment is the user's code, and may change the folder."""
+    """Make every path among the arguments absolute: an environment is the user's code, and may change the folder.
+
+    Raises:
+        UserError: The path of this folder or of an argument is no text in this locale, as files of a run have it.
+    """
     for name, value in vars(arguments).items():
         if isinstance(value, Path):
             setattr(arguments, name, value.absolute())
         elif isinstance(value, list):
             setattr(arguments, name, [each.absolute() if isinstance(each, Path) else each for each in value])
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                refuse_undecoded(path.absolute())
 
 
 def add_settings(parser: Parser) -> None:
@@ -84,6 +94,13 @@ def add_settings(parser: Parser) -> None:
 def settings_given(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the settings given on the command line."""
     return {key: value for key, _ in fields() if (value := getattr(arguments, key)) is not None}
+
+
+def mute_output(error: OSError) -> None:
+    """Let what is printed go nowhere from now on. Who read it, as `head` does, has seen enough; a full disk is news."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.ENOSPC:
+        print(f"galampi: what it prints cannot be written: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def _path(text: str) -> Path:

@@ -95,8 +95,8 @@ def submit(request: Request) -> int:
     return 0
 
 
-def show_status(folders: Sequence[Path], *, failed: bool) -> int:
-    """Print what became of runs and sweeps, and return the exit code.
+def status_of(folders: Sequence[Path], *, failed: bool) -> tuple[str, int]:
+    """Return what to print of what became of runs and sweeps, and the exit code.
 
     Args:
         folders: Folders of runs and of sweeps.
@@ -105,23 +105,23 @@ def show_status(folders: Sequence[Path], *, failed: bool) -> int:
     Raises:
         UserError: Slurm does not say what is in its queue.
     """
-    code = 0
+    lines, code = [], 0
     for given in folders:
         folder = given.parent if given.name == JOB_FILE_NAME else given
         try:
             if sweep.is_sweep(folder):
                 runs = sweep.read_sweep(folder)
-                print(sweep.table(runs))
+                lines.append(sweep.table(runs))
                 code = max(code, sweep.exit_code(runs))
             else:
                 if failed:
                     status.mark_failed(folder)
-                print(status.describe(folder))
+                lines.append(status.describe(folder))
                 code = max(code, status.EXIT_CODES[status.run_status(folder)])
         except UnreadableError as error:
-            print(error)
+            lines.append(str(error))
             code = max(code, status.EXIT_CODES["missing"])
-    return code
+    return "\n".join(lines), code
 
 
 def _submit(submission: Submission, *, dry_run: bool) -> Iterator[str]:

@@ -36,6 +36,26 @@ def create(path: Path, file_format: str) -> h5py.File:
     return file
 
 
+def require_room(path: Path, size_bytes: int) -> None:
+    """See that a file of some size can be written at `path`, where it leaves one without contents.
+
+    HDF5 ends the process if the disk is full before a new file was written once.
+
+    Raises:
+        OSError: It cannot.
+    """
+    try:
+        with path.open("wb") as file:
+            try:
+                file.write(bytes(size_bytes))
+                file.flush()
+            finally:
+                file.truncate(0)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def move_into_place(path: Path, previous: Path | None = None) -> None:
     """Rename the finished `partial_name(path)` to `path`, and make the rename survive a power cut.
 

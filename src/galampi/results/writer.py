@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from galampi.errors import ResultsError
-from galampi.results.files import create, move_into_place, open_for_reading, partial_name, writing
+from galampi.results.files import create, move_into_place, open_for_reading, partial_name, require_room, writing
 from galampi.results.job_file import Attribute
 from galampi.results.schema import (
     EDGES,
@@ -39,6 +39,8 @@ from galampi.results.sketch import Sketch
 from galampi.results.table import TableWriter, own_numbers
 
 MOST_TRACEBACK_BYTES = np.dtype(next(column.dtype for column in FAILURES if column.name == "traceback")).itemsize
+_LEAST_ROOM_BYTES = 256 << 10
+"""Several times what a file without rows takes."""
 
 
 class Position(NamedTuple):
@@ -237,6 +239,7 @@ class RankWriter:
     @contextmanager
     def _new_file(self) -> Iterator[None]:
         """Make a file in the body, which then takes the place of one that is there."""
+        require_room(partial_name(self.path), _LEAST_ROOM_BYTES)
         self._file = create(partial_name(self.path), RANK_FORMAT)
         try:
             yield
@@ -272,6 +275,14 @@ class RankWriter:
     def _tables(self) -> list[TableWriter]:
         tables = (self._updates, self._episodes, self._sketches, self._edges, self._energy, self._failures)
         return [table for table in tables if table is not None]
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether what lies at its path is the file that it writes: it may have been renamed or removed."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._file.id.get_vfd_handle()))
+        except FileNotFoundError:
+            return False
 
     def _sync(self) -> None:
         with writing(self.path):

@@ -21,7 +21,7 @@ from mpi4py import MPI
 from galampi.errors import BrokenRunError, UserError, one_of, os_error_line
 from galampi.job import Job, difference_of, import_again, one_line
 from galampi.memory import keep_freed_memory
-from galampi.paths import expanded
+from galampi.paths import expanded, refuse_undecoded
 from galampi.ranks.placement import end_with_launcher, place, refuse_singletons, together
 from galampi.ranks.starting import stop_before_training
 from galampi.results import JobFile, new_folder, open_run
@@ -77,6 +77,7 @@ def train(
     signals = StopSignals() if caught is None else caught
     # Environments are the user's code, and may change the folder.
     out = None if out is None else expanded(out).absolute()
+    refuse_undecoded(out or Path.cwd())
     with ExitStack() as stack:
         if caught is None:
             stack.callback(signals.release)

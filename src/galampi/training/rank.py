@@ -169,13 +169,15 @@ class Rank:
 
     def _save(self, path: Path, *, exact: bool, keeps_previous: bool = False) -> None:
         state = self.state(exact=exact)
-        # It would be made anew, for what nobody would look for there.
+        # The folder would be made anew, for what nobody would look for; the file is written though it has no name.
         try:
             is_there = os.path.samestat(os.stat(self.out), self._folder)
         except FileNotFoundError:
             is_there = False
         if not is_there:
             raise UserError(f"{self.out}: its folder was renamed or removed, and with it what was saved before")
+        if not self.writer.is_in_place:
+            raise UserError(f"{self.writer.path}: was renamed or removed, and with it what was recorded before")
         save_checkpoint(path, state, keeps_previous=keeps_previous)
 
     def save_if_due(self) -> None:

@@ -12,7 +12,7 @@ from galampi.cli import run
 from galampi.errors import UserError
 from galampi.launch import status, sweep
 from galampi.launch.axes import combinations, parse_axes
-from galampi.launch.commands import show_status
+from galampi.launch.commands import status_of
 from galampi.launch.submit import Resources
 from galampi.results import JobFile
 
@@ -105,7 +105,7 @@ def test_what_became_of_each(tmp_path, monkeypatch) -> None:
     put_in_queue(monkeypatch, ["70 1 RUNNING", "70 5 PENDING", "71 2 RUNNING", "72 N/A RUNNING"])
     states = [run.state for run in sweep.read_sweep(folder)]
     assert states == ["done", "running", "lost", "failed", "missing", "queued"]
-    assert show_status([folder], failed=False) == 1
+    assert status_of([folder], failed=False)[1] == 1
     # A job that printed something and left no run has failed, not never begun.
     (folder / "logs" / "70_4.log").touch()
     assert sweep.read_sweep(folder)[4].state == "failed"
@@ -168,31 +168,31 @@ def test_large_sweeps_are_several_arrays() -> None:
     assert made[1][1].arguments == ("s", "10")
 
 
-def test_a_status_that_nobody_has_written_is_no_state_to_go_on_from(tmp_path, capsys) -> None:
+def test_a_status_that_nobody_has_written_is_no_state_to_go_on_from(tmp_path) -> None:
     JobFile.create(tmp_path, {}, 1)
     with h5py.File(tmp_path / "job.h5", "r+") as file:
         file.attrs["status"] = "\x1b[31mfine"
-    assert show_status([tmp_path], failed=False) == 1
-    assert capsys.readouterr().out == f"{tmp_path}: failed\n"
+    assert status_of([tmp_path], failed=False) == (f"{tmp_path}: failed", 1)
 
 
 @pytest.mark.parametrize(
     ("status", "code"), [("finished", 0), ("failed", 1), (None, 2), ("stopped", 3), ("partial", 3), ("running", 4)]
 )
-def test_exit_codes_of_status(tmp_path, capsys, status, code) -> None:
+def test_exit_codes_of_status(tmp_path, status, code) -> None:
     if status is not None:
         JobFile.create(tmp_path, {}, 1)
         JobFile.set_status(tmp_path, status)
-    assert show_status([tmp_path], failed=False) == code
-    assert (status or "missing") in capsys.readouterr().out
+    text, found = status_of([tmp_path], failed=False)
+    assert found == code
+    assert (status or "missing") in text
 
 
 def test_a_finished_run_cannot_be_marked_failed(tmp_path) -> None:
     JobFile.create(tmp_path, {}, 1)
     JobFile.set_status(tmp_path, "finished")
-    assert show_status([tmp_path], failed=True) == 0
+    assert status_of([tmp_path], failed=True)[1] == 0
     JobFile.set_status(tmp_path, "running")
-    assert show_status([tmp_path], failed=True) == 1
+    assert status_of([tmp_path], failed=True)[1] == 1
 
 
 def test_a_run_in_use_cannot_be_marked_failed(tmp_path, monkeypatch) -> None:
@@ -200,8 +200,8 @@ def test_a_run_in_use_cannot_be_marked_failed(tmp_path, monkeypatch) -> None:
     JobFile.create(tmp_path, {}, 1)
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert show_status([tmp_path], failed=True) == 4
-    assert show_status([tmp_path], failed=True) == 1
+        assert status_of([tmp_path], failed=True)[1] == 4
+    assert status_of([tmp_path], failed=True)[1] == 1
 
 
 def test_a_run_that_cannot_be_written_takes_one_line(tmp_path, monkeypatch) -> None:
@@ -212,7 +212,7 @@ def test_a_run_that_cannot_be_written_takes_one_line(tmp_path, monkeypatch) -> N
 
     monkeypatch.setattr(JobFile, "set_status", refuse)
     with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written: No space left on device\Z"):
-        show_status([tmp_path], failed=True)
+        status_of([tmp_path], failed=True)
 
 
 def test_folders_of_a_sweep_are_those_of_its_runs_in_their_order(tmp_path) -> None:

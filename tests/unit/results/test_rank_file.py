@@ -14,6 +14,7 @@ import pytest
 import rank_rows
 from rank_rows import SKETCH, write_row
 
+from galampi.analysis.statistics import num_updates
 from galampi.errors import ResultsError
 from galampi.results import Position, RankWriter, Restart, Sketch, UpdateRow, flush_period_s, open_run
 from galampi.results.schema import TABLES
@@ -256,3 +257,41 @@ def test_a_flush_writes_chunks_that_are_about_as_long_as_what_comes_between_two(
 
 def test_all_ranks_together_flush_at_a_bounded_rate() -> None:
     assert [flush_period_s(num_ranks) for num_ranks in (1, 256, 1024, 100_000)] == [2, 2, 8, 30]
+
+
+def test_a_file_that_is_renamed_or_replaced_is_no_longer_in_place(tmp_path) -> None:
+    path = tmp_path / "rank-0000.h5"
+    with RankWriter(path, rank=0, sketch=SKETCH) as writer:
+        assert writer.is_in_place
+        path.rename(tmp_path / "elsewhere.h5")
+        assert not writer.is_in_place
+        path.write_bytes((tmp_path / "elsewhere.h5").read_bytes())
+        assert not writer.is_in_place
+
+
+def test_a_disk_that_is_full_at_the_start_is_an_error_of_the_system_and_leaves_nothing(tmp_path) -> None:
+    path = tmp_path / "rank-0000.h5"
+    program = f"""
+import resource
+from pathlib import Path
+from galampi.results import RankWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    RankWriter(Path({str(path)!r}), rank=0, sketch=None)
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "File too large\n", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_updates_of_a_rank_that_left_and_came_back_are_its_own(tmp_path) -> None:
+    """The others had made 30 updates by then."""
+    path = tmp_path / "rank-0000.h5"
+    position = write_rows(path, 10)
+    restart = Restart(update=30, time_s=40.0, reason="came back", weights_restarted=True)
+    with RankWriter(path, rank=0, sketch=SKETCH, resume_at=position, restart=restart) as writer:
+        for update in range(31, 36):
+            write_row(writer, update)
+    assert num_updates(open_run(tmp_path).ranks[0]) == 15
