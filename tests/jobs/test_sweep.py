@@ -46,12 +46,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(galampi, endless) -> None:
     code, output, errors = command.finish()
     assert code == 3, output + errors
     assert open_run(sweep / "seed-1").status == "stopped"
-    assert states(galampi, sweep, 4) == ["lost", "missing"]
+    assert states(galampi, sweep, 4) == ["stopped", "missing"]
     saved = env_steps_saved(sweep / "seed-1")
     shorten(sweep, saved + 4000)
     code, output, errors = galampi("sweep", sweep, "--at-once", 2, ranks=None).finish()
     assert code == 0, output + errors
-    assert "seed-1: lost before, goes on" in output
+    assert "seed-1: stopped before, goes on" in output
     assert output.endswith("2 runs: 2 done\n")
     for run in (sweep / "seed-1", sweep / "seed-2"):
         assert_sound(run, num_ranks=2, status="finished")

@@ -31,8 +31,8 @@ from galampi.launch.submit import Resources, Submission, log_pattern
 from galampi.results.files import replace_text
 
 OPTIONS, SUBMISSIONS = "options.json", "submissions.jsonl"
-STATES = ("done", "running", "queued", "failed", "lost", "missing", "unreadable")
-LACKING = ("failed", "lost", "missing")
+STATES = ("done", "running", "queued", "failed", "stopped", "lost", "missing", "unreadable")
+LACKING = ("failed", "stopped", "lost", "missing")
 """States in which a run is trained again when the rest of a sweep is asked for."""
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -61,7 +61,8 @@ class SweptRun:
         name: Name of its folder.
         job_file: Its resolved job.
         out: Its folder.
-        state: `done`; `running` here or by Slurm, or `queued`; `failed` by itself; `lost`: begun, and not on its way;
+        state: `done`; `running` here or by Slurm, or `queued`; `failed` by itself; `stopped`: saved, and not on
+            its way; `lost`: begun, and neither;
             `missing`: never begun.
         log: Where its last job has printed; None if it never began.
         local_log: Where it prints on this machine.
@@ -336,7 +337,7 @@ def _state(status: str, on_its_way: str | None, has_log: bool) -> str:
     if status == "missing":
         # Its job began, and came to an end before there was a run.
         return "failed" if has_log else "missing"
-    return "lost"
+    return "stopped" if status in ("stopped", "partial") else "lost"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -105,6 +105,9 @@ def test_what_became_of_each(tmp_path, monkeypatch) -> None:
     put_in_queue(monkeypatch, ["70 1 RUNNING", "70 5 PENDING", "71 2 RUNNING", "72 N/A RUNNING"])
     states = [run.state for run in sweep.read_sweep(folder)]
     assert states == ["done", "running", "lost", "failed", "missing", "queued"]
+    put_in_queue(monkeypatch, ["70 1 RUNNING"])
+    assert sweep.read_sweep(folder)[5].state == "stopped"
+    put_in_queue(monkeypatch, ["70 1 RUNNING", "70 5 PENDING", "71 2 RUNNING", "72 N/A RUNNING"])
     assert status_of([folder], failed=False)[1] == 1
     # A job that printed something and left no run has failed, not never begun.
     (folder / "logs" / "70_4.log").touch()
