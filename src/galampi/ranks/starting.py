@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import NoReturn
 
+from galampi.errors import UserError
 from galampi.ranks.launched import launched_rank
 from galampi.signals import STOP_SIGNALS, StopSignals, may_catch
 
 _PATIENCE_S = 2.0
+_ENDING = {signal.SIGTERM, signal.SIGHUP}
+_MPICH_SEGMENT_BYTES = 1_060_000
+"""What a rank of MPICH takes of its node's shared memory for messages."""
 
 
 def start_mpi() -> None:
     """Import MPI, which starts it, and leave signals to whom they belong.
 
-    Libraries take some for themselves: MPICH those of a terminal and SIGUSR1, which then do nothing at all. So they
-    wait until their handlers are back.
-    """
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS} if may_catch() else {}
-    signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
-    try:
-        import mpi4py.MPI  # noqa: F401
+    Libraries take some for themselves: MPICH those of a terminal and SIGUSR1, which then do nothing at all. So what
+    asks a job to save waits until its handler is back. A start that hangs can be ended: SIGTERM and SIGHUP have their
+    default meanwhile, and a launcher kills at the second Ctrl-C.
 
+    Raises:
+        UserError: It could not start here.
+    """
+    _require_shared_memory()
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS} if may_catch() else {}
+    waiting = handlers.keys() - _ENDING
+    signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+    try:
+        for number in handlers.keys() & _ENDING:
+            if handlers[number] != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        import mpi4py.MPI  # noqa: F401
+    finally:
         for number, handler in handlers.items():
             # None: it was not set from Python, and cannot be.
             if handler is not None:
                 signal.signal(number, handler)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, waiting)
+
+
+def _require_shared_memory() -> None:
+    """Refuse what MPICH would end by a bus error, without a word.
+
+    Raises:
+        UserError: This node has too little shared memory for its ranks.
+    """
+    # Set by Hydra.
+    ranks = os.environ.get("MPI_LOCALNRANKS", "")
+    if "mpi4py.MPI" in sys.modules or not ranks.isdigit():
+        return
+    with suppress(OSError):
+        # Not what is free: to a rank that looks a moment later it would be less.
+        size_bytes, needed_bytes = shutil.disk_usage("/dev/shm").total, int(ranks) * _MPICH_SEGMENT_BYTES
+        if size_bytes < needed_bytes:
+            raise UserError(
+                f"/dev/shm has {size_bytes >> 10:,} KiB; MPICH needs {needed_bytes >> 10:,} KiB for {ranks} "
+                "ranks of this node, and their mailboxes more"
+            )
 
 
 def end_ranks(code: int) -> None:
