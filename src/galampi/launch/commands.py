@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ def submit(request: Request) -> int:
     out = _folder_of(request, job.name)
     job = job_to_train(job, request.job, request.overrides, out)
     find_modules(job)
+    job_file = lay_down(job, out, dry_run=True)
+    was_there = job_file.exists()
+    is_new = request.out is None or not out.exists()
     submission = Submission(
         script=script,
         name=job.name,
@@ -89,7 +93,18 @@ def submit(request: Request) -> int:
             *(word for key, value in request.overrides.items() for word in (f"--{key}", value)),
         ],
     )
-    job_ids = list(_submit(submission, dry_run=request.dry_run))
+    job_ids: list[str] = []
+    try:
+        for job_id in _submit(submission, dry_run=request.dry_run):
+            job_ids.append(job_id)
+    except UserError:
+        if not job_ids and not was_there:
+            # Nothing waits with it.
+            job_file.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):
+                    out.rmdir()  # If nothing else lies there.
+        raise
     if job_ids:
         print(how_to_watch(job_ids, out, log_of(submission)))
     return 0

@@ -14,6 +14,7 @@ from galampi.errors import UserError
 from galampi.job import load_job
 from galampi.launch import sweep
 from galampi.launch.axes import combinations, parse_axes
+from galampi.launch.folder import lay_down
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -326,6 +327,21 @@ def test_a_run_that_is_there_goes_on_by_its_own_job(slurm, capsys) -> None:
     with pytest.raises(UserError, match="finished already; raise --total_env_steps"):
         run(["submit", "a.toml", "--out", "run"])
     assert run(["submit", "a.toml", "--out", "run", "--total_env_steps", "1000000"]) == 0
+
+
+def test_a_job_that_slurm_refuses_leaves_no_folder(slurm) -> None:
+    Path("there").mkdir()
+    (slurm.parent / "bin/sbatch").write_text("#!/bin/sh\necho 'no such partition' >&2\nexit 1\n")
+    for words in ([], ["--out", "run"], ["--out", "there"]):
+        with pytest.raises(UserError, match="no such partition"):
+            run(["submit", "a.toml", *words])
+    assert not Path("run").exists() and not list(Path("runs").iterdir()) and not list(Path("there").iterdir())
+    # What another one waits with stays.
+    JobFile.create(Path("begun"), {"job_toml": "seed = 3\n"}, 1)
+    lay_down(load_job("a.toml"), Path("begun"), dry_run=False)
+    with pytest.raises(UserError, match="no such partition"):
+        run(["submit", "a.toml", "--out", "begun"])
+    assert (Path("begun") / "submitted.toml").exists()
 
 
 def test_an_option_of_sbatch_among_those_of_submit(slurm) -> None:
