@@ -47,7 +47,9 @@ def test_a_simulator_that_raises_again_and_again_on_one_rank_ends_the_job(galamp
 @pytest.mark.one_mpi
 @pytest.mark.parametrize(("own", "level"), [({}, "error"), ({"UCX_LOG_LEVEL": "debug"}, "debug")])
 def test_the_layer_below_mpi_says_nothing_after_the_last_line_unless_it_is_told_to(own, level) -> None:
-    program = "import os; from galampi import __main__ as entry; entry.run = lambda words: print(words); entry.main()"
+    program = (
+        "import os; from galampi import __main__ as entry, cli; cli.run = lambda words: print(words); entry.main()"
+    )
     program += '; print(os.environ["UCX_LOG_LEVEL"])'
     environment = {name: value for name, value in os.environ.items() if name != "UCX_LOG_LEVEL"} | own
     done = subprocess.run(

@@ -60,14 +60,14 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
 def test_speed_and_window(comm, monkeypatch) -> None:
     from mpi4py import MPI
 
-    from galampi import learning
+    import galampi.memory
     from galampi.job import load_job
     from galampi.launch.doctor import memory, speed
     from galampi.learning import RolloutCollector
 
     # It measures what training does.
     kept = []
-    monkeypatch.setattr(learning, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(galampi.memory, "keep_freed_memory", lambda: kept.append(True))
     job = load_job(None, {"environment.id": "CartPole-v1", "device": "cpu"})
     monkeypatch.setattr(speed, "_MEASURE_S", 0.5)
     of_job, num_parameters = speed.check_speed(job, comm)
