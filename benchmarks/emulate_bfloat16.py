@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from galampi.__main__ import main
-from galampi.learning.policy import Convolution, Dense
+from galampi.learning.layers import Convolution, Dense
 
 
 def rounded(compute: Callable[..., Any]) -> Callable[..., Any]:
