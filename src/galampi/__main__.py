@@ -6,15 +6,13 @@ import errno
 import io
 import os
 import sys
-import time
 import traceback
 from types import TracebackType
 
 from galampi.errors import BrokenRunError, UserError
 from galampi.ranks.launched import launched_rank, prepare_libraries
-from galampi.ranks.starting import end_ranks
+from galampi.ranks.starting import end_ranks, let_rank_0_speak
 
-_PATIENCE_S = 2.0
 _STDERR = 2
 _INTERRUPTED = 130
 """Exit code of what SIGINT has ended, as shells have it."""
@@ -22,8 +20,8 @@ _INTERRUPTED = 130
 
 def main() -> int:
     """Run the command of this process and return its exit code."""
-    # Help and mistakes are printed once and not once for each rank.
     _open_closed_streams()
+    # Help and mistakes are printed once and not once for each rank.
     rank = launched_rank()
     prepare_libraries()
     _ignore_released_files()
@@ -43,14 +41,11 @@ def main() -> int:
     except UserError as error:
         if rank == 0:
             print(f"galampi: {error}", file=sys.stderr, flush=True)
-        else:
-            # Open MPI's launcher kills all at the first non-zero exit: let rank 0 have spoken by then.
-            time.sleep(_PATIENCE_S)
+        # Open MPI's launcher kills all at the first non-zero exit.
+        let_rank_0_speak()
         return 2
     except BrokenRunError as error:
-        if rank > 0:
-            # What every rank meets at once is told by one; it ends the others.
-            time.sleep(_PATIENCE_S)
+        let_rank_0_speak()
         print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
         end_ranks(1)
         return 1

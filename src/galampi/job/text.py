@@ -250,7 +250,7 @@ def _unknown(key: str, value: Any) -> str:
     else:
         # The right name in the wrong table is nearer than another name in the right one.
         ends = [name.rpartition(".")[2] for name in names]
-        hint = did_you_mean(last, ends, names) if last in ends else did_you_mean(key, names)
+        hint = "" if last in ends else did_you_mean(key, names)
         hint = hint or did_you_mean(last, ends, names)
     return f"{key} is not a key of a job{hint}"
 

@@ -62,8 +62,7 @@ class SweptRun:
         job_file: Its resolved job.
         out: Its folder.
         state: `done`; `running` here or by Slurm, or `queued`; `failed` by itself; `stopped`: saved, and not on
-            its way; `lost`: begun, and neither;
-            `missing`: never begun.
+            its way; `lost`: begun, and neither; `missing`: never begun; `unreadable`: its files may not be read.
         log: Where its last job has printed; None if it never began.
         local_log: Where it prints on this machine.
     """

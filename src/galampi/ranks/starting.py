@@ -67,6 +67,12 @@ def _require_shared_memory() -> None:
             )
 
 
+def let_rank_0_speak() -> None:
+    """Wait, on every other rank, for what all ranks meet at once: rank 0 tells it, and may end the others."""
+    if launched_rank() > 0:
+        time.sleep(_PATIENCE_S)
+
+
 def end_ranks(code: int) -> None:
     """End the ranks that would wait for this one for ever; does nothing before MPI has started."""
     if "mpi4py.MPI" in sys.modules:
@@ -77,9 +83,7 @@ def end_ranks(code: int) -> None:
 
 def stop_before_training(signals: StopSignals) -> NoReturn:
     """End the job during its set-up: nothing has been trained, so nothing is to be saved."""
-    if launched_rank() > 0:
-        # What all ranks are told at once one says; it ends the others.
-        time.sleep(_PATIENCE_S)
+    let_rank_0_speak()
     name = signals.caught.name if signals.caught is not None else "signal"
     print(f"galampi: {name} before training had begun: nothing to save", file=sys.stderr, flush=True)
     # The others may wait for this rank, where no signal reaches them.

@@ -36,6 +36,14 @@ def create(path: Path, file_format: str) -> h5py.File:
     return file
 
 
+def is_still_at(path: Path, place: os.stat_result) -> bool:
+    """Whether what lies at a path is what was found there, or opened: it may have been renamed, removed or replaced."""
+    try:
+        return os.path.samestat(path.stat(), place)
+    except FileNotFoundError:
+        return False
+
+
 def require_room(path: Path, size_bytes: int) -> None:
     """See that a file of some size can be written at `path`, where it leaves one without contents.
 

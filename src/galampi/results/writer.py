@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from galampi.errors import ResultsError
-from galampi.results.files import create, move_into_place, open_for_reading, partial_name, require_room, writing
+from galampi.results.files import (
+    create,
+    is_still_at,
+    move_into_place,
+    open_for_reading,
+    partial_name,
+    require_room,
+    writing,
+)
 from galampi.results.job_file import Attribute
 from galampi.results.schema import (
     EDGES,
@@ -279,10 +287,7 @@ class RankWriter:
     @property
     def is_in_place(self) -> bool:
         """Whether what lies at its path is the file that it writes: it may have been renamed or removed."""
-        try:
-            return os.path.samestat(self.path.stat(), os.fstat(self._file.id.get_vfd_handle()))
-        except FileNotFoundError:
-            return False
+        return is_still_at(self.path, os.fstat(self._file.id.get_vfd_handle()))
 
     def _sync(self) -> None:
         with writing(self.path):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from galampi.errors import UserError
 from galampi.results import RankFile
+from galampi.results.files import is_still_at
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def claimed(out: Path, *, resume: bool, is_new: bool = False) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            if not (out / "job.h5").exists() and _is_at(lock, out / _LOCK):
+            if not (out / "job.h5").exists() and is_still_at(out / _LOCK, os.fstat(lock)):
                 (out / _LOCK).unlink()
                 if is_new:
                     out.rmdir()  # If nothing else lies there.
@@ -84,15 +85,9 @@ def _locked(out: Path) -> int:
             log.warning("%s: its file system has no locks: nothing keeps two jobs from writing there", out)
             return lock
         # A job that was refused may have removed it between the two.
-        with suppress(FileNotFoundError):
-            if _is_at(lock, path):
-                return lock
+        if is_still_at(path, os.fstat(lock)):
+            return lock
         os.close(lock)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether a path is that of an open file. Raises OSError: there is none."""
-    return os.path.samestat(os.fstat(descriptor), path.stat())
 
 
 def set_aside(out: Path) -> Path:

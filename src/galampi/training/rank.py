@@ -25,6 +25,7 @@ from galampi.policies.stored import checkpoint_path
 from galampi.ranks.launched import LAUNCHER_PID
 from galampi.ranks.placement import Placement
 from galampi.results import EnergyMeter, JobFile, RankWriter, Sketch, save_checkpoint
+from galampi.results.files import is_still_at
 from galampi.training.resuming import Start
 from galampi.training.silence import Silence
 
@@ -170,11 +171,7 @@ class Rank:
     def _save(self, path: Path, *, exact: bool, keeps_previous: bool = False) -> None:
         state = self.state(exact=exact)
         # The folder would be made anew, for what nobody would look for; the file is written though it has no name.
-        try:
-            is_there = os.path.samestat(os.stat(self.out), self._folder)
-        except FileNotFoundError:
-            is_there = False
-        if not is_there:
+        if not is_still_at(self.out, self._folder):
             raise UserError(f"{self.out}: its folder was renamed or removed, and with it what was saved before")
         if not self.writer.is_in_place:
             raise UserError(f"{self.writer.path}: was renamed or removed, and with it what was recorded before")
