@@ -33,6 +33,6 @@ def rounded(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     for layer in (Convolution, Dense):
-        layer.forward = rounded(layer.forward)
-        layer.backward = rounded(layer.backward)
+        layer.forward = rounded(layer.forward)  # type: ignore[method-assign]
+        layer.backward = rounded(layer.backward)  # type: ignore[method-assign]
     sys.exit(main())

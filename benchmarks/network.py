@@ -48,7 +48,7 @@ def measure(link: dict[str, float], exchange: list[str], seconds: float) -> dict
         if done.returncode:
             raise SystemExit(f"{' '.join(job)}: {done.stderr[-2000:]}")
         tables = [rank.updates.read() for rank in open_run(out).ranks]
-    steps_per_s, gossip_s, ages, received = 0.0, [], [], 0
+    steps_per_s, gossip_s, ages, received = 0.0, [], [], 0.0
     for rows in tables:
         counted = np.flatnonzero(rows["time_s"] >= SETTLING_S)
         span_s = rows["time_s"][counted[-1]] - rows["time_s"][counted[0]]

@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def show(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def ranks() -> list[dict]:
+def ranks() -> list[dict[str, Any]]:
     found = []
     for num_ranks, num_updates in NUM_UPDATES.items():
         cases = {"even": EVEN, "1 of 16 ranks 3 times slower": STRAGGLING[num_ranks], "pauses": PAUSING}
@@ -92,7 +93,7 @@ def ranks() -> list[dict]:
     return found
 
 
-def nodes() -> list[dict]:
+def nodes() -> list[dict[str, Any]]:
     found = []
     for per_node in (8, 32, 128):
         for gbit in (10, 50):
@@ -128,17 +129,17 @@ def distance(
     if draws_peers:
         random = np.random.default_rng(seed)
         for rank in world.ranks:
-            rank.gossip._round_edges = lambda: (int(random.integers(len(topology.hops))),)
+            rank.gossip._round_edges = lambda: (int(random.integers(len(topology.hops))),)  # type: ignore[method-assign]
     return measure(world, num_updates).distance
 
 
-def graphs() -> list[dict]:
+def graphs() -> list[dict[str, Any]]:
     random = np.random.default_rng(1)
     found = []
     for num_ranks in GRAPH_SIZES:
         num_updates = 16_000 // num_ranks
         base = exponential(num_ranks)
-        row = {"ranks": num_ranks, "exponential": distance(base, num_updates)}
+        row: dict[str, Any] = {"ranks": num_ranks, "exponential": distance(base, num_updates)}
         row["ring"] = distance(ring(num_ranks), num_updates) / row["exponential"]
         in_step = distance(base, num_updates, machine=IN_STEP)
         row["ring_in_step"] = distance(ring(num_ranks), num_updates, machine=IN_STEP) / in_step
@@ -146,7 +147,7 @@ def graphs() -> list[dict]:
         row["complete"] = distance(complete(num_ranks), num_updates) / row["exponential"]
         row["random"] = distance(complete(num_ranks), num_updates, draws_peers=True) / row["exponential"]
         # Rotations through other hops, as many as the exponential graph has or one more.
-        tried = {}
+        tried: dict[tuple[int, ...], float] = {}
         while len(tried) < min(NUM_TRIED, 3 * num_ranks):
             length = min(num_ranks - 1, len(base.hops) + int(random.integers(2)))
             hops = tuple(int(hop) + 1 for hop in random.permutation(num_ranks - 1)[:length])
@@ -190,7 +191,7 @@ def graphs() -> list[dict]:
     return found
 
 
-def draw(rows: list[dict]) -> None:
+def draw(rows: list[dict[str, Any]]) -> None:
     import matplotlib
 
     matplotlib.use("agg")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from galampi.errors import UserError
 from galampi.job import Job, dump_job, fields, parse_job
-from galampi.launch.status import run_status
+from galampi.launch.status import SUBMITTED, run_status
 from galampi.results import RankFile, open_run
 
 # What a batch system or an editor puts there is no run's, and a start that was cut short leaves these.
-_OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "rank-[0-9]*.h5*", "job.h5.part", "submitted*.toml")
+_OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "rank-[0-9]*.h5*", "job.h5.part", SUBMITTED)
 
 
 def job_to_train(job: Job, path: Path, overrides: Mapping[str, str], out: Path) -> Job:

@@ -13,6 +13,8 @@ from galampi.errors import ResultsError, UnreadableError, UserError
 from galampi.results import JobFile, open_run
 
 _PATIENCE_S = 5.0
+SUBMITTED = "submitted*.toml"
+"""Jobs that `submit` has laid into the folder of a run, for those that wait to begin there."""
 EXIT_CODES = {"finished": 0, "failed": 1, "missing": 2, "stopped": 3, "partial": 3, "running": 4}
 """Exit code of `status` for each state of a run; a run whose job was killed still says `running`."""
 
@@ -53,7 +55,8 @@ def describe(out: Path) -> str:
     """
     status = run_status(out)
     if status == "missing":
-        return f"{out}: missing: no job.h5 there"
+        submitted = ", submitted but not begun: `squeue --me` says whether its job waits"
+        return f"{out}: missing: no job.h5 there{submitted if any(out.glob(SUBMITTED)) else ''}"
     text = f"{out}: {status}"
     written_s = [path.stat().st_mtime for path in out.glob("rank-*.h5")]
     if status == "running" and written_s:

@@ -202,7 +202,8 @@ class ModuleTrunk(Trunk):
                 features, [parameters[k] for k in trained], gradient.to(features.dtype), allow_unused=True
             )
             for k, each in zip(trained, found, strict=True):
-                gradients[k] = gradients[k] if each is None else each
+                # Of an embedding it may be sparse.
+                gradients[k] = gradients[k] if each is None else each.to_dense()
         return gradients
 
     def _features(self, observations: Tensor) -> Tensor:

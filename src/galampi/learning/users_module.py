@@ -70,11 +70,17 @@ def _width(module: nn.Module, encoding: Encoding, subject: str) -> int:
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != 2 or not features.numel():
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise UserError(f"{subject} returns {shape}; must be [2, width]")
-    if any(parameter.requires_grad for parameter in module.parameters()) and not features.requires_grad:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if trained and not features.requires_grad:
         raise UserError(
             f"{subject} returns features that have no gradient, as after detach(), so that its parameters would not "
             "learn; requires_grad_(False) says that this is meant"
         )
+    try:
+        if trained:
+            torch.autograd.grad(features.sum(), trained, allow_unused=True)
+    except USERS_FAILURES as error:
+        raise UserError(f"{subject} returns features whose gradient raises {one_line(error)}") from error
     return int(features.shape[1])
 
 

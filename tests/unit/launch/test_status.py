@@ -7,6 +7,8 @@ import pytest
 from made_runs import make_run
 
 from galampi.cli import run
+from galampi.job import Job
+from galampi.launch.folder import lay_down
 from galampi.launch.status import run_status
 from galampi.results import files
 
@@ -66,3 +68,11 @@ def test_a_run_that_may_not_be_read_hides_no_other_of_its_sweep(tmp_path, capsys
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in told[:2]] == ["unreadable", "done"]
     assert told[2] == "2 runs: 1 done, 1 unreadable"
+
+
+def test_a_job_that_waits_is_no_folder_without_a_run(tmp_path, capsys) -> None:
+    lay_down(Job(), tmp_path / "run", dry_run=False)
+    assert run(["status", str(tmp_path / "run"), str(tmp_path)]) == 2
+    told = capsys.readouterr().out.splitlines()
+    assert "submitted but not begun" in told[0]
+    assert told[1] == f"{tmp_path}: missing: no job.h5 there"

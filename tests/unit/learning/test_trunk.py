@@ -108,6 +108,16 @@ def test_a_users_module_is_trained_on_the_flat_vector():
     assert loss_of(*after[:2], None) < loss_of(outputs, values, None)
 
 
+def test_sparse_gradients_are_those_that_are_not():
+    observations = observations_of(VECTOR, 5)
+    sparse, dense = (
+        pass_through(make_policy(VECTOR, kind="nets:Embeds", kwargs={"sparse": sparse}), observations)[2]
+        for sparse in (True, False)
+    )
+    assert np.any(dense[:8])
+    np.testing.assert_allclose(sparse, dense, rtol=1e-6)
+
+
 def test_a_module_begins_alike_for_a_seed_and_leaves_torchs_generator_alone():
     torch.manual_seed(5)
     first = make_policy(VECTOR, kind="nets:Trunk").parameters.z
@@ -140,6 +150,7 @@ def test_a_module_begins_alike_for_a_seed_and_leaves_torchs_generator_alone():
         ("nets:Social", r"for one observation alone raises ValueError: Expected more than 1 value"),
         ("nets:Drops", r"other features when it is shown the same observations again; what learns must be what acted"),
         ("nets:Ages", r"other features when it is shown the same observations again"),
+        ("nets:Overwrites", r"features whose gradient raises RuntimeError: one of the variables needed"),
         ("nets:Unflat", r"for observations \[2, 3\] returns \[1, 2, 3\]; must be \[2, width\]"),
     ],
 )
