@@ -75,7 +75,7 @@ test-ranks:  ## Run the tests with ranks
 	$(call each,$(MPI),$(WITH_RANKS))
 
 test-unit: $(READY)
-	python -m pytest --numprocesses auto --timeout 600 --timeout-method thread tests/unit tests/golden
+	python -m pytest --numprocesses auto --dist loadfile --timeout 600 --timeout-method thread tests/unit tests/golden
 
 test-commands: $(READY)
 	python -m pytest tests/jobs -m one_mpi

@@ -27,6 +27,7 @@ def kept_bytes(*arguments: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the GNU C library")
 def test_freed_memory_is_kept_when_asked_for_and_else_given_back() -> None:
     assert kept_bytes("keep") > 60e6

@@ -15,9 +15,10 @@ from galampi.analysis.statistics import episodes, learning_curve
 from galampi.errors import ResultsError, UserError
 
 
-@pytest.fixture
-def runs(tmp_path):
-    return [open_run(make_run(tmp_path / str(seed), settings={"seed": str(seed)}, slope=seed)) for seed in (1, 2, 3)]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [open_run(make_run(folder / str(seed), settings={"seed": str(seed)}, slope=seed)) for seed in (1, 2, 3)]
 
 
 def test_the_curve_of_a_run_is_its_own(runs) -> None:

@@ -254,7 +254,7 @@ def test_published_curve_of_the_game(no_pictures, tmp_path):
     assert "Dashed, published" not in (tmp_path / "mixed" / "index.html").read_text()
 
 
-def test_a_run_of_an_older_galampi(tmp_path):
+def test_a_run_of_an_older_galampi(tmp_path, no_pictures):
     out = make_run(tmp_path / "run", num_updates=40)
     for path in out.glob("rank-*.h5"):
         with h5py.File(path, "r+") as file:
@@ -269,7 +269,7 @@ def test_a_run_of_an_older_galampi(tmp_path):
     assert "do not count by edge" in page
 
 
-def test_a_run_without_sketches_episodes_or_a_rank(tmp_path):
+def test_a_run_without_sketches_episodes_or_a_rank(tmp_path, no_pictures):
     out = make_run(tmp_path / "run", num_updates=4, sketches=False)
     (out / "rank-0001.h5").unlink()
     report([out])

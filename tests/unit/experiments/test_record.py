@@ -1,5 +1,7 @@
 """What is kept of runs, and what it comes to."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -74,15 +76,21 @@ def test_the_numbers_are_those_of_the_run(tmp_path) -> None:
     assert (tmp_path / "kept/run.h5").stat().st_size < 30_000
 
 
-@pytest.fixture
-def experiment(tmp_path):
+@pytest.fixture(scope="module")
+def kept_runs(tmp_path_factory):
     """Return the folder of an experiment whose first arm is better in two of three seeds."""
-    folder = planned(tmp_path / "experiment")
+    runs = tmp_path_factory.mktemp("runs")
+    folder = planned(tmp_path_factory.mktemp("experiment"))
     for seed, slopes in {1: (1.0, 0.5), 2: (1.0, 0.5), 3: (0.5, 1.0)}.items():
         for method, slope in zip(("push-sum", "gala"), slopes, strict=True):
             settings = {"gossip.method": method, "seed": str(seed)}
-            keep(folder, "results", f"method-{method}_seed-{seed}", settings, tmp_path, slope=slope)
+            keep(folder, "results", f"method-{method}_seed-{seed}", settings, runs, slope=slope)
     return folder
+
+
+@pytest.fixture
+def experiment(kept_runs, tmp_path):
+    return shutil.copytree(kept_runs, tmp_path / "experiment")
 
 
 def test_an_experiment_comes_to_what_its_runs_do(experiment, tmp_path) -> None:

@@ -40,7 +40,7 @@ CASES = {
     ),
 }
 
-SLOW = {"highway", "vizdoom", "hopper", "half-cheetah"}
+SLOW = {"highway", "vizdoom", "hopper", "half-cheetah", "minigrid", "lunar-lander", "frozen-lake"}
 # Fewer simulators and steps where they are slow.
 NUM_ENVS = dict.fromkeys(CASES, 8) | {"highway": 4, "vizdoom": 1}
 NUM_STEPS = dict.fromkeys(CASES, 9000) | {"highway": 600, "vizdoom": 80}

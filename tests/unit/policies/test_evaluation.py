@@ -151,7 +151,7 @@ def late():
         del gym.registry[name]
 
 
-@pytest.mark.parametrize("name", ["Late-v0", "LateInTime-v0"])
+@pytest.mark.parametrize("name", ["Late-v0", pytest.param("LateInTime-v0", marks=pytest.mark.slow)])
 def test_only_games_of_atari_get_stuck(store, late, tmp_path, name) -> None:
     stored = find_policy(store(name))
     played = evaluate(stored, tmp_path / "e.h5", num_episodes=2)

@@ -31,7 +31,10 @@ JOBS = {
 }
 
 
-@pytest.fixture(params=JOBS)
+SLOW = {"cnn-small", "mlp", "gru", "linear"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in JOBS])
 def played(request, store):
     """Return a stored policy, observations, hidden states and what galampi's network makes of them."""
     environment_id, settings = JOBS[request.param]

@@ -22,7 +22,11 @@ NOOP = 0
     ("name", "settings"),
     [
         ("ALE/Breakout-v5", {"environment.repeat_action_probability": "0.25", "environment.full_action_space": "true"}),
-        ("ALE/Pong-v5", {"environment.max_episode_frames": "400", "environment.frame_skip": "3"}),
+        pytest.param(
+            "ALE/Pong-v5",
+            {"environment.max_episode_frames": "400", "environment.frame_skip": "3"},
+            marks=pytest.mark.slow,
+        ),
         ("CartPole-v1", {}),
         ("Pendulum-v1", {}),
     ],

@@ -182,7 +182,7 @@ def test_kill_in_the_middle_of_a_resume_loses_nothing(tmp_path):
     num_calls = int(start("resume", path, 0).communicate()[0])
     assert num_calls > 60
     outcomes = set()
-    for fatal in [*range(1, num_calls - 8, 16), *range(num_calls - 8, num_calls + 1)]:
+    for fatal in [*range(1, num_calls - 8, 32), *range(num_calls - 8, num_calls + 1)]:
         path.write_bytes(original)
         process = start("resume", path, fatal)
         process.communicate()

@@ -116,7 +116,7 @@ def say_it_too_early(monkeypatch) -> None:
         (drop_what_is_left, "weights sum to"),
         (wait_for_a_full_mailbox, "waits: it looks on and on"),
         (keep_a_stop_to_oneself, "ranks have left .* apart|have not ended"),
-        (wait_for_ever_at_the_end, "have not ended"),
+        pytest.param(wait_for_ever_at_the_end, "have not ended", marks=pytest.mark.slow),
         (say_it_too_early, "in flight after a whole end"),
     ],
 )
