@@ -19,6 +19,7 @@ INSIDE = (
 )
 
 
+@pytest.mark.slow
 def test_two_ranks_train_in_a_bare_container(small_job, tmp_path) -> None:
     if subprocess.run([*BARE, INSIDE + "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make namespaces")

@@ -33,15 +33,9 @@ def the_line(errors) -> str:
     return line
 
 
-@pytest.mark.parametrize(
-    ("method", "signalled"),
-    [
-        ("push-sum", False),
-        pytest.param("allreduce", True, marks=pytest.mark.slow),
-        pytest.param("push-sum", True, marks=pytest.mark.slow),
-        pytest.param("allreduce", False, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signalled", [False, True])
+@pytest.mark.parametrize("method", ["push-sum", "allreduce"])
 def test_a_stuck_rank_holds_nobody_up(galampi, small_job, tmp_path, method, signalled) -> None:
     out = tmp_path / "run"
     silent_after_s = 3 if not signalled else DEADLOCK_S * 2
@@ -121,7 +115,7 @@ def test_a_rank_that_was_stopped_for_a_while_rejoins(galampi, small_job, tmp_pat
     assert_sound(out, num_ranks=2, status="stopped")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_is_obeyed_in_the_middle_of_a_rollout(galampi, small_job, tmp_path, number) -> None:
     out = tmp_path / "run"
     # A rollout of more than an hour.

@@ -33,6 +33,7 @@ def test_kept_checkpoints_are_played_and_do_not_disturb_a_resume(galampi, small_
     assert "no checkpoint of update 81; kept are those of update 40, 80, 120" in errors
 
 
+@pytest.mark.slow
 def test_a_game_of_atari_without_mpi(galampi, tmp_path) -> None:
     out = tmp_path / "run"
     train = ("--environment.id", "ALE/Pong-v5", "--environment.num_envs", 2, "--total_env_steps", 200)
@@ -60,7 +61,9 @@ def test_a_run_may_be_given_as_its_file(galampi, small_job, tmp_path) -> None:
     assert load_evaluation(out / "evaluation.h5").attributes["policy"] == "mean"
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("missing", "foreign"))]
+)
 def test_a_damaged_checkpoint_is_one_clear_line(galampi, small_job, tmp_path, damage) -> None:
     out = tmp_path / "run"
     assert galampi("train", small_job, "--out", out, "--total_env_steps", 400, ranks=1).finish()[0] == 0

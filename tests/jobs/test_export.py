@@ -10,6 +10,7 @@ from galampi.results import open_run
 pytestmark = pytest.mark.one_mpi
 
 
+@pytest.mark.slow
 def test_everything_a_run_exports(galampi, small_job, tmp_path) -> None:
     pytest.importorskip("tensorboardX")
     pytest.importorskip("safetensors")

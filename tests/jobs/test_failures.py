@@ -59,7 +59,7 @@ def test_the_layer_below_mpi_says_nothing_after_the_last_line_unless_it_is_told_
 
 
 @pytest.mark.parametrize("lacking", [0, 1])
-@pytest.mark.parametrize("command", ["train", "doctor"])
+@pytest.mark.parametrize("command", ["train", pytest.param("doctor", marks=pytest.mark.slow)])
 def test_rank_0_reads_the_job_file_for_all_and_if_it_cannot_holds_nobody_up(
     small_job, tmp_path, command, lacking
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_signal_stops_allreduce_on_all_ranks_at_one_update(galampi, small_job,
     assert first["learner"]["z"].tobytes() == second["learner"]["z"].tobytes()
 
 
+@pytest.mark.slow
 def test_resume_on_fewer_and_on_more_ranks(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
 
@@ -135,6 +136,7 @@ def test_resume_on_fewer_and_on_more_ranks(galampi, small_job, tmp_path) -> None
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
     out = tmp_path / "run"
     # A machine whose one source has counted 7 J at the end of the first start, and 9 J at the end of the second.

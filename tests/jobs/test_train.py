@@ -15,7 +15,9 @@ from galampi.results.evaluation import load_evaluation
 
 
 @pytest.mark.library("training")
-@pytest.mark.parametrize("method", ["push-sum", "gala", "allreduce", "none"])
+@pytest.mark.parametrize(
+    "method", ["push-sum", "allreduce", *(pytest.param(method, marks=pytest.mark.slow) for method in ("gala", "none"))]
+)
 def test_every_method_reaches_its_budget(galampi, small_job, tmp_path, method) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--gossip.method", method, "--total_env_steps", 8000, ranks=2)
@@ -58,6 +60,7 @@ sys.exit(main())
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_system_that_tells_no_cores_and_a_folder_for_the_whole_group(small_job, tmp_path) -> None:
     """Who may write the folder by the umask may go on with the run."""
     out = tmp_path / "run"
@@ -75,7 +78,10 @@ def test_a_system_that_tells_no_cores_and_a_folder_for_the_whole_group(small_job
 @pytest.mark.one_mpi
 @pytest.mark.parametrize(
     ("environment", "bound"),
-    [("faulty_env:Endless-v0", "has no time limit"), ("Pendulum-v1", "ends each after 200 env steps at the latest")],
+    [
+        ("faulty_env:Endless-v0", "has no time limit"),
+        pytest.param("Pendulum-v1", "ends each after 200 env steps at the latest", marks=pytest.mark.slow),
+    ],
 )
 def test_a_return_that_is_not_there_is_explained(small_job, tmp_path, environment, bound) -> None:
     # A line of progress at every update.

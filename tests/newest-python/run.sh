@@ -2,8 +2,9 @@
 # The package under a newer Python, in a Debian of its own: the wheel installed, a part of the unit tests, training on
 # two ranks. Root only.
 #
-#   run.sh WHEEL
+#   run.sh [WHEEL]
 #
+# Without one, only the Debian is made.
 # DEBIAN is which [forky, with Python 3.14]; trixie has 3.13. NEWEST_PYTHON_FOLDER is where it is kept for the next
 # time, 2 GB [/var/tmp/galampi-DEBIAN]; DEBIAN_MIRROR where it comes from.
 # torch is Debian's, which is without CUDA; for most Pythons PyPI's comes with gigabytes of it.
@@ -23,14 +24,14 @@ fail() {
     exit 1
 }
 
-wheel=$(realpath -e -- "${1:?"is the wheel, as of make wheel, and is missing"}")
+wheel=${1:+$(realpath -e -- "$1")}
 [[ $(id -u) == 0 ]] || fail "needs root"
 command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
 if [[ -z ${NEWEST_PYTHON_INSIDE:-} ]]; then
     # What is mounted, and whoever is left running, goes with this process, however it ends.
     unshare --mount --pid --fork true 2>/dev/null || fail "namespaces for mounts and processes are not to be had here"
     export NEWEST_PYTHON_INSIDE=1
-    exec unshare --mount --pid --fork --kill-child "$here" "$wheel"
+    exec unshare --mount --pid --fork --kill-child "$here" ${wheel:+"$wheel"}
 fi
 
 inside() {
@@ -56,6 +57,7 @@ if [[ ! -d $root ]]; then
         fail "apt-get failed: $(tail -n 3 "$root.log")"
     mv "$root.new" "$root"
 fi
+if [[ -z $wheel ]]; then exit; fi
 
 mkdir -p "$root/mnt/repository" "$root/mnt/wheel"
 mount -t proc proc "$root/proc"
