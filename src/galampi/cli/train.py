@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace) -> int:
         comm=comm,
         origin=arguments.origin,
         quiet=arguments.quiet,
-        caught=signals,
+        signals=signals,
     )
     if comm.rank == 0 and not arguments.quiet:
         if outcome is None:

@@ -50,7 +50,7 @@ def train(
     comm: MPI.Intracomm = MPI.COMM_WORLD,
     origin: Path | None = None,
     quiet: bool = False,
-    caught: StopSignals | None = None,
+    signals: StopSignals | None = None,
 ) -> tuple[Path, Outcome | None]:
     """Train a job, from its start or from its checkpoints. Collective over comm.
 
@@ -62,7 +62,7 @@ def train(
         comm: The ranks of the job.
         origin: Run whose policy a new run begins with, absolute; None for fresh parameters.
         quiet: Show no progress.
-        caught: What has caught the signals that ask a job to stop; None to catch them until this returns.
+        signals: What catches those that ask a job to stop; None to catch them until this returns.
 
     Returns:
         The folder, and what the run came to; None if it had been finished before.
@@ -74,12 +74,12 @@ def train(
         raise UserError(f"train takes a job, as load_job returns one, and not {job!r}")
     one_of("resume", resume, get_args(Resume))
     _refuse_simulators_process()
-    signals = StopSignals() if caught is None else caught
     # Environments are the user's code, and may change the folder.
     out = None if out is None else expanded(out).absolute()
     refuse_undecoded(out or Path.cwd())
     with ExitStack() as stack:
-        if caught is None:
+        if signals is None:
+            signals = StopSignals()
             stack.callback(signals.release)
         try:
             with signals:
