@@ -32,6 +32,8 @@ def job_to_train(job: Job, path: Path, overrides: Mapping[str, str], out: Path) 
         UserError: The folder does not do, or there is nothing left to train.
     """
     if not _holds_run(out):
+        if any(out.glob(SUBMITTED)):
+            print(f"{out}: a job was submitted to begin it, and has not; `squeue --me` says whether it waits still")
         return job
     text = open_run(out).job_toml
     own = parse_job(text, f"{out}/job.h5", overrides)

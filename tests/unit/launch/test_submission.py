@@ -188,12 +188,15 @@ def called(slurm: Path) -> list[tuple[list[str], dict[str, str]]]:
     return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_what_was_checked_is_what_runs(slurm) -> None:
+def test_what_was_checked_is_what_runs(slurm, capsys) -> None:
     """However the job file changes while the job waits; and a second job with the same folder changes nothing."""
     submitted = ["submit", "a.toml", "--out", "run", "--learner.gamma", "0.5"]
     run(submitted)
+    told = f"{slurm}/run: a job was submitted to begin it, and has not"
+    assert told not in capsys.readouterr().out
     Path("a.toml").write_text("seed = 8\n")
     run(submitted)
+    assert told in capsys.readouterr().out
     Path("a.toml").write_text("name = 'a'\nseed = 7\n")
     run(submitted)
     files = [Path(arguments[-4]) for arguments, _ in called(slurm)]
