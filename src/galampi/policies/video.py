@@ -7,6 +7,7 @@ actions.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -150,4 +151,6 @@ def _drawn(environment: Environment, seed: int) -> tuple[Row, int]:
     modes, frames_per_s = render_modes(environment)
     if "rgb_array" not in modes:
         raise UserError(f"--video: {environment.id} draws no pictures: it has no render mode 'rgb_array'")
+    # No window is opened, so SDL need not look for a display, and tell of one that is missing.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     return Row(environment, [0], 0, seed, "rgb_array"), round(frames_per_s)
