@@ -74,6 +74,7 @@ test-once:  ## Run the tests that are the same under every MPI library
 test-ranks:  ## Run the tests with ranks
 	$(call each,$(MPI),$(WITH_RANKS))
 
+# The tests of a file stay together, for what they share is made once.
 test-unit: $(READY)
 	python -m pytest --numprocesses auto --dist loadfile --timeout 600 --timeout-method thread tests/unit tests/golden
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.mpi(ranks=[2, 3])
+@pytest.mark.mpi(ranks=[1, 2, 3])
 def test_gradients_by_hand(comm) -> None:
     """Rank r has r + 1 samples whose mean gradient is (r, 1)."""
     from galampi.gossip import AllReduce
@@ -43,7 +43,7 @@ def rollout(learner, observations, **rows):
     return Rollout(activations, values=np.stack(values), parameters_version=learner.policy.parameters.version, **rows)
 
 
-@pytest.mark.mpi(ranks=[2, 3])
+@pytest.mark.mpi(ranks=[1, 2, 3])
 def test_n_ranks_are_one_learner_with_the_n_fold_batch(comm) -> None:
     """Five updates by allreduce, with unequal numbers of valid rows, against one learner that sees all rows."""
     import gymnasium as gym

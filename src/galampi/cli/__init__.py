@@ -27,8 +27,7 @@ from galampi.signals import StopSignals
 
 _EXIT_CODES = (
     "exit codes: 0 done; 1 a bug or a lost rank; 2 a mistake in the command; 3 stopped by a signal, saved; "
-    "4 ended without some ranks, saved; "
-    "130 Ctrl-C of a command that has nothing to save"
+    "4 ended without some ranks, saved; 130 Ctrl-C of a command that has nothing to save"
 )
 
 

@@ -13,6 +13,7 @@ from galampi.job import find_modules, load_job
 from galampi.launch import rehearsal, status, sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.folder import job_to_train, lay_down
+from galampi.launch.status import SUBMITTED
 from galampi.launch.submit import (
     Resources,
     Submission,
@@ -79,16 +80,16 @@ def submit(request: Request) -> int:
     out = _folder_of(request, job.name)
     job = job_to_train(job, request.job, request.overrides, out)
     find_modules(job)
-    job_file = lay_down(job, out, dry_run=True)
-    was_there = job_file.exists()
     is_new = request.out is None or not out.exists()
+    waiting = set(out.glob(SUBMITTED))
+    job_file = lay_down(job, out, dry_run=request.dry_run)
     submission = Submission(
         script=script,
         name=job.name,
         log=f"{log_pattern(out.parent)}/{slug(out.name)}-%j.log",
         resources=resources,
         arguments=[
-            str(lay_down(job, out, dry_run=request.dry_run)),
+            str(job_file),
             str(out),
             *(word for key, value in request.overrides.items() for word in (f"--{key}", value)),
         ],
@@ -98,8 +99,7 @@ def submit(request: Request) -> int:
         for job_id in _submit(submission, dry_run=request.dry_run):
             job_ids.append(job_id)
     except UserError:
-        if not job_ids and not was_there:
-            # Nothing waits with it.
+        if not job_ids and job_file not in waiting:
             job_file.unlink(missing_ok=True)
             if is_new:
                 with suppress(OSError):

@@ -175,14 +175,15 @@ def test_tables_may_be_cut_at_different_rows(tmp_path):
     assert rank.episodes["episode"].tolist() == [1, 2, 3]
 
 
-def test_kill_in_the_middle_of_a_resume_loses_nothing(tmp_path):
+@pytest.mark.parametrize("stride", [32, pytest.param(16, marks=pytest.mark.slow)])
+def test_kill_in_the_middle_of_a_resume_loses_nothing(tmp_path, stride):
     path = tmp_path / "rank-0000.h5"
     write_rows(path, 100)
     original = path.read_bytes()
     num_calls = int(start("resume", path, 0).communicate()[0])
     assert num_calls > 60
     outcomes = set()
-    for fatal in [*range(1, num_calls - 8, 32), *range(num_calls - 8, num_calls + 1)]:
+    for fatal in [*range(1, num_calls - 8, stride), *range(num_calls - 8, num_calls + 1)]:
         path.write_bytes(original)
         process = start("resume", path, fatal)
         process.communicate()
