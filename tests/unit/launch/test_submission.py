@@ -11,7 +11,7 @@ import pytest
 
 from galampi.cli import run
 from galampi.errors import UserError
-from galampi.job import load_job
+from galampi.job import load_job, parse_job
 from galampi.launch import sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.folder import lay_down
@@ -341,7 +341,7 @@ def test_a_job_that_slurm_refuses_leaves_no_folder(slurm) -> None:
     assert not Path("run").exists() and not list(Path("runs").iterdir()) and not list(Path("there").iterdir())
     # What another one waits with stays.
     JobFile.create(Path("begun"), {"job_toml": "seed = 3\n"}, 1)
-    lay_down(load_job("a.toml"), Path("begun"), dry_run=False)
+    lay_down(parse_job("seed = 3\n", "a test"), Path("begun"), dry_run=False)
     with pytest.raises(UserError, match="no such partition"):
         run(["submit", "a.toml", "--out", "begun"])
     assert (Path("begun") / "submitted.toml").exists()
