@@ -37,7 +37,8 @@ class RecordedWandb:
     def __init__(self) -> None:
         self.runs: dict[str, SimpleNamespace] = {}
         self.refused = ""
-        self.errors = SimpleNamespace(Error=type("Error", (Exception,), {}))
+        self.is_offline = True
+        self.takes_the_rest = True
         self.before_row: Callable[[], object] = lambda: None
 
     def Settings(self, **settings) -> dict[str, Any]:  # noqa: N802
@@ -45,7 +46,7 @@ class RecordedWandb:
 
     def init(self, *, id, group, name, config=None, **asked) -> SimpleNamespace:
         if self.refused:
-            raise self.errors.Error(self.refused)
+            raise type("AnyError", (Exception,), {"__module__": "wandb.any"})(self.refused)
         run = self.runs.setdefault(id, SimpleNamespace(group=group, name=name, rows=[], config={}, exit_codes=[]))
         run.asked = asked
 
@@ -53,12 +54,19 @@ class RecordedWandb:
             self.before_row()
             run.rows.append(row)
 
+        def finish(exit_code) -> None:
+            run.exit_codes.append(exit_code)
+            if not self.takes_the_rest:
+                raise TimeoutError("Timed out finishing run.")
+
         return SimpleNamespace(
-            offline=True,
+            offline=self.is_offline,
+            starting_step=len(run.rows),
+            project_url="https://wandb.test/someone/project",
             log=log,
             config=SimpleNamespace(update=lambda values, allow_val_change: run.config.update(values)),
             define_metric=lambda name, step_metric=None: None,
-            finish=lambda exit_code: run.exit_codes.append(exit_code) or None,
+            finish=finish,
         )
 
 
@@ -154,14 +162,20 @@ class MlflowPlaces:
         return Shown(found, run.data.params, run.info.status.lower(), run.data.tags.get("galampi.resumed"))
 
 
+@pytest.fixture
+def wandb_places(tmp_path, monkeypatch) -> WandbPlaces:
+    """The recorded wandb, empty, where the module is looked for."""
+    made = WandbPlaces(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", made.wandb)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    return made
+
+
 @pytest.fixture(params=["wandb", "mlflow"])
 def places(request, tmp_path, monkeypatch) -> WandbPlaces | MlflowPlaces:
     """Each of the places, empty."""
     if request.param == "wandb":
-        made = WandbPlaces(tmp_path)
-        monkeypatch.setitem(sys.modules, "wandb", made.wandb)
-        monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-        return made
+        return request.getfixturevalue("wandb_places")
     import_mlflow(monkeypatch)
     return MlflowPlaces(tmp_path)
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from followed_runs import new_run, resumed, write_episode, write_rows
 from lasting_places import MlflowPlaces, WandbPlaces, curves, import_mlflow, wandb_records
 from lasting_places import places as places
+from lasting_places import wandb_places as wandb_places
+from wandb_server import wandb_server
 
 from galampi.analysis.mirror import command
 from galampi.analysis.mirror import mlflow as mlflow_place
@@ -89,12 +92,65 @@ def test_a_mirror_that_is_ended_goes_on(places, run, kind, tmp_path) -> None:
         with places.open(run) as mirror:
             mirror.look()
     if kind == "killed" and places.what == "wandb":
-        # Rows of a look that could not be noted are there twice, one on the other.
+        # Rows of a look that could not be noted are there twice, one on the other, and those that may not be written.
         found = places.shown()["run/rank-0000"].curves["updates/weight"]
         assert sorted(set(found)) == of(run, "updates/weight")
-        assert len(found) == 8 + 3
+        assert len(found) == 8 + 6
     else:
         assert_shown(places, run)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "num_again"), [((99, 99), 0), ((99, 20), 3), ((9, 26), 18), ((8, 8), 0), ((0, 20), 20)]
+)
+def test_what_wandb_has_not_uploaded_is_sent_again(run, wandb_places, arrived, num_again) -> None:
+    """Two mirrors are killed after two looks each, the first ones of 8 and 9 rows, and so many rows have arrived."""
+    places = wandb_places
+    places.wandb.is_offline = False
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        for number, num_arrived in enumerate(arrived):
+            with places.open(run) as mirror:
+                for first in (1, 4):
+                    write_rows(writer, range(6 * number + first, 6 * number + first + 3), 0.5)
+                    mirror.look()
+                (noted,) = places.folder.glob("wandb/galampi/**/mirror.json")
+                text = noted.read_text()
+            noted.write_text(text)
+            (there,) = places.wandb.runs.values()
+            del there.rows[num_arrived:]
+    with places.open(run):
+        pass  # It leaves before it looks.
+    with places.open(run) as mirror:
+        mirror.look()
+        assert mirror.look() == "running"
+    found = curves(there.rows)
+    for tag in ("updates/policy_loss", "updates/weight", "episodes/return", "episodes/length"):
+        assert sorted(set(found[tag])) == of(run, tag), tag
+    rank = open_run(run).ranks[0]
+    num_rows = rank.updates.num_rows + rank.episodes.num_rows + rank.energy.num_rows - 1
+    assert len({str(row) for row in there.rows}) == num_rows
+    assert len(there.rows) - num_rows == num_again
+
+
+@pytest.mark.parametrize("status", ["running", "finished"])
+def test_a_server_that_does_not_take_the_rest(run, wandb_places, status) -> None:
+    places = wandb_places
+    places.wandb.is_offline = False
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        write_rows(writer, range(1, 4), 0.5)
+    JobFile.set_status(run, status)
+    places.wandb.takes_the_rest = False
+    told = f"the server does not take what is left of {run}; the same command sends it"
+    with pytest.raises(UserError, match=told), places.open(run) as mirror:
+        mirror.look()
+    (there,) = places.wandb.runs.values()
+    del there.rows[1:]
+    places.wandb.takes_the_rest = True
+    for _ in range(2):
+        with places.open(run) as mirror:
+            mirror.look()
+    assert sorted(set(curves(there.rows)["updates/weight"])) == of(run, "updates/weight")
+    assert there.exit_codes == 2 * [{"running": 255, "finished": 0}[status]]
 
 
 @pytest.fixture
@@ -111,10 +167,12 @@ def test_a_mirror_that_is_interrupted_while_it_sends(places, run, monkeypatch) -
     with RankWriter(run / "rank-0000.h5", rank=0) as writer:
         write_rows(writer, range(1, 100), 0.5)
     monkeypatch.setattr(command.time, "sleep", lambda period_s: pytest.fail("it was not interrupted"))
+    told: list[str] = []
     for interrupted_at in (1, 30, 5):
         with monkeypatch.context() as patched:
             places.interrupt(interrupted_at, patched)
-            mirror([run], [places.place], tell=lambda line: None)
+            mirror([run], [places.place], tell=told.append)
+        assert told[-1] == "stops: writes what is left; once more leaves at once"
     with places.open(run) as last:
         last.look()
     assert_shown(places, run)
@@ -285,6 +343,36 @@ def test_wandb_in_files(run, tmp_path, monkeypatch) -> None:
     shown = curves(rows)
     for tag in ("updates/weight", "episodes/return"):
         assert shown[tag] == of(run, tag)
+
+
+def test_wandb_with_a_server(run, tmp_path, monkeypatch) -> None:
+    """The real wandb, whose mirror is killed before it has uploaded all."""
+    pytest.importorskip("wandb", reason="pip install 'galampi[mirror]'")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    # A test before may have left a service of wandb, which outlives the mirror.
+    for name in ("WANDB_MODE", "WANDB_SERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    command = [sys.executable, "-m", "galampi", "mirror", str(run), "--wandb", "someone/project"]
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer, wandb_server() as (address, runs):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        write_rows(writer, range(1, 4), 0.5)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+            assert killed.stdout is not None
+            assert any(line.endswith(": running, 8 events so far\n") for line in killed.stdout)
+            killed.kill()
+        ((name, there),) = runs.items()
+        num_arrived = len(there.rows)
+        write_rows(writer, range(4, 9), 0.5)
+        JobFile.set_status(run, "finished")
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert list(runs) == [name]
+    assert ("the last 8 rows are sent to wandb again" in told) == (num_arrived < 8)
+    assert (there.fields["groupName"], there.fields["displayName"], there.exit_code) == ("run", "run/rank-0000", 0)
+    rows = [{tag: value for tag, value in row.items() if tag[0] != "_"} for row in there.rows.values()]
+    for tag in ("updates/weight", "episodes/return"):
+        assert curves(rows)[tag] == of(run, tag)
+    assert [row["_step"] for row in there.rows.values()] == list(range(8 + 8 + 7))
 
 
 def test_what_will_not_do_is_told_in_a_line(run, tmp_path, monkeypatch) -> None:

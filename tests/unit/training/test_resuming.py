@@ -53,6 +53,7 @@ from galampi.signals import StopSignals
 taken = []
 signal.signal(signal.SIGTERM, lambda number, frame: taken.append(number))
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # What a shell starts in the background ignores it.
 signals = StopSignals()
 os.kill(os.getpid(), signal.SIGTERM)
 assert signals.caught == signal.SIGTERM and not taken

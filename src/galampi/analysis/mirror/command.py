@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from galampi.analysis.interrupts import terminated_as_interrupted
@@ -37,7 +37,7 @@ def mirror(
         UserError: A place cannot be written, or another mirror writes there.
         ResultsError: There is no run, or a file of it is damaged, and still is after a minute.
     """
-    with suppress(KeyboardInterrupt), terminated_as_interrupted(), ExitStack() as stack:
+    with suppress(KeyboardInterrupt), terminated_as_interrupted(), ExitStack() as stack, _interrupts_told(tell):
         waiting = [*paths, *to_come]
         # By where a folder truly is: one that is given more than once, as by a link beside it, is one.
         mirrors: dict[Path, RunMirror] = {}
@@ -60,6 +60,16 @@ def mirror(
             if not waiting and all(status == "finished" for status in statuses.values()):
                 return
             time.sleep(PERIOD_S)
+
+
+@contextmanager
+def _interrupts_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell what an interrupt leads to: a place may have much to send yet, or nobody who takes it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell("stops: writes what is left; once more leaves at once")
+        raise
 
 
 def _has_begun(path: Path) -> bool:

@@ -34,12 +34,14 @@ class Sent:
         num_restarts: Restarts of the rank that are allowed for.
         tables: Of each table the last env steps that are there, and how many rows of these.
         num_readings: How many values of power are there, by tag.
+        num_rows: How many rows of all kinds.
     """
 
     first_s: float
     num_restarts: int
     tables: dict[str, tuple[int, int]] = field(default_factory=dict)
     num_readings: dict[str, int] = field(default_factory=dict)
+    num_rows: int = 0
 
     def first_new(self, name: str, steps: Steps) -> int:
         """Return the first row of a table, whose env steps [R] ascend, that is not there."""
@@ -49,6 +51,7 @@ class Sent:
 
     def add(self, name: str, steps: Steps) -> None:
         """Note that rows of a table are there now."""
+        self.num_rows += len(steps)
         if len(steps):
             last, number = self.tables.get(name, (-1, 0))
             new = int(steps[-1])
@@ -105,6 +108,7 @@ class LastingPlace(ABC):
                 with self._shield():
                     self._send(rows.rank, piece)
                     sent.num_readings[tag] = sent.num_readings.get(tag, 0) + len(piece)
+                    sent.num_rows += len(piece)
             num_rows += len(new)
         return num_rows
 

@@ -7,15 +7,20 @@ of them; wandb knows by their run id that they belong together.
 What was sent is kept in `wandb/galampi/PROJECT/RUN/mirror.json`, below `WANDB_DIR` as wandb's own files are: offline
 there is nobody else to ask. It is noted at the end of each look and when the mirror ends. A mirror that is killed with
 SIGKILL in between sends the rows of that look again, with the same env steps and values.
+
+wandb uploads in a process of its own, some 15 s behind, or more where the server is away, and what is not uploaded
+ends with the mirror that is killed. So the next one asks how many rows have arrived, and sends again all that followed
+the last look by whose end no more had been sent. Offline it takes the last rows for not written.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,15 @@ from galampi.results.sole import sole_writer
 _EXIT_CODES = {"finished": 0, "failed": 1}
 _KILLED = 255
 """wandb shows a run that ends with it as killed."""
+
+_UPLOAD_S = 300
+"""What it may take to upload the rest at the end."""
+
+_NUM_UNWRITTEN = 400
+"""Offline: no more rows, of 80 bytes and more, are in the 32 KiB that wandb may not have written to its file."""
+
+_NUM_LOOKS = 16
+"""Of so many looks it is noted what was there at their end: of the last ones, and of ever fewer before."""
 
 
 class WandbPlace(LastingPlace):
@@ -65,6 +79,8 @@ class WandbPlace(LastingPlace):
         self._stack = ExitStack()
         self._status = run.status
         self._ended_as = ""
+        self._looks: dict[int, list[Sent]] = {}
+        """What was sent of each rank by the end of looks, the last one last."""
         self._kept: dict[str, Any] = {}
         self._root = Path(os.environ.get("WANDB_DIR") or ".").resolve()
         self._open_folder()
@@ -75,7 +91,8 @@ class WandbPlace(LastingPlace):
         The next mirror resumes them.
         """
         try:
-            self._finish(self._status)
+            if self._runs:
+                self._finish(self._status)
             self._keep()
         finally:
             self._stack.close()
@@ -93,14 +110,19 @@ class WandbPlace(LastingPlace):
         self._folder = folder
         kept = read_state(folder) or {"ranks": {}, "id": uuid.uuid4().hex[:8], "ended_as": ""}
         self._id, self._ended_as = str(kept["id"]), str(kept["ended_as"])
-        for rank, sent in kept["ranks"].items():
-            tables = {name: (last, number) for name, (last, number) in sent.pop("tables").items()}
-            self._sent[int(rank)] = Sent(**sent, tables=tables)
+        self._looks = {int(rank): _read(looks) for rank, looks in kept["ranks"].items()}
+        self._sent = {rank: deepcopy(looks[-1]) for rank, looks in self._looks.items()}
         self._keep()
 
     def _keep(self, was_begun_anew: bool = False) -> None:
         """Note what is there, if that is news."""
-        ranks = {str(rank): asdict(sent) for rank, sent in self._sent.items()}
+        for rank, sent in self._sent.items():
+            looks = self._looks.setdefault(rank, [])
+            if not looks or looks[-1] != sent:
+                looks.append(deepcopy(sent))
+            if len(looks) > _NUM_LOOKS:
+                del looks[1 : _NUM_LOOKS // 2 : 2]
+        ranks = {str(rank): [asdict(look) for look in looks] for rank, looks in self._looks.items()}
         kept: dict[str, Any] = {"run": str(self._run), "id": self._id, "ended_as": self._ended_as, "ranks": ranks}
         kept["first_s"] = self._sent[0].first_s if 0 in self._sent else None
         if was_begun_anew:
@@ -108,6 +130,16 @@ class WandbPlace(LastingPlace):
         if kept != self._kept:
             write_state(self._folder, kept)
             self._kept = kept
+
+    def write(self, run: Run, ranks: Sequence[RankRows]) -> int:
+        """Write what is not there yet, and the run's status; return how many rows that was."""
+        if not self._ended_as:
+            # The mirror before was killed, or could not upload all.
+            for rank in sorted(self._sent.keys() - self._runs.keys()):
+                opened = self._open(rank)
+                unsure = self._sent[rank].num_rows - _NUM_UNWRITTEN
+                self._take_back(rank, max(unsure, 0) if opened.offline else opened.starting_step)
+        return super().write(run, ranks)
 
     def _create(self, run: Run, rows: RankRows) -> None:
         self._open(rows.rank).config.update(
@@ -140,7 +172,6 @@ class WandbPlace(LastingPlace):
         self._finish("stopped")
         self._keep(was_begun_anew=True)
         self._stack.close()
-        self._sent.clear()
         self._open_folder()
 
     def _open(self, rank: int) -> Any:
@@ -159,7 +190,13 @@ class WandbPlace(LastingPlace):
                     dir=str(self._root),
                     # Of the login node nothing matters.
                     settings=self._wandb.Settings(
-                        console="off", silent=True, disable_git=True, x_disable_stats=True, x_disable_meta=True
+                        console="off",
+                        silent=True,
+                        disable_git=True,
+                        finish_timeout=_UPLOAD_S,
+                        finish_timeout_raises=True,
+                        x_disable_stats=True,
+                        x_disable_meta=True,
                     ),
                 )
                 run.define_metric("env_steps")
@@ -171,12 +208,27 @@ class WandbPlace(LastingPlace):
             self._ended_as = ""
         return self._runs[rank]
 
+    def _take_back(self, rank: int, num_arrived: int) -> None:
+        """Forget what was sent of a rank and has not arrived."""
+        sent = self._sent[rank]
+        if num_arrived < sent.num_rows:
+            looks = self._looks[rank] = [look for look in self._looks[rank] if look.num_rows <= num_arrived]
+            last = looks[-1] if looks else Sent(sent.first_s, sent.num_restarts)
+            self._sent[rank] = replace(deepcopy(last), num_rows=num_arrived)
+            num_lost = sent.num_rows - last.num_rows
+            self.news.append(f"{self._run}: rank-{rank:04}: the last {num_lost:,} rows are sent to wandb again")
+
     def _finish(self, status: str) -> None:
-        """End the wandb runs that are open with a status of the run."""
-        with self._told():
-            for rank in list(self._runs):
-                self._runs[rank].finish(exit_code=_EXIT_CODES.get(status, _KILLED))
-                del self._runs[rank]
+        """End the wandb runs that are open with a status of the run.
+
+        Raises:
+            UserError: Not all could be uploaded. wandb ends without the rest, and the next mirror sends it.
+        """
+        # Those that are not reached here wandb ends with the process, under the same limit.
+        runs, self._runs = self._runs, {}
+        for run in runs.values():
+            with self._told():
+                run.finish(exit_code=_EXIT_CODES.get(status, _KILLED))
         self._ended_as = status
 
     @contextmanager
@@ -184,5 +236,18 @@ class WandbPlace(LastingPlace):
         """Tell in a line what wandb refuses."""
         try:
             yield
-        except (self._wandb.errors.Error, OSError) as error:
-            raise UserError(f"--wandb {self._asked}: {' '.join(str(error).split())}") from None
+        except TimeoutError:
+            left = f"the server does not take what is left of {self._run}; the same command sends it"
+            raise UserError(f"--wandb {self._asked}: {left}") from None
+        except Exception as error:
+            # Its errors have no class in common.
+            if not (isinstance(error, OSError) or type(error).__module__.startswith("wandb")):
+                raise
+            raise UserError(f"--wandb {self._asked}: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _read(noted: list[dict[str, Any]] | dict[str, Any]) -> list[Sent]:
+    """Return what was sent of a rank by the end of looks; mirrors once noted the last alone."""
+    looks = noted if isinstance(noted, list) else [noted]
+    tables = [{name: (last, number) for name, (last, number) in look["tables"].items()} for look in looks]
+    return [Sent(**{**look, "tables": each}) for look, each in zip(looks, tables, strict=True)]
