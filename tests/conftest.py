@@ -31,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--quick"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
+        slow = [item for item in items if _is_slow(item)]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    """Whether a test is marked `slow`, for its number of ranks if the mark names some."""
+    mark = item.get_closest_marker("slow")
+    return mark is not None and (
+        "ranks" not in mark.kwargs or item.callspec.params["mpi_ranks"] in mark.kwargs["ranks"]
+    )

@@ -48,7 +48,8 @@ def test_emulators_are_measured() -> None:
     assert contestants.emulators(0.5)["steps_per_s"] > 0
 
 
-@pytest.mark.parametrize("network", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", [False, True])
+@pytest.mark.slow
 def test_the_exchange_is_measured(network) -> None:
     small, large = contestants.exchange(2, [1024, 1 << 20], 0.1, network=network)
     assert (small["num_bytes"], large["num_bytes"]) == (1024, 1 << 20)

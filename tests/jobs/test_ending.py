@@ -351,6 +351,7 @@ def test_rows_after_the_last_checkpoint_of_ranks_that_left_do_not_count(galampi,
     assert "left the job" in left.restarts["reason"][-1]
 
 
+@pytest.mark.slow
 def test_a_record_that_is_moved_away_ends_the_job_on_all_ranks(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER)
@@ -379,6 +380,7 @@ def test_a_file_that_is_removed_ends_the_job(galampi, small_job, tmp_path) -> No
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_folder_that_is_renamed_is_not_made_anew(galampi, small_job, tmp_path) -> None:
     out = tmp_path / "run"
     command = galampi("train", small_job, "--out", out, "--total_env_steps", FOREVER)

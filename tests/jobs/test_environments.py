@@ -138,9 +138,10 @@ def test_a_folder_is_all_that_is_needed(galampi, folder, tmp_path) -> None:
     ("habit", "line"),
     [
         ("four", "step returned a tuple of 4; gymnasium wants (observation, reward, terminated, truncated, info)"),
-        pytest.param("nan", "step 7 of episode 1: the reward is nan; must be finite", marks=pytest.mark.slow),
+        ("nan", "step 7 of episode 1: the reward is nan; must be finite"),
     ],
 )
+@pytest.mark.slow
 def test_a_simulator_that_breaks_the_rules_is_told_once(galampi, folder, tmp_path, habit, line) -> None:
     kwargs = f'{{ number = "{{simulator}}", habit = "{habit}" }}'
     command = galampi("train", folder / "job.toml", "--out", tmp_path / "run", "--environment.kwargs", kwargs)

@@ -61,9 +61,8 @@ def test_a_run_may_be_given_as_its_file(galampi, small_job, tmp_path) -> None:
     assert load_evaluation(out / "evaluation.h5").attributes["policy"] == "mean"
 
 
-@pytest.mark.parametrize(
-    "damage", ["truncated", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("missing", "foreign"))]
-)
+@pytest.mark.parametrize("damage", ["truncated", "missing", "foreign"])
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_one_clear_line(galampi, small_job, tmp_path, damage) -> None:
     out = tmp_path / "run"
     assert galampi("train", small_job, "--out", out, "--total_env_steps", 400, ranks=1).finish()[0] == 0

@@ -21,6 +21,7 @@ def assert_one_line(command, *parts: str) -> None:
         assert part in lines[0]
 
 
+@pytest.mark.slow
 def test_a_simulator_that_raises_again_and_again_on_one_rank_ends_the_job(galampi, small_job, tmp_path) -> None:
     command = galampi(
         "train",
@@ -123,8 +124,12 @@ def test_a_launcher_that_died_early_is_missed_too(tmp_path) -> None:
 
 SEEN_BY_ALL_RANKS = [
     (["--environment.id", "ALE/Pnog-v5"], ["ALE/Pnog-v5", "ALE/Pong-v5"]),
-    (["--device", "cuda"], ["device is 'cuda'"]),
-    (["--environment.num_envs", 65536, "--environment.id", "ALE/Pong-v5"], ["environment.num_envs"]),
+    pytest.param(["--device", "cuda"], ["device is 'cuda'"], marks=pytest.mark.slow),
+    pytest.param(
+        ["--environment.num_envs", 65536, "--environment.id", "ALE/Pong-v5"],
+        ["environment.num_envs"],
+        marks=pytest.mark.slow,
+    ),
 ]
 SEEN_BEFORE_MPI_STARTS = [
     (["--environment.num_env", 3], ["environment.num_env", "environment.num_envs"]),
@@ -241,6 +246,7 @@ def test_strangers_are_refused(galampi, small_job, tmp_path) -> None:
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_process_in_a_large_allocation_is_no_stranger(galampi, small_job, tmp_path) -> None:
     """A shell of salloc knows the size of its allocation; mpirun may start fewer ranks than a step has tasks."""
     for ranks, name in ((None, "SLURM_NTASKS"), (1, "SLURM_STEP_NUM_TASKS")):

@@ -56,6 +56,7 @@ class Trunk(torch.nn.Linear):
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_network_that_begins_elsewhere_on_each_rank_is_refused(galampi, tmp_path) -> None:
     (tmp_path / "my_nets.py").write_text(DRAWS_ELSEWHERE)
     (tmp_path / "job.toml").write_text('environment.id = "CartPole-v1"\nnetwork.kind = "my_nets:Trunk"\n')

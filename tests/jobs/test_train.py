@@ -80,9 +80,10 @@ def test_a_system_that_tells_no_cores_and_a_folder_for_the_whole_group(small_job
     ("environment", "bound"),
     [
         ("faulty_env:Endless-v0", "has no time limit"),
-        pytest.param("Pendulum-v1", "ends each after 200 env steps at the latest", marks=pytest.mark.slow),
+        ("Pendulum-v1", "ends each after 200 env steps at the latest"),
     ],
 )
+@pytest.mark.slow
 def test_a_return_that_is_not_there_is_explained(small_job, tmp_path, environment, bound) -> None:
     # A line of progress at every update.
     code = (
@@ -192,6 +193,7 @@ def test_a_script_trains_as_the_command_does(tmp_path) -> None:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_a_job_that_can_be_read_but_once_is_all_ranks(galampi, tmp_path) -> None:
     pipe, out = tmp_path / "job.toml", tmp_path / "run"
     os.mkfifo(pipe)
@@ -220,6 +222,7 @@ def script(folder, settings, *launcher) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.one_mpi
+@pytest.mark.slow
 def test_ranks_that_are_given_other_jobs_are_refused(tmp_path) -> None:
     done = script(tmp_path, '{"learner.gamma": f"0.{9 - MPI.COMM_WORLD.rank}"}', "mpirun", "-n", "2")
     assert done.returncode != 0

@@ -74,7 +74,7 @@ def test_a_terminal(running, terminal):
     assert command.process.poll() is None
 
 
-@pytest.mark.parametrize("how", ["C-c", "TERM"])
+@pytest.mark.parametrize("how", ["C-c", pytest.param("TERM", marks=pytest.mark.slow)])
 def test_leaving_by_signal(running, terminal, how):
     out, _ = running
     terminal("send-keys", f"{sys.executable} -m galampi watch {out}; echo code $?", "Enter")

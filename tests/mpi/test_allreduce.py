@@ -43,6 +43,7 @@ def rollout(learner, observations, **rows):
     return Rollout(activations, values=np.stack(values), parameters_version=learner.policy.parameters.version, **rows)
 
 
+@pytest.mark.slow(ranks=[1, 3])
 @pytest.mark.mpi(ranks=[1, 2, 3])
 def test_n_ranks_are_one_learner_with_the_n_fold_batch(comm) -> None:
     """Five updates by allreduce, with unequal numbers of valid rows, against one learner that sees all rows."""

@@ -234,6 +234,7 @@ def test_no_file_stays(comm, monkeypatch, tmp_path, broken) -> None:
     assert not os.listdir(folder)
 
 
+@pytest.mark.slow
 def test_gpus_and_energy(comm, monkeypatch, tmp_path) -> None:
     import torch
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 
+@pytest.mark.slow(ranks=[1])
 @pytest.mark.mpi(ranks=[1, 3])
 def test_what_a_job_came_to_is_gathered_once(comm) -> None:
     from galampi.training.ending import sum_up

@@ -10,7 +10,7 @@ NUM_UPDATES = 1000
 
 
 @pytest.mark.mpi(ranks=3, timeout=DEADLOCK_S)
-@pytest.mark.parametrize("method", ["push-sum", "gala", "allreduce"])
+@pytest.mark.parametrize("method", ["push-sum", pytest.param("gala", marks=pytest.mark.slow), "allreduce"])
 def test_ranks_agree_on_the_moments_of_all_data(comm, method) -> None:
     """Rank r sees numbers around 1000 + 4 r, of deviation 1; those of all ranks deviate by more."""
     import gymnasium as gym

@@ -6,6 +6,7 @@ import pytest
 NUM_OLD = 5
 
 
+@pytest.mark.slow(ranks=[1, 6])
 @pytest.mark.mpi(ranks=[1, 2, 5, 6])
 def test_ranks_share_the_reading_of_checkpoints(comm, monkeypatch) -> None:
     import shutil
