@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -24,14 +24,15 @@ from galampi.paths import expanded
 
 def load_job(
     path: Path | str | None = None,
-    overrides: Mapping[str, str] = MappingProxyType({}),
+    overrides: Mapping[str, Any] = MappingProxyType({}),
     given_by: str = "command line",
 ) -> Job:
     """Read a job file and lay overrides over it.
 
     Args:
         path: TOML file; as text it may be the name of a shipped job; None for the built-in default job.
-        overrides: Dotted key to the text of a TOML value, or of a bare string.
+        overrides: Dotted key to a value, or to its text: that of a TOML value, or a bare string. Of a section it may be
+            a table of such, which leaves the others as they are.
         given_by: Names the overrides in errors.
 
     Raises:
@@ -57,7 +58,7 @@ def load_job(
 
 
 def parse_job(
-    text: str, source: str, overrides: Mapping[str, str] = MappingProxyType({}), given_by: str = "command line"
+    text: str, source: str, overrides: Mapping[str, Any] = MappingProxyType({}), given_by: str = "command line"
 ) -> Job:
     """Build a Job from TOML text; `source` names the text in errors, and `given_by` the overrides.
 
@@ -68,10 +69,10 @@ def parse_job(
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise JobError(f"{source}: not TOML: {error}") from None
-    # Checked on its own first, so that an error says whether the file or the command line is wrong.
+    # Checked on its own first, so that an error says whether the file or the overrides are wrong.
     _validate(tree, source)
     known = dict(fields())
-    for key, value in overrides.items():
+    for key, value in _dotted(overrides, {key.rpartition(".")[0] for key in known}):
         *sections, last = key.split(".")
         table = tree
         for section in sections:
@@ -79,7 +80,7 @@ def parse_job(
             if not isinstance(table, dict):
                 raise JobError(f"{given_by}: {_unknown(key, value)}")
         is_text = key in known and known[key].annotation is str
-        table[last] = value if is_text else _toml_value(value)
+        table[last] = _toml_value(value) if isinstance(value, str) and not is_text else value
     return _validate(tree, given_by)
 
 
@@ -189,6 +190,16 @@ def _literals(annotation: Any) -> list[Any]:
         else:
             values += _literals(member) if get_args(member) and member is not Ellipsis else []
     return values
+
+
+def _dotted(overrides: Mapping[str, Any], sections: Set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and their values, those of sections one by one."""
+    for name, value in overrides.items():
+        key = f"{prefix}{name}"
+        if key in sections and isinstance(value, Mapping):
+            yield from _dotted(value, sections, f"{key}.")
+        else:
+            yield key, value
 
 
 def _toml_value(text: str) -> Any:

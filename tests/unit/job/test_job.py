@@ -44,6 +44,18 @@ def test_overrides_lie_over_the_file() -> None:
     assert (job.environment.id, job.name) == ("CartPole-v1", "7")
 
 
+def test_overrides_from_python() -> None:
+    text = "[environment]\nid = 'CartPole-v1'\nkwargs = { a = 1, b = 2 }\n[learner]\ngamma = 0.9\n"
+    given = {"environment": {"num_envs": 4, "kwargs": {"c": "3"}}, "learner": {}, "seed": 3}
+    job = parse_job(text, "file", {**given, "network": {"hidden_sizes": (32, 16)}, "learner.normalize_returns": True})
+    assert (job.environment.id, job.environment.num_envs) == ("CartPole-v1", 4)
+    assert job.environment.kwargs == {"c": "3"}
+    assert (job.learner.gamma, job.seed, job.network.hidden_sizes) == (0.9, 3, (32, 16))
+    assert job.learner.normalize_returns is True
+    with pytest.raises(JobError, match=r"did you mean 'learner\.gamma'"):
+        parse_job(text, "file", {"learner": {"gama": 0.5}})
+
+
 def test_a_list_from_the_command_line() -> None:
     assert parse_job("", "file", {"network.hidden_sizes": "[32, 16]"}).network.hidden_sizes == (32, 16)
 
