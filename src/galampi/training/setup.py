@@ -112,7 +112,12 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
         precision=precision,
     )
     if start is not None and start.learner is not None:
-        learner.load_state({**learner.state(), **start.learner})
+        try:
+            learner.load_state({**learner.state(), **start.learner})
+        except UserError as error:
+            if not start.origin:
+                raise
+            raise UserError(f"{start.origin['origin']}: its policy does not fit this environment: {error}") from None
     collector = RolloutCollector(job, simulators, learner, num_ranks_on_node=placement.num_ranks_on_node)
     return Learning(simulators, learner, collector, device, precision)
 
