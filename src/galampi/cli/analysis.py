@@ -104,13 +104,13 @@ def _mirror(arguments: argparse.Namespace) -> int:
     from galampi.analysis.mirror.mlflow import MlflowPlace
     from galampi.analysis.mirror.place import OpenPlace
     from galampi.analysis.mirror.tensorboard import TensorBoardPlace
-    from galampi.analysis.mirror.wandb import WandbPlace
+    from galampi.analysis.mirror.wandb import WandbProject
 
     places: list[OpenPlace] = []
     if arguments.tensorboard is not None:
         places.append(partial(TensorBoardPlace, folder=arguments.tensorboard))
     if arguments.wandb is not None:
-        places.append(partial(WandbPlace, project=arguments.wandb))
+        places.append(WandbProject(arguments.wandb))
     if arguments.mlflow is not None:
         places.append(partial(MlflowPlace, uri=arguments.mlflow))
     if not places:

@@ -6,6 +6,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence, Set
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -80,7 +81,7 @@ def parse_job(
             if not isinstance(table, dict):
                 raise JobError(f"{given_by}: {_unknown(key, value)}")
         is_text = key in known and known[key].annotation is str
-        table[last] = _toml_value(value) if isinstance(value, str) and not is_text else value
+        table[last] = _toml_value(value) if isinstance(value, str) and not is_text else deepcopy(value)
     return _validate(tree, given_by)
 
 
@@ -194,8 +195,9 @@ def _literals(annotation: Any) -> list[Any]:
 
 def _dotted(overrides: Mapping[str, Any], sections: Set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and their values, those of sections one by one."""
-    for name, value in overrides.items():
+    for name, given in overrides.items():
         key = f"{prefix}{name}"
+        value = _toml_value(given) if key in sections and isinstance(given, str) else given
         if key in sections and isinstance(value, Mapping):
             yield from _dotted(value, sections, f"{key}.")
         else:

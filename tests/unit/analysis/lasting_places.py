@@ -15,7 +15,7 @@ import pytest
 
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.mlflow import MlflowPlace
-from galampi.analysis.mirror.wandb import WandbPlace
+from galampi.analysis.mirror.wandb import WandbPlace, WandbProject
 from galampi.results import Run, open_run
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -39,13 +39,14 @@ class RecordedWandb:
         self.refused = ""
         self.is_offline = True
         self.takes_the_rest = True
+        self.refused_id = ""
         self.before_row: Callable[[], object] = lambda: None
 
     def Settings(self, **settings) -> dict[str, Any]:  # noqa: N802
         return settings
 
     def init(self, *, id, group, name, config=None, **asked) -> SimpleNamespace:
-        if self.refused:
+        if self.refused or (self.refused_id and id.endswith(self.refused_id)):
             raise type("AnyError", (Exception,), {"__module__": "wandb.any"})(self.refused)
         run = self.runs.setdefault(id, SimpleNamespace(group=group, name=name, rows=[], config={}, exit_codes=[]))
         run.asked = asked
@@ -78,11 +79,19 @@ class WandbPlaces:
     wandb: RecordedWandb = field(default_factory=RecordedWandb)
     what = "wandb"
 
+    def kill(self, run: Path) -> None:
+        """Look once more, and leave everything as SIGKILL does."""
+        with self.open(run) as mirror:
+            mirror.look()
+            (path,) = self.folder.glob(f"wandb/galampi/project/{run.name}/mirror.json")
+            noted = path.read_text()
+        path.write_text(noted)
+
     def open(self, run: Path, **settings) -> RunMirror:
         return RunMirror(open_run(run), [self.place], **settings)
 
     def place(self, run: Run) -> WandbPlace:
-        return WandbPlace(run, "project")
+        return WandbProject("project")(run)
 
     def interrupt(self, at: int, patched: pytest.MonkeyPatch) -> None:
         """Send SIGINT before a row."""

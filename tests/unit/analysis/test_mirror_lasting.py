@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from wandb_server import wandb_server
 from galampi.analysis.mirror import command
 from galampi.analysis.mirror import mlflow as mlflow_place
 from galampi.analysis.mirror.command import mirror
+from galampi.analysis.mirror.following import RunMirror
+from galampi.analysis.mirror.wandb import WandbProject
 from galampi.cli import run as run_command
 from galampi.errors import UserError
 from galampi.results import JobFile, RankWriter, open_run
@@ -130,6 +133,114 @@ def test_what_wandb_has_not_uploaded_is_sent_again(run, wandb_places, arrived, n
     num_rows = rank.updates.num_rows + rank.episodes.num_rows + rank.energy.num_rows - 1
     assert len({str(row) for row in there.rows}) == num_rows
     assert len(there.rows) - num_rows == num_again
+
+
+def assert_whole(places, run: Path, num_again: int = 0) -> None:
+    """All rows of all ranks are in wandb, and so many of them once more."""
+    rows = [row for there in places.wandb.runs.values() for row in there.rows]
+    for rank, there in enumerate(places.wandb.runs.values()):
+        for tag in ("updates/policy_loss", "updates/weight", "episodes/return", "episodes/length"):
+            assert sorted(set(curves(there.rows)[tag])) == of(run, tag, rank), tag
+    assert len(rows) - sum(len({str(row) for row in there.rows}) for there in places.wandb.runs.values()) == num_again
+
+
+@pytest.fixture
+def two_ranks(tmp_path) -> Path:
+    run = new_run(tmp_path / "runs/two", num_ranks=2)
+    for rank in range(2):
+        with RankWriter(run / f"rank-{rank:04}.h5", rank=rank) as writer:
+            write_rows(writer, range(1, 4), 0.5)
+    return run
+
+
+def test_a_rank_that_was_not_asked_is_asked_by_the_next_mirror(two_ranks, wandb_places) -> None:
+    places = wandb_places
+    places.wandb.is_offline = False
+    places.kill(two_ranks)
+    for there in places.wandb.runs.values():
+        del there.rows[2:]
+    places.wandb.refused_id, places.wandb.refused = "-0001", ""
+    with pytest.raises(UserError, match="--wandb project:"), places.open(two_ranks) as mirror:
+        mirror.look()
+    places.wandb.refused_id = ""
+    with places.open(two_ranks) as mirror:
+        mirror.look()
+    assert_whole(places, two_ranks, 2 + 2)
+
+
+@pytest.mark.parametrize("num_lost", [1, 5, 9])
+def test_more_may_have_arrived_than_was_noted(run, wandb_places, num_lost) -> None:
+    """A mirror was killed before its first look had ended, so all is there twice; then the next one is."""
+    places = wandb_places
+    places.wandb.is_offline = False
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        write_rows(writer, range(1, 4), 0.5)
+        places.kill(run)
+        (path,) = places.folder.glob("wandb/galampi/**/mirror.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"ranks": {}, "unsure": {}}))
+        places.kill(run)
+        write_rows(writer, range(4, 7), 0.5)
+        places.kill(run)
+        (there,) = places.wandb.runs.values()
+        del there.rows[-num_lost:]
+    with places.open(run) as mirror:
+        mirror.look()
+    assert_whole(places, run, 8 + 9 - num_lost)
+
+
+def test_ranks_that_have_ended_well_are_not_sent_again(two_ranks, wandb_places) -> None:
+    places = wandb_places
+    with places.open(two_ranks) as mirror:
+        mirror.look()
+    with places.open(two_ranks) as mirror:
+        for more in (range(4, 6), range(6, 7)):
+            with resumed(two_ranks, more[0] - 1) as writer:
+                write_rows(writer, more, 0.5)
+            mirror.look()
+    with places.open(two_ranks, num_ranks=1) as mirror:
+        mirror.look()
+    with places.open(two_ranks) as mirror:
+        mirror.look()
+        assert mirror.news() == []
+    assert_whole(places, two_ranks)
+
+
+def test_what_was_sent_online_is_asked_for_online(run, wandb_places) -> None:
+    places = wandb_places
+    places.wandb.is_offline = False
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        write_rows(writer, range(1, 4), 0.5)
+    places.kill(run)
+    (there,) = places.wandb.runs.values()
+    del there.rows[3:]
+    places.wandb.is_offline = True
+    with pytest.raises(UserError, match="a mirror that is online must ask first"), places.open(run) as mirror:
+        mirror.look()
+    assert len(there.rows) == 3
+    places.wandb.is_offline = False
+    with places.open(run) as mirror:
+        mirror.look()
+    assert_whole(places, run, 3)
+
+
+def test_a_server_is_not_waited_for_once_more(run, two_ranks, wandb_places) -> None:
+    """And what was sent is noted, though its upload was not waited for."""
+    places = wandb_places
+    places.wandb.is_offline = False
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        write_rows(writer, range(1, 4), 0.5)
+    places.wandb.takes_the_rest = False
+    project = WandbProject("project")
+    with pytest.raises(UserError, match="the server does not take what is left"), ExitStack() as stack:
+        for each in (run, two_ranks):
+            stack.enter_context(RunMirror(open_run(each), [project])).look()
+    assert sorted(len(there.exit_codes) for there in places.wandb.runs.values()) == [0, 0, 1]
+    places.wandb.takes_the_rest = True
+    for each in (run, two_ranks):
+        with places.open(each) as mirror:
+            mirror.look()
+            assert mirror.num_events == 0
+    assert {tuple(there.exit_codes) for there in places.wandb.runs.values()} == {(255,), (255, 255)}
 
 
 @pytest.mark.parametrize("status", ["running", "finished"])

@@ -52,6 +52,9 @@ def test_overrides_from_python() -> None:
     assert job.environment.kwargs == {"c": "3"}
     assert (job.learner.gamma, job.seed, job.network.hidden_sizes) == (0.9, 3, (32, 16))
     assert job.learner.normalize_returns is True
+    assert parse_job(text, "file", {"environment": "{ num_envs = 4 }"}).environment.id == "CartPole-v1"
+    parse_job(text, "file", {"environment": {"kwargs": (own := {})}, "environment.kwargs.size": 5})
+    assert own == {}
     with pytest.raises(JobError, match=r"did you mean 'learner\.gamma'"):
         parse_job(text, "file", {"learner": {"gama": 0.5}})
 

@@ -84,8 +84,8 @@ class LastingPlace(ABC):
         """Write the new rows of a rank that has some."""
         assert rows.first_s is not None
         if rows.rank not in self._sent:
-            self._create(run, rows)
-            self._sent[rows.rank] = Sent(rows.first_s, rows.num_restarts)
+            num_rows = self._create(run, rows)
+            self._sent[rows.rank] = Sent(rows.first_s, rows.num_restarts, num_rows=num_rows)
         sent = self._sent[rows.rank]
         if rows.num_restarts != sent.num_restarts:
             last, resumed_at = sent.tables.get("updates", (0, 0))[0], rows.resumed_at(sent.num_restarts)
@@ -119,8 +119,8 @@ class LastingPlace(ABC):
             yield rows[start : start + size]
 
     @abstractmethod
-    def _create(self, run: Run, rows: RankRows) -> None:
-        """Make what holds a rank's curves."""
+    def _create(self, run: Run, rows: RankRows) -> int:
+        """Make what holds a rank's curves; return how many rows are there already, of a mirror that noted none."""
 
     @abstractmethod
     def _send(self, rank: int, rows: Scalars) -> None:

@@ -136,7 +136,7 @@ class MlflowPlace(LastingPlace):
             if not token:
                 return found
 
-    def _create(self, run: Run, rows: RankRows) -> None:
+    def _create(self, run: Run, rows: RankRows) -> int:
         with self._told():
             if not self._parent:
                 taken = {each.info.run_name for each in self._search("tags.`galampi.current` != ''")}
@@ -154,6 +154,7 @@ class MlflowPlace(LastingPlace):
             self._noted[rows.rank] = rows.num_restarts
             # What was ended goes on, or the new one ends as the others did.
             self._status = ""
+        return 0
 
     def _create_run(self, run: Run, name: str, tags: dict[str, str]) -> str:
         """Make a run with the settings of the job, and return its id."""

@@ -9,18 +9,19 @@ there is nobody else to ask. It is noted at the end of each look and when the mi
 SIGKILL in between sends the rows of that look again, with the same env steps and values.
 
 wandb uploads in a process of its own, some 15 s behind, or more where the server is away, and what is not uploaded
-ends with the mirror that is killed. So the next one asks how many rows have arrived, and sends again all that followed
-the last look by whose end no more had been sent. Offline it takes the last rows for not written.
+ends with the mirror that is killed. So what a rank was sent is unsure until wandb has ended its run, and who finds it
+unsure asks how many rows have arrived, and sends again all that followed the last look by whose end no more had been
+sent. Of what was sent offline the last rows are taken for not written.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ _EXIT_CODES = {"finished": 0, "failed": 1}
 _KILLED = 255
 """wandb shows a run that ends with it as killed."""
 
-_UPLOAD_S = 300
+_UPLOAD_S = 60
 """What it may take to upload the rest at the end."""
 
 _NUM_UNWRITTEN = 400
@@ -48,18 +49,36 @@ _NUM_LOOKS = 16
 """Of so many looks it is noted what was there at their end: of the last ones, and of ever fewer before."""
 
 
+class WandbProject:
+    """A project, which makes a place for each run.
+
+    Attributes:
+        name: PROJECT or ENTITY/PROJECT.
+        is_waited_for: Whether what is left is uploaded at the end; no longer once a user or the server has ended that.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Remember the name."""
+        self.name = name
+        self.is_waited_for = True
+
+    def __call__(self, run: Run) -> WandbPlace:
+        """Open the place of a run; see there."""
+        return WandbPlace(run, self)
+
+
 class WandbPlace(LastingPlace):
     """One run in a project."""
 
     _what = "wandb"
     _num_values_at_once = 2000
 
-    def __init__(self, run: Run, project: str) -> None:
+    def __init__(self, run: Run, project: WandbProject) -> None:
         """Find where an earlier mirror has ended, or take a name for the run.
 
         Args:
             run: The run.
-            project: PROJECT or ENTITY/PROJECT.
+            project: The project.
 
         Raises:
             UserError: wandb is not installed, its folder cannot be written, or another process writes there.
@@ -72,8 +91,8 @@ class WandbPlace(LastingPlace):
         except ModuleNotFoundError:
             raise UserError("--wandb needs wandb: pip install 'galampi[mirror]'") from None
         self._wandb = wandb
-        self._asked = project
-        self._entity, _, self._project = project.rpartition("/")
+        self._project = project
+        self._entity, _, self._project_name = project.name.rpartition("/")
         self._run = run.path.resolve()
         self._runs: dict[int, Any] = {}
         self._stack = ExitStack()
@@ -81,6 +100,8 @@ class WandbPlace(LastingPlace):
         self._ended_as = ""
         self._looks: dict[int, list[Sent]] = {}
         """What was sent of each rank by the end of looks, the last one last."""
+        self._unsure: dict[int, str] = {}
+        """Ranks of which not all may have arrived, and whether that was sent "online" or "offline"."""
         self._kept: dict[str, Any] = {}
         self._root = Path(os.environ.get("WANDB_DIR") or ".").resolve()
         self._open_folder()
@@ -90,17 +111,17 @@ class WandbPlace(LastingPlace):
 
         The next mirror resumes them.
         """
-        try:
-            if self._runs:
-                self._finish(self._status)
-            self._keep()
-        finally:
-            self._stack.close()
+        with self._stack:
+            try:
+                if self._runs:
+                    self._finish(self._status)
+            finally:
+                self._keep()
 
     def _open_folder(self) -> None:
         """Find the folder of the run's state, or make it, and read what is there."""
         # wandb tells what names a project may have; none of the others is a folder's.
-        project = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self._asked)
+        project = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self._project.name)
         folder = own_folder(self._run, self._root / "wandb" / "galampi" / project)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,10 +129,11 @@ class WandbPlace(LastingPlace):
             raise UserError(f"{folder}: cannot be written: {error.strerror}; WANDB_DIR names another place") from None
         self._stack.enter_context(sole_writer(folder))
         self._folder = folder
-        kept = read_state(folder) or {"ranks": {}, "id": uuid.uuid4().hex[:8], "ended_as": ""}
+        kept = {"unsure": {}, "ranks": {}, "id": uuid.uuid4().hex[:8], "ended_as": ""} | (read_state(folder) or {})
         self._id, self._ended_as = str(kept["id"]), str(kept["ended_as"])
         self._looks = {int(rank): _read(looks) for rank, looks in kept["ranks"].items()}
         self._sent = {rank: deepcopy(looks[-1]) for rank, looks in self._looks.items()}
+        self._unsure = {int(rank): how for rank, how in kept["unsure"].items()}
         self._keep()
 
     def _keep(self, was_begun_anew: bool = False) -> None:
@@ -124,6 +146,7 @@ class WandbPlace(LastingPlace):
                 del looks[1 : _NUM_LOOKS // 2 : 2]
         ranks = {str(rank): [asdict(look) for look in looks] for rank, looks in self._looks.items()}
         kept: dict[str, Any] = {"run": str(self._run), "id": self._id, "ended_as": self._ended_as, "ranks": ranks}
+        kept["unsure"] = {str(rank): how for rank, how in self._unsure.items()}
         kept["first_s"] = self._sent[0].first_s if 0 in self._sent else None
         if was_begun_anew:
             kept["was_begun_anew"] = True
@@ -131,21 +154,19 @@ class WandbPlace(LastingPlace):
             write_state(self._folder, kept)
             self._kept = kept
 
-    def write(self, run: Run, ranks: Sequence[RankRows]) -> int:
-        """Write what is not there yet, and the run's status; return how many rows that was."""
-        if not self._ended_as:
-            # The mirror before was killed, or could not upload all.
-            for rank in sorted(self._sent.keys() - self._runs.keys()):
-                opened = self._open(rank)
-                unsure = self._sent[rank].num_rows - _NUM_UNWRITTEN
-                self._take_back(rank, max(unsure, 0) if opened.offline else opened.starting_step)
-        return super().write(run, ranks)
+    def _write_rank(self, run: Run, rows: RankRows) -> int:
+        """Write the new rows of a rank, and those that have not arrived."""
+        if rows.rank in self._unsure and rows.rank in self._sent:
+            self._open(rows.rank)
+        return super()._write_rank(run, rows)
 
-    def _create(self, run: Run, rows: RankRows) -> None:
-        self._open(rows.rank).config.update(
+    def _create(self, run: Run, rows: RankRows) -> int:
+        opened = self._open(rows.rank)
+        opened.config.update(
             {"galampi_run": str(self._run), "rank": rows.rank, "num_ranks": run.num_ranks, **job_settings(run)},
             allow_val_change=True,
         )
+        return int(opened.starting_step)
 
     def _send(self, rank: int, rows: Scalars) -> None:
         run = self._open(rank)
@@ -163,7 +184,7 @@ class WandbPlace(LastingPlace):
         self._status = status
         if status in ENDS and status != self._ended_as:
             # Also those that the mirror before left otherwise, or open.
-            for rank in self._sent:
+            for rank in self._sent.keys() - self._unsure.keys():
                 self._open(rank)
             self._finish(status)
         self._keep()
@@ -180,7 +201,7 @@ class WandbPlace(LastingPlace):
             name = self._folder.name
             with self._told():
                 run = self._wandb.init(
-                    project=self._project,
+                    project=self._project_name,
                     entity=self._entity or None,
                     group=name,
                     name=f"{name}/rank-{rank:04}",
@@ -204,19 +225,31 @@ class WandbPlace(LastingPlace):
             if not self._runs:
                 where = f"offline in {self._root}/wandb" if run.offline else f"group {name} of {run.project_url}"
                 self.news.append(f"{self._run}: wandb: {where}")
+            if rank in self._sent:
+                self._agree(rank, run)
             self._runs[rank] = run
+            self._unsure[rank] = "offline" if run.offline else "online"
             self._ended_as = ""
         return self._runs[rank]
 
-    def _take_back(self, rank: int, num_arrived: int) -> None:
-        """Forget what was sent of a rank and has not arrived."""
+    def _agree(self, rank: int, opened: Any) -> None:
+        """Forget what was sent of a rank and has not arrived, and count as wandb does from now on."""
         sent = self._sent[rank]
-        if num_arrived < sent.num_rows:
-            looks = self._looks[rank] = [look for look in self._looks[rank] if look.num_rows <= num_arrived]
+        how = self._unsure.get(rank)
+        if how == "online" and opened.offline:
+            opened.finish(exit_code=_KILLED)
+            told = "what was sent online before may not all have arrived; a mirror that is online must ask first"
+            raise UserError(f"--wandb {self._project.name}: {self._run}: {told}")
+        num_arrived = opened.starting_step if how == "online" else sent.num_rows - _NUM_UNWRITTEN
+        if how and num_arrived < sent.num_rows:
+            looks = [look for look in self._looks[rank] if look.num_rows <= num_arrived]
             last = looks[-1] if looks else Sent(sent.first_s, sent.num_restarts)
-            self._sent[rank] = replace(deepcopy(last), num_rows=num_arrived)
-            num_lost = sent.num_rows - last.num_rows
-            self.news.append(f"{self._run}: rank-{rank:04}: the last {num_lost:,} rows are sent to wandb again")
+            num_again = sent.num_rows - last.num_rows
+            self.news.append(f"{self._run}: rank-{rank:04}: the last {num_again:,} rows are sent to wandb again")
+            sent = self._sent[rank] = deepcopy(last)
+        if not opened.offline:
+            sent.num_rows = opened.starting_step
+        self._looks[rank] = [deepcopy(sent)]
 
     def _finish(self, status: str) -> None:
         """End the wandb runs that are open with a status of the run.
@@ -224,11 +257,17 @@ class WandbPlace(LastingPlace):
         Raises:
             UserError: Not all could be uploaded. wandb ends without the rest, and the next mirror sends it.
         """
-        # Those that are not reached here wandb ends with the process, under the same limit.
         runs, self._runs = self._runs, {}
-        for run in runs.values():
-            with self._told():
-                run.finish(exit_code=_EXIT_CODES.get(status, _KILLED))
+        for rank, run in runs.items():
+            if not self._project.is_waited_for:
+                return  # wandb ends it with this process, under the same limit.
+            try:
+                with self._told():
+                    run.finish(exit_code=_EXIT_CODES.get(status, _KILLED))
+            except BaseException:
+                self._project.is_waited_for = False
+                raise
+            del self._unsure[rank]
         self._ended_as = status
 
     @contextmanager
@@ -238,12 +277,14 @@ class WandbPlace(LastingPlace):
             yield
         except TimeoutError:
             left = f"the server does not take what is left of {self._run}; the same command sends it"
-            raise UserError(f"--wandb {self._asked}: {left}") from None
+            raise UserError(f"--wandb {self._project.name}: {left}") from None
         except Exception as error:
             # Its errors have no class in common.
             if not (isinstance(error, OSError) or type(error).__module__.startswith("wandb")):
                 raise
-            raise UserError(f"--wandb {self._asked}: {' '.join(str(error).split()) or type(error).__name__}") from None
+            raise UserError(
+                f"--wandb {self._project.name}: {' '.join(str(error).split()) or type(error).__name__}"
+            ) from None
 
 
 def _read(noted: list[dict[str, Any]] | dict[str, Any]) -> list[Sent]:
