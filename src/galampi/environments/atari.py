@@ -14,6 +14,21 @@ import numpy as np
 
 from galampi.job import Environment
 
+OWN_ARGUMENTS = {
+    "frameskip": "environment.frame_skip",
+    "repeat_action_probability": "environment.repeat_action_probability",
+    "full_action_space": "environment.full_action_space",
+    "max_num_frames_per_episode": "environment.max_episode_frames",
+    "obs_type": "environment.grayscale",
+}
+"""Arguments of ale-py's games that are settings of a job, and what is said of a game goes by these."""
+
+
+def most_frames(environment: Environment) -> int:
+    """Return the frames after which a game is cut, by either of two settings."""
+    most_steps = environment.max_episode_steps or environment.max_episode_frames
+    return min(environment.max_episode_frames, most_steps * environment.frame_skip)
+
 
 class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
     """Skips frames, takes the maximum of the last two, shrinks it and stacks what was seen.
@@ -25,6 +40,7 @@ class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         super().__init__(game)
         self._ale: ale_py.ALEInterface = game.unwrapped.ale  # type: ignore[attr-defined]
         self._settings = environment
+        self._most_frames = most_frames(environment)
         meanings: list[str] = game.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
         self._fire = meanings.index("FIRE") if "FIRE" in meanings else None
         side = environment.image_size
@@ -60,7 +76,7 @@ class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
             if terminated:
                 break
         self._seen.append(self._shrunk(np.maximum(screens[0], screens[-1])))
-        truncated = not terminated and self._num_frames >= self._settings.max_episode_frames
+        truncated = not terminated and self._num_frames >= self._most_frames
         return np.stack(self._seen), total, terminated, truncated, {**info, "lives": self._ale.lives()}
 
     def _screen(self) -> np.ndarray:

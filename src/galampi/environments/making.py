@@ -12,7 +12,7 @@ import ale_py
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from galampi.environments.atari import Game
+from galampi.environments.atari import OWN_ARGUMENTS, Game
 from galampi.environments.contract import watch
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Environment, did_you_mean, import_module
@@ -72,18 +72,20 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
     kwargs = _filled(environment.kwargs, number)
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
+    most_steps = environment.max_episode_steps or None
     if environment.is_atari:
-        kwargs = {
+        for key in OWN_ARGUMENTS.keys() & kwargs.keys():
+            raise UserError(f"environment.kwargs.{key} is for {OWN_ARGUMENTS[key]} to say")
+        # A step here is a frame, so `Game` counts the steps.
+        most_steps = None
+        kwargs |= {
             "frameskip": 1,
             "repeat_action_probability": environment.repeat_action_probability,
             "full_action_space": environment.full_action_space,
-            **kwargs,
         }
     name = f"environment.id is {environment.id!r}"
     try:
-        made: gym.Env[Any, Any] = gym.make(
-            spec, max_episode_steps=environment.max_episode_steps or None, disable_env_checker=True, **kwargs
-        )
+        made: gym.Env[Any, Any] = gym.make(spec, max_episode_steps=most_steps, disable_env_checker=True, **kwargs)
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"{name}, which cannot be made: {' '.join(str(error).split())}") from None
     except USERS_FAILURES as error:

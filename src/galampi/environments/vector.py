@@ -20,6 +20,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.envs.registration import EnvSpec
 
 from galampi.environments.actuation import Actuation
+from galampi.environments.atari import most_frames
 from galampi.environments.making import spec_of
 from galampi.environments.rows import Answers, Processes, Row
 from galampi.environments.simulator import Failure, Simulator
@@ -203,7 +204,7 @@ def time_limit(environment: Environment) -> int | None:
     """
     spec = spec_of(environment.id)
     if is_atari_game(environment.id):
-        return -(-_most_frames(environment) // environment.frame_skip)
+        return -(-most_frames(environment) // environment.frame_skip)
     return environment.max_episode_steps or spec.max_episode_steps
 
 
@@ -269,7 +270,7 @@ def life_loss_ends_return(environment: Environment, setting: bool | Literal["aut
 def atari_settings(environment: Environment, num_threads: int) -> dict[str, Any]:
     """Return the arguments of ale-py's vector for what a job asks for."""
     return {
-        "max_num_frames_per_episode": _most_frames(environment),
+        "max_num_frames_per_episode": most_frames(environment),
         "repeat_action_probability": environment.repeat_action_probability,
         "full_action_space": environment.full_action_space,
         "frameskip": environment.frame_skip,
@@ -287,12 +288,6 @@ def atari_settings(environment: Environment, num_threads: int) -> dict[str, Any]
         "life_loss_info": False,
         "reward_clipping": False,
     }
-
-
-def _most_frames(environment: Environment) -> int:
-    """Return the frames after which a game is cut, by either of two settings."""
-    most_steps = environment.max_episode_steps or environment.max_episode_frames
-    return min(environment.max_episode_frames, most_steps * environment.frame_skip)
 
 
 def _num_processes(environment: Environment, num_threads: int, first_number: int, seed: int) -> int:

@@ -30,7 +30,7 @@ import torch
 from galampi.environments import Simulators
 from galampi.environments.vector import MOST_SEED, life_loss_ends_return
 from galampi.errors import UserError
-from galampi.job import dump_job, import_again
+from galampi.job import Environment, dump_job, import_again
 from galampi.learning import Learner
 from galampi.learning.actions import masked
 from galampi.policies.play import MOST_SIMULATORS, Choose, Filmed, play, simulators_of
@@ -162,7 +162,9 @@ class _Player:
             with closing(simulators_of(environment, first_seed=first_seed, num_envs=num_envs)) as simulators:
                 self._description = simulators.description
                 self._learner = self._learner or make_learner(self._stored, simulators, self._action_seed)
-                choose = _acting(simulators, self._learner, greedy=actions == "greedy", forgets_lives=forgets_lives)
+                fire = _fire(environment, simulators.single_action_space)
+                is_greedy = actions == "greedy"
+                choose = _acting(simulators, self._learner, fire, is_greedy=is_greedy, forgets_lives=forgets_lives)
                 filmed_here = filmed if num_before == 0 else None
                 for simulator, ended in play(simulators, choose, self._bounds, progress, filmed_here):
                     yield EvaluatedEpisode(
@@ -241,19 +243,20 @@ def make_learner(stored: StoredPolicy, simulators: Simulators, action_seed: int)
     return learner
 
 
-def _fire(simulators: Simulators) -> int | None:
-    """Return the action that presses FIRE alone, or None where the game has no such button."""
-    if not simulators.is_atari:
+def _fire(environment: Environment, action_space: gym.Space[Any]) -> int | None:
+    """Return the action that presses FIRE alone, or None where the game has no such button, or other actions."""
+    if not environment.is_atari:
         return None
-    description = simulators.description
-    with closing(gym.make(str(description["id"]), full_action_space=bool(description["full_action_space"]))) as game:
+    with closing(gym.make(environment.id, full_action_space=environment.full_action_space)) as game:
         meanings: list[str] = game.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
-    return meanings.index("FIRE") if "FIRE" in meanings else None
+        has_its_actions = game.action_space == action_space
+    return meanings.index("FIRE") if has_its_actions and "FIRE" in meanings else None
 
 
-def _acting(simulators: Simulators, learner: Learner, *, greedy: bool, forgets_lives: bool) -> Choose:
+def _acting(
+    simulators: Simulators, learner: Learner, fire: int | None, *, is_greedy: bool, forgets_lives: bool
+) -> Choose:
     """Return what plays one episode as a learner's policy does; FIRE in its place after a lost life."""
-    fire = _fire(simulators)
     policy = learner.policy
     activations = policy.trunk.new_activations(simulators.num_envs)
     memory = policy.recurrence.new_memory(simulators.num_envs) if policy.recurrence is not None else None
@@ -265,7 +268,7 @@ def _acting(simulators: Simulators, learner: Learner, *, greedy: bool, forgets_l
         outputs, _ = policy.forward(activations, memory)
         if simulators.masks is not None:
             outputs = masked(outputs, torch.from_numpy(simulators.masks))
-        actions = policy.actions.mode(outputs).numpy() if greedy else policy.sample(outputs, learner.generator)
+        actions = policy.actions.mode(outputs).numpy() if is_greedy else policy.sample(outputs, learner.generator)
         return actions if fire is None else np.where(life_lost, fire, actions)
 
     return choose

@@ -79,9 +79,11 @@ class WandbPlaces:
     wandb: RecordedWandb = field(default_factory=RecordedWandb)
     what = "wandb"
 
-    def kill(self, run: Path) -> None:
-        """Look once more, and leave everything as SIGKILL does."""
+    def kill(self, run: Path, before: Callable[[], object] = lambda: None) -> None:
+        """Look once more, before and after something, and leave all as SIGKILL does."""
         with self.open(run) as mirror:
+            mirror.look()
+            before()
             mirror.look()
             (path,) = self.folder.glob(f"wandb/galampi/project/{run.name}/mirror.json")
             noted = path.read_text()

@@ -178,9 +178,7 @@ def test_more_may_have_arrived_than_was_noted(run, wandb_places, num_lost) -> No
         places.kill(run)
         (path,) = places.folder.glob("wandb/galampi/**/mirror.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"ranks": {}, "unsure": {}}))
-        places.kill(run)
-        write_rows(writer, range(4, 7), 0.5)
-        places.kill(run)
+        places.kill(run, before=lambda: write_rows(writer, range(4, 7), 0.5))
         (there,) = places.wandb.runs.values()
         del there.rows[-num_lost:]
     with places.open(run) as mirror:

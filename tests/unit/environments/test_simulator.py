@@ -295,6 +295,33 @@ def test_a_game_with_arguments_is_played_by_the_rules_of_the_others(grayscale):
     assert num_ends and num_lost >= 2 and score > 0
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"mode": 0}])
+def test_a_game_is_cut_after_the_steps_asked_for(kwargs):
+    simulators = make_simulators(
+        Environment(id="ALE/Breakout-v5", num_envs=1, kwargs=kwargs, max_episode_steps=5, max_noops=0),
+        seed=3,
+        num_threads=1,
+        life_ends_return="auto",
+    )
+    simulators.reset()
+    assert [bool(simulators.step(np.zeros(1, np.int64)).truncated[0]) for _ in range(8)] == [
+        *[False] * 4,
+        True,
+        *[False] * 3,
+    ]
+
+
+@pytest.mark.parametrize(("key", "setting"), [("frameskip", "frame_skip"), ("full_action_space", "full_action_space")])
+def test_arguments_of_a_game_that_are_settings_are_refused(key, setting):
+    with pytest.raises(UserError, match=rf"^environment\.kwargs\.{key} is for environment\.{setting} to say$"):
+        make_simulators(
+            Environment(id="ALE/Breakout-v5", num_envs=1, kwargs={key: 1}),
+            seed=3,
+            num_threads=1,
+            life_ends_return="auto",
+        )
+
+
 def test_settings_of_atari_reach_the_emulator():
     simulators = make_simulators(
         Environment(

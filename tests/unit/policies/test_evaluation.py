@@ -93,8 +93,12 @@ def test_the_recorded_return_is_the_emulators_own(store, taken, first_frames, tm
         assert episodes[0].episodic_return >= 30
 
 
-def test_fire_is_pressed_after_a_lost_life_and_the_game_goes_on(store, constant_policy, taken, tmp_path) -> None:
-    out = store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP))
+@pytest.mark.parametrize("kwargs", ["{}", "{ difficulty = 0 }"])
+def test_fire_is_pressed_after_a_lost_life_and_the_game_goes_on(
+    store, constant_policy, taken, tmp_path, kwargs
+) -> None:
+    settings = {"environment.kwargs": kwargs}
+    out = store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP), settings=settings)
     (episode,) = evaluate(find_policy(out), tmp_path / "e.h5", num_episodes=1, ways=["greedy"]).episodes["greedy"]
     assert episode.end == "terminated"
     lost = [bool(life_lost[0]) for _, life_lost in taken]
@@ -104,7 +108,7 @@ def test_fire_is_pressed_after_a_lost_life_and_the_game_goes_on(store, constant_
 
 def test_a_stuck_game_ends_and_is_reported(store, constant_policy, taken, tmp_path, monkeypatch) -> None:
     """Without FIRE Breakout waits for ever after the first lost life."""
-    monkeypatch.setattr(evaluation, "_fire", lambda simulators: None)
+    monkeypatch.setattr(evaluation, "_fire", lambda environment, action_space: None)
     stored = find_policy(store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP)))
     played = evaluate(stored, tmp_path / "e.h5", num_episodes=2, ways=["greedy"], stuck_after=150)
     for i, episode in enumerate(played.episodes["greedy"]):
