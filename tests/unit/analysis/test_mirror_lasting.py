@@ -153,16 +153,22 @@ def two_ranks(tmp_path) -> Path:
     return run
 
 
-def test_a_rank_that_was_not_asked_is_asked_by_the_next_mirror(two_ranks, wandb_places) -> None:
+@pytest.mark.parametrize("how", ["refused", "fewer ranks"])
+def test_a_rank_that_was_not_asked_is_asked_by_the_next_mirror(two_ranks, wandb_places, how) -> None:
     places = wandb_places
     places.wandb.is_offline = False
     places.kill(two_ranks)
     for there in places.wandb.runs.values():
         del there.rows[2:]
-    places.wandb.refused_id, places.wandb.refused = "-0001", ""
-    with pytest.raises(UserError, match="--wandb project:"), places.open(two_ranks) as mirror:
-        mirror.look()
-    places.wandb.refused_id = ""
+    if how == "refused":
+        places.wandb.refused_id = "-0001"
+        with pytest.raises(UserError, match="--wandb project:"), places.open(two_ranks) as mirror:
+            mirror.look()
+        places.wandb.refused_id = ""
+    else:
+        JobFile.set_status(two_ranks, "finished")
+        with places.open(two_ranks, num_ranks=1) as mirror:
+            mirror.look()
     with places.open(two_ranks) as mirror:
         mirror.look()
     assert_whole(places, two_ranks, 2 + 2)
