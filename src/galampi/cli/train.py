@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
 from galampi.digits import returned
 from galampi.errors import UserError
-from galampi.job import Job, load_job, parse_job
+from galampi.job import Job, job_of_run, load_job
 from galampi.ranks.importing import heavy_imports
 from galampi.ranks.reading import read_for_all
 from galampi.ranks.starting import start_mpi, stop_before_training
@@ -116,7 +116,7 @@ def _job(arguments: argparse.Namespace) -> Job:
 
         if arguments.resume != "yes" and not has_begun(out):
             return load_job(None, overrides)
-        return parse_job(open_run(out).job_toml, f"{out}/job.h5", overrides)
+        return job_of_run(open_run(out).job_toml, f"{out}/job.h5", overrides)
     return load_job(arguments.job, overrides)
 
 

@@ -78,7 +78,7 @@ def _part(
     lacking = _lacking(planned, records)
     if not lacking:
         return 0
-    _lay_out(planned, lacking, runs)
+    make_writable(runs)
     failures: list[str] = []
     recorded: set[str] = set()
 
@@ -97,13 +97,20 @@ def _part(
                 failures.append(f"{path}: cannot be kept: {error}")
 
     def started_by(run: SweptRun) -> list[str]:
-        faults = planned[run.name].faults
+        faults = planned[run.name].faults if run.name in planned else None
         if faults is None:
             return []
         text = json.dumps([asdict(fault) for fault in faults])
         return [sys.executable, "-m", "galampi.experiments.faults", text, str(run.out)]
 
-    code = here.train_sweep(runs, plan.num_ranks, at_once, after_each=keep, started_by=started_by)
+    code = here.train_sweep(
+        runs,
+        plan.num_ranks,
+        at_once,
+        after_each=keep,
+        started_by=started_by,
+        laid_out_by=lambda: _lay_out(planned, lacking, runs),
+    )
     keep()
     if failures:
         raise UserError("; ".join(failures))

@@ -16,7 +16,7 @@ from galampi.job.modules import (
 )
 from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, by_key, difference_of, fields
 from galampi.job.shipped import find_job, shipped_jobs
-from galampi.job.text import allowed, did_you_mean, dump_job, load_job, parse_job, toml_text
+from galampi.job.text import allowed, did_you_mean, dump_job, job_of_run, load_job, parse_job, toml_text
 
 __all__ = [
     "Environment",
@@ -36,6 +36,7 @@ __all__ = [
     "import_module",
     "import_modules",
     "imported_sources",
+    "job_of_run",
     "load_job",
     "named_modules",
     "one_line",

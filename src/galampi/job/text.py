@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence, Set
-from copy import deepcopy
+from datetime import date, time
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -40,10 +41,10 @@ def load_job(
         JobError: The file cannot be read, or holds a key or value that is not allowed, or one that would do nothing.
     """
     if path is None:
-        text, source = "", "default job"
+        text, source, folder = "", "default job", Path()
     else:
         path = find_job(path) if isinstance(path, str) else path
-        source = str(path)
+        source, folder = str(path), path.parent
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -52,10 +53,24 @@ def load_job(
     job = parse_job(text, source, overrides, given_by)
     if fault := idle_setting(job):
         raise JobError(f"{source if idle_setting(parse_job(text, source)) == fault else given_by}: {fault}")
-    if path is not None and any(named_modules(job)):
-        # An absolute folder is taken as it is.
-        return job.model_copy(update={"modules_folder": str((path.parent / expanded(job.modules_folder)).resolve())})
-    return job
+    return _with_modules_below(folder, job) if any(named_modules(job)) else job
+
+
+def job_of_run(text: str, source: str, overrides: Mapping[str, Any]) -> Job:
+    """Build the job of a run that goes on under other settings of the command line, taken as `load_job` takes them.
+
+    Raises:
+        JobError: The text is not TOML, or there is a key or value that is not allowed, or a new one that does nothing.
+    """
+    job = parse_job(text, source, overrides)
+    if (fault := idle_setting(job)) and fault != idle_setting(parse_job(text, source)):
+        raise JobError(f"command line: {fault}")
+    return _with_modules_below(Path(), job) if "modules_folder" in overrides else job
+
+
+def _with_modules_below(folder: Path, job: Job) -> Job:
+    """Return a job whose folder of modules is absolute; one that is stays as it is."""
+    return job.model_copy(update={"modules_folder": str((folder / expanded(job.modules_folder)).resolve())})
 
 
 def parse_job(
@@ -81,7 +96,8 @@ def parse_job(
             if not isinstance(table, dict):
                 raise JobError(f"{given_by}: {_unknown(key, value)}")
         is_text = key in known and known[key].annotation is str
-        table[last] = _toml_value(value) if isinstance(value, str) and not is_text else deepcopy(value)
+        plain = _plain(value, f"{given_by}: {key}")
+        table[last] = _toml_value(plain) if isinstance(plain, str) and not is_text else plain
     return _validate(tree, given_by)
 
 
@@ -202,6 +218,22 @@ def _dotted(overrides: Mapping[str, Any], sections: Set[str], prefix: str = "") 
             yield from _dotted(value, sections, f"{key}.")
         else:
             yield key, value
+
+
+def _plain(value: Any, what: str) -> Any:
+    """Return a value from Python as TOML has it; arrays and their elements, which have `tolist`, as numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each, f"{what}.{key}") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, what) for each in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist(), what)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    # Of bool and datetime too, which are an int and a date.
+    if not isinstance(value, str | int | float | date | time):
+        raise JobError(f"{what} is {value!r}; jobs are kept as TOML, which has no such value")
+    return value
 
 
 def _toml_value(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def run_name(chosen: Mapping[str, str]) -> str:
         if key == "environment.id":
             parts.append(slug(value.rsplit("/", 1)[-1]))
         else:
-            parts.append(f"{key.rsplit('.', 1)[-1]}-{slug(value)}")
+            sign = "-" if re.match(r"-[.\d]", value) else ""
+            parts.append(f"{key.rsplit('.', 1)[-1]}-{sign}{slug(value)}")
     return "_".join(parts)
 
 

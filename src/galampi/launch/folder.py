@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from galampi.errors import UserError
-from galampi.job import Job, dump_job, fields, parse_job
+from galampi.job import Job, dump_job, fields, job_of_run, parse_job
 from galampi.launch.status import SUBMITTED, run_status
 from galampi.results import RankFile, open_run
 
@@ -36,7 +36,7 @@ def job_to_train(job: Job, path: Path, overrides: Mapping[str, str], out: Path) 
             print(f"{out}: a job was submitted to begin it, and has not; `squeue --me` says whether it waits still")
         return job
     text = open_run(out).job_toml
-    own = parse_job(text, f"{out}/job.h5", overrides)
+    own = job_of_run(text, f"{out}/job.h5", overrides)
     if run_status(out) == "finished" and own == parse_job(text, f"{out}/job.h5"):
         raise UserError(f"{out}: finished already; raise --total_env_steps to train further, or choose another --out")
     if changed := [key for key, _ in fields() if _value(job, key) != _value(own, key)]:

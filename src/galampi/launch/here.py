@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from galampi.errors import UserError
-from galampi.job import load_job
+from galampi.job import Job, difference_of, load_job
 from galampi.launch import sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.mpirun import mpirun
@@ -79,6 +79,7 @@ def train_sweep(
     at_once: int,
     after_each: Callable[[], None] = lambda: None,
     started_by: Callable[[SweptRun], Sequence[str]] = lambda run: (),
+    laid_out_by: Callable[[], None] = lambda: None,
 ) -> int:
     """Train what a sweep that is laid out lacks, and return the exit code.
 
@@ -88,11 +89,13 @@ def train_sweep(
         at_once: Most runs at the same time.
         after_each: Called when a run has ended.
         started_by: Returns the words of a program that is to start a run's launcher; none starts it directly.
+        laid_out_by: Called before anything else, once nobody else trains or changes the sweep.
 
     Raises:
         UserError: Ranks cannot be started.
     """
     with sole_writer(folder):
+        laid_out_by()
         launcher = mpirun(_ranks_of(folder, num_ranks))
         is_stopped = _train(folder, lambda run: [*started_by(run), *launcher], at_once, after_each)
     return STOPPED if is_stopped else sweep.exit_code(sweep.read_sweep(folder))
@@ -114,12 +117,17 @@ def _lay_out(asked: Asked) -> None:
         sweep.lay_out(asked.folder, jobs)
         return
     laid_out = {run.name: load_job(run.job_file) for run in sweep.read_sweep(asked.folder)}
-    if jobs != laid_out:
-        differing = next(name for name in [*jobs, *laid_out] if jobs.get(name) != laid_out.get(name))
+    names = [*jobs, *laid_out]
+    differing = next((name for name in names if not _are_alike(jobs.get(name), laid_out.get(name))), None)
+    if differing is not None:
         raise UserError(
             f"{asked.folder}: holds another sweep: {differing} is not the same there; name its folder alone to go on "
             "with it, or choose another"
         )
+
+
+def _are_alike(job: Job | None, other: Job | None) -> bool:
+    return job is not None and other is not None and difference_of(job, other) is None
 
 
 def _ranks_of(folder: Path, asked: int | None) -> int:
@@ -186,7 +194,8 @@ def _train(
                 if signals and not has_begun(each.run.out):
                     # It has not failed: it was never let begin.
                     each.run.local_log.unlink()
-                display.end(next(run for run in sweep.read_sweep(folder) if run.index == each.run.index))
+                # As it is now; one whose job file has gone as it was.
+                display.end(next((run for run in sweep.read_sweep(folder) if run.index == each.run.index), each.run))
                 after_each()
 
 

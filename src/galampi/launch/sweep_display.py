@@ -72,6 +72,8 @@ class SweepDisplay:
     def begin(self, run: SweptRun, how: str) -> None:
         """Show a run that is on its way from now on."""
         self.say(f"{run.name}: {how}")
+        if run.index not in self._budgets:  # The sweep has gained it meanwhile.
+            self._budgets[run.index] = load_job(run.job_file).total_env_steps
         task = self._live.add_task("", name=Text(run.name), total=self._budgets[run.index])
         self._shown[run.index] = run, task
 

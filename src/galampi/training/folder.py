@@ -15,6 +15,7 @@ from pathlib import Path
 
 from galampi.errors import UserError
 from galampi.results import RankFile
+from galampi.results.evaluation import EVALUATION_FILE_NAME
 from galampi.results.files import is_still_at
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ def set_aside(out: Path) -> Path:
         number += 1
     try:
         aside.mkdir()
-        for path in [out / "job.h5", *_rank_files(out), out / "checkpoint", out / "checkpoint.new", out / "kept"]:
+        names = ("job.h5", "checkpoint", "checkpoint.new", "kept", EVALUATION_FILE_NAME)
+        for path in [*(out / name for name in names), *_rank_files(out)]:
             if path.exists():
                 path.rename(aside / path.name)
     except OSError as error:

@@ -269,7 +269,8 @@ def test_a_file_that_was_not_kept_to_the_end_is_kept_again(experiment, tmp_path,
         read_outcome(experiment)
     trained = []
 
-    def train(runs, *arguments, **others):
+    def train(runs, *arguments, laid_out_by, **others):
+        laid_out_by()
         trained.extend(run.name for run in running.sweep.read_sweep(runs))
         return STOPPED
 
@@ -282,7 +283,8 @@ def test_a_sweep_follows_its_plan(tmp_path, monkeypatch) -> None:
     folder, runs = planned(tmp_path / "experiment"), tmp_path / "runs"
     laid_out = []
 
-    def train(runs, *arguments, **others):
+    def train(runs, *arguments, laid_out_by, **others):
+        laid_out_by()
         laid_out[:] = [run.name for run in running.sweep.read_sweep(runs)]
         return STOPPED
 
@@ -315,7 +317,8 @@ def test_what_cannot_be_kept_is_told_before_training_and_after(tmp_path, monkeyp
         running.run_plan(folder, tmp_path / "runs", 1, print)
     (folder / "results").unlink()
 
-    def train(runs, *arguments, after_each, **others):
+    def train(runs, *arguments, after_each, laid_out_by, **others):
+        laid_out_by()
         for seed in (1, 2):
             settings = {"total_env_steps": "32000", "gossip.method": "gala", "seed": str(seed)}
             made = make_run(runs / f"method-gala_seed-{seed}", settings=settings)

@@ -1,12 +1,13 @@
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from galampi.errors import JobError
-from galampi.job import Job, difference_of, dump_job, fields, load_job, named_modules, parse_job
+from galampi.job import Job, difference_of, dump_job, fields, job_of_run, load_job, named_modules, parse_job
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.toml"))
 
@@ -57,6 +58,35 @@ def test_overrides_from_python() -> None:
     assert own == {}
     with pytest.raises(JobError, match=r"did you mean 'learner\.gamma'"):
         parse_job(text, "file", {"learner": {"gama": 0.5}})
+
+
+def test_values_from_python_are_those_of_toml() -> None:
+    kwargs = {"low": np.float64(0.5), "size": np.array([2, 3]), "is_hard": np.True_, "level": Path("a/b")}
+    job = load_job("cartpole", {"environment": {"kwargs": kwargs}, "seed": np.int64(3)})
+    assert parse_job(dump_job(job), "dump") == job
+    assert job.environment.kwargs == {"low": 0.5, "size": (2, 3), "is_hard": True, "level": "a/b"} and job.seed == 3
+    for value in (None, {1}, b"x", [None], object):
+        with pytest.raises(
+            JobError, match=r"^command line: environment\.kwargs\.a is .*; jobs are kept as TOML, which"
+        ):
+            load_job("cartpole", {"environment": {"kwargs": {"a": value}}})
+
+
+def test_a_run_goes_on_under_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "modules_folder = '/before'\n[environment]\nid = 'my_env:Maze'\n[gossip]\nmethod = 'gala'\n"
+    assert job_of_run(text, "job.h5", {}).modules_folder == "/before"
+    assert job_of_run(text, "job.h5", {"modules_folder": "envs"}).modules_folder == str(tmp_path / "envs")
+    with pytest.raises(JobError, match=r"^command line: gossip\.message does nothing"):
+        job_of_run(text, "job.h5", {"gossip.message": "int8"})
+    # Of a run that was begun before such settings were refused.
+    assert job_of_run(text + "message = 'int8'", "job.h5", {"seed": "3"}).seed == 3
+
+
+def test_modules_without_a_job_file_are_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_job(None, {"environment.id": "my_env:Maze"}).modules_folder == str(tmp_path)
+    assert load_job(None, {"environment.id": "CartPole-v1"}).modules_folder == ""
 
 
 def test_a_list_from_the_command_line() -> None:

@@ -3,6 +3,7 @@ import fcntl
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,10 +11,12 @@ import pytest
 
 from galampi.cli import run
 from galampi.errors import UserError
-from galampi.launch import status, sweep
+from galampi.job import Job, load_job
+from galampi.launch import here, status, sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.commands import status_of
 from galampi.launch.submit import Resources
+from galampi.launch.sweep_display import SweepDisplay
 from galampi.results import JobFile
 
 
@@ -58,6 +61,46 @@ def test_axes() -> None:
 def test_axes_that_are_none(sweeps, num_seeds, match) -> None:
     with pytest.raises(UserError, match=match):
         parse_axes(sweeps, num_seeds, 1)
+
+
+def test_a_minus_stays_in_the_names_of_runs() -> None:
+    axes = parse_axes(["environment.kwargs.goal=-1,1,-0.5,0"], None, 1)
+    assert [*combinations(None, {}, axes)] == ["goal--1", "goal-1", "goal--0.5", "goal-0"]
+
+
+def test_the_same_command_goes_on_with_its_sweep(tmp_path, monkeypatch) -> None:
+    """Also where modules are named without a job file, and numbers that are not equal to themselves."""
+    overrides = {
+        "environment.id": "CartPole-v1",
+        "environment.wrappers": '["gymnasium.wrappers:TimeAwareObservation"]',
+        "environment.kwargs.x": "nan",
+    }
+    monkeypatch.chdir(tmp_path)
+    axes = ["learner.gamma=0.9,0.99"]
+    asked = here.Asked(
+        folder=tmp_path / "sweep", job=None, overrides=overrides, sweeps=axes, num_seeds=None, at_once=1, num_ranks=1
+    )
+    here._lay_out(asked)
+    there = [load_job(each.job_file) for each in sweep.read_sweep(asked.folder)]
+    assert [job.modules_folder for job in there] == [str(tmp_path)] * 2
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    here._lay_out(asked)
+    for other in (["learner.gamma=0.9"], ["learner.gamma=0.9,0.98"]):
+        with pytest.raises(UserError, match=r"holds another sweep: gamma-0\.9"):
+            here._lay_out(replace(asked, sweeps=other))
+
+
+def test_a_sweep_may_gain_runs_while_it_is_trained(tmp_path, capsys) -> None:
+    folder = make(tmp_path, num_seeds=1)
+    with SweepDisplay(sweep.read_sweep(folder)) as display:
+        jobs = {each.name: load_job(each.job_file) for each in sweep.read_sweep(folder)}
+        sweep.change(folder, {**jobs, "another": Job()})
+        (another,) = (each for each in sweep.read_sweep(folder) if each.name == "another")
+        display.begin(another, "begins")
+        display.look()
+        display.end(another)
+    assert "another: missing; 0 of 3 runs done" in capsys.readouterr().out
 
 
 def test_a_job_that_is_asked_for_twice(tmp_path) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from galampi.errors import UserError
-from galampi.training.folder import claimed
+from galampi.training.folder import claimed, set_aside
 
 
 def claim(out, **settings):
@@ -75,3 +75,11 @@ def test_a_lock_that_was_removed_before_it_was_taken_is_made_anew(tmp_path, monk
     monkeypatch.setattr(folder.fcntl, "flock", flock)
     with claim(tmp_path):
         assert (tmp_path / "lock").exists() and removed
+
+
+def test_what_is_said_of_a_run_is_set_aside_with_it(tmp_path) -> None:
+    for name in ("job.h5", "rank-0000.h5", "evaluation.h5", "thesis.txt"):
+        (tmp_path / name).touch()
+    aside = set_aside(tmp_path)
+    assert sorted(os.listdir(aside)) == ["evaluation.h5", "job.h5", "rank-0000.h5"]
+    assert sorted(os.listdir(tmp_path)) == ["before-1", "thesis.txt"]
