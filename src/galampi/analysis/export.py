@@ -1,7 +1,7 @@
 """Results for other programs: TensorBoard's event files, and the scores that rliable compares."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.tensorboard import TensorBoardPlace
 from galampi.analysis.statistics import episodes, final_return
 from galampi.errors import ResultsError, UserError
-from galampi.job import Job, parse_job
+from galampi.job import Job, difference_of, parse_job
 from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, load_evaluation
 from galampi.results.files import refuse_other_kind
 from galampi.results.reader import Run
@@ -82,16 +82,46 @@ def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> tuple[list[s
     """Write `rliable_scores` as JSON; copies of a run count once.
 
     Returns:
-        The games in order of the columns, and a line to tell of each run that does not count.
+        The games in order of the columns, and lines to tell: of runs that do not count, that are no seeds of one
+        algorithm, or whose evaluation is of an earlier policy.
     """
     refuse_other_kind(path, ".json")
     kept, told = distinct(runs)
     scores, games = rliable_scores(kept, score)
+    told += [*_unlike(kept), *(_evaluated_before(kept) if score != "training" else ())]
     try:
         path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     return games, told
+
+
+def _unlike(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield a line for each run that counts as a seed of an algorithm and has other settings, or a seed again."""
+    by_column: dict[tuple[str, str], list[tuple[Run, Job]]] = {}
+    for run in runs:
+        job = parse_job(run.job_toml, f"{run.path}/job.h5")
+        others = by_column.setdefault((_algorithm(job, run), job.environment.id), [])
+        if others:
+            first, its_job = others[0]
+            # How often it saves and what it records makes no other algorithm of it.
+            same = {name: getattr(its_job, name) for name in ("seed", "name", "checkpoint", "record")}
+            if difference := difference_of(job.model_copy(update=same), its_job):
+                key, own, theirs = difference
+                yield f"{run.path}: {key} is {own!r}, and {theirs!r} in {first.path}; both count as one algorithm"
+            if again := next((other for other, its_job in others if its_job.seed == job.seed), None):
+                yield f"{run.path}: of seed {job.seed}, as {again.path} is"
+        others.append((run, job))
+
+
+def _evaluated_before(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield a line for each run whose evaluation is of fewer env steps than it has."""
+    for run in runs:
+        path = run.path / EVALUATION_FILE_NAME
+        evaluated = int(load_evaluation(path).attributes.get("env_steps", 0))
+        trained = sum(int(rank.updates["env_steps"][-1]) for rank in run.all_ranks if rank.updates.num_rows)
+        if evaluated < trained:
+            yield f"{path}: of the policy after {evaluated:,} env steps; the run has {trained:,}"
 
 
 def _algorithm(job: Job, run: Run) -> str:

@@ -88,7 +88,7 @@ class Plan(BaseModel):
         for key, value in [pair for each in self.left_out for pair in each.items()]:
             if key not in self.axes:
                 raise ValueError(f"left_out names {key!r}; must name axes: {list(self.axes)}")
-            if toml_text(value) not in self._values(key):
+            if toml_text(key, value) not in self._values(key):
                 raise ValueError(f"left_out names {value!r}; must be a value of the axis {key!r}: {self._values(key)}")
         if not self.arms:
             raise ValueError("left_out leaves no arm")
@@ -117,18 +117,20 @@ class Plan(BaseModel):
             raise ValueError("num_ranks is 1; distances are between two ranks or more")
         if self.statistic == "faults" and not self.faults:
             raise ValueError(f"faults are missing; what they cost wants an axis {_FAULT!r} and what its values are")
+        if self.faults and OUTSIDE in self._values(_METHOD):
+            raise ValueError(f"faults are for our own runs; leave {OUTSIDE!r} out of axes.{_METHOD}")
         return self
 
     def _values(self, key: str) -> list[str]:
         """Return the values of an axis as text; none if there is no such axis."""
-        return [toml_text(value) for value in self.axes.get(key, ())]
+        return [toml_text(key, value) for value in self.axes.get(key, ())]
 
     @property
     def arms(self) -> dict[str, Chosen]:
         """What each arm chooses, by its name."""
         products = itertools.product(*map(self._values, self.axes))
         chosen = [dict(zip(self.axes, values, strict=True)) for values in products]
-        left_out = [{(key, toml_text(value)) for key, value in each.items()} for each in self.left_out]
+        left_out = [{(key, toml_text(key, value)) for key, value in each.items()} for each in self.left_out]
         arms: dict[str, Chosen] = {}
         for each in chosen:
             if not any(some <= each.items() for some in left_out):
@@ -254,7 +256,7 @@ def _job(plan: Plan, folder: Path, chosen: Chosen, seed: int, factor: float) -> 
     value = _number(job, plan.tuning.key, where)
     # A whole number stays one, where it can.
     tuned = int(value * factor) if isinstance(value, int) and (value * factor).is_integer() else value * factor
-    return load_job(file, settings | {plan.tuning.key: toml_text(tuned)}, where)
+    return load_job(file, settings | {plan.tuning.key: toml_text(plan.tuning.key, tuned)}, where)
 
 
 def _by_key(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -265,7 +267,7 @@ def _by_key(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
         if isinstance(value, dict) and key not in known:
             yield from _by_key(value, f"{key}.")
         else:
-            yield key, toml_text(value)
+            yield key, toml_text(key, value)
 
 
 def _number(job: Job, key: str, where: str) -> float:

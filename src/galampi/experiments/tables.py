@@ -173,7 +173,9 @@ def _distances(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
         else:
             theirs = baseline.runs if baseline is not None else {}
             bounded = {seed: run for seed, run in theirs.items() if len(run.bound)}
-            inside = [run.is_within(bounded[seed]) for seed, run in runs.items() if seed in bounded]
+            inside = [
+                run.is_within(bounded[seed]) for seed, run in runs.items() if seed in bounded and len(run.distance)
+            ]
         rows.append(
             (
                 arm.value,

@@ -87,23 +87,27 @@ def parse_job(
         raise JobError(f"{source}: not TOML: {error}") from None
     # Checked on its own first, so that an error says whether the file or the overrides are wrong.
     _validate(tree, source)
-    known = dict(fields())
-    for key, value in _dotted(overrides, {key.rpartition(".")[0] for key in known}):
+    for key, value in _dotted(overrides, {key.rpartition(".")[0] for key, _ in fields()}):
         *sections, last = key.split(".")
         table = tree
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
                 raise JobError(f"{given_by}: {_unknown(key, value)}")
-        is_text = key in known and known[key].annotation is str
         plain = _plain(value, f"{given_by}: {key}")
-        table[last] = _toml_value(plain) if isinstance(plain, str) and not is_text else plain
+        table[last] = _toml_value(plain) if isinstance(plain, str) and not _is_text(key) else plain
     return _validate(tree, given_by)
 
 
-def toml_text(value: Any) -> str:
-    """Write a value as `load_job` takes it for an override: as TOML in a line, text as it is."""
-    return value if isinstance(value, str) else _inline(value)
+def toml_text(key: str, value: Any) -> str:
+    """Write a setting's value as `load_job` takes it: as TOML in a line, text as it is where it is read as text."""
+    stays = isinstance(value, str) and (_is_text(key) or _toml_value(value) == value)
+    return value if stays else _inline(value)
+
+
+def _is_text(key: str) -> bool:
+    known = dict(fields())
+    return key in known and known[key].annotation is str
 
 
 def _inline(value: Any) -> str:

@@ -327,9 +327,9 @@ class RankWriter:
 
 
 def _column_name(name: str) -> str:
-    """Return the column of a number: HDF5 has no `/` in a name, and the schema's own names are taken."""
+    """Return the column of a number: HDF5 has no `/` in names; the schema's own, and data frames' `rank`, are taken."""
     column = name.replace("/", "_").replace("\0", "_").strip(".") or "_"
-    return f"{column}_" if column in {*(column.name for column in EPISODES), NUM_ROWS} else column
+    return f"{column}_" if column in {*(column.name for column in EPISODES), NUM_ROWS, "rank"} else column
 
 
 def _numbers_of(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from event_records import records
+from made_runs import make_run
 
 from galampi.analysis.export import rliable_scores, write_rliable, write_tensorboard
 from galampi.errors import ResultsError, UserError
@@ -131,3 +132,23 @@ def test_scores_of_evaluations(tmp_path) -> None:
 def test_a_run_without_episodes_has_no_score(tmp_path) -> None:
     with pytest.raises(ResultsError, match="too few episodes have ended"):
         rliable_scores([write_run(tmp_path / "run")], "training")
+
+
+def test_runs_that_are_no_seeds_of_one_algorithm_are_told(tmp_path) -> None:
+    settings = [{"seed": "1"}, {"seed": "2", "record.sketch_size": "64"}, {"seed": "2"}, {"learner.gamma": "0.9"}]
+    runs = [open_run(make_run(tmp_path / f"run-{i}", settings=each, slope=i + 1)) for i, each in enumerate(settings)]
+    _, told = write_rliable(runs, tmp_path / "scores.json", "training")
+    assert told == [
+        f"{tmp_path}/run-2: of seed 2, as {tmp_path}/run-1 is",
+        f"{tmp_path}/run-3: learner.gamma is 0.9, and 0.99 in {tmp_path}/run-0; both count as one algorithm",
+        f"{tmp_path}/run-3: of seed 1, as {tmp_path}/run-0 is",
+    ]
+
+
+def test_an_evaluation_of_an_earlier_policy_is_told(tmp_path) -> None:
+    run = open_run(make_run(tmp_path / "run", num_updates=200))
+    episode = EvaluatedEpisode(episode=1, episodic_return=2.0, length=3, end="cut", seed=1, taken=np.zeros(3, np.int64))
+    for env_steps, told in ((32_000, []), (31_920, ["of the policy after 31,920 env steps; the run has 32,000"])):
+        save_evaluation(run.path / "evaluation.h5", {"sample": [episode]}, {"env_steps": env_steps})
+        lines = write_rliable([run], tmp_path / "scores.json", "evaluation")[1]
+        assert [line.partition("evaluation.h5: ")[2] for line in lines] == told

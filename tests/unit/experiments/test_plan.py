@@ -105,6 +105,11 @@ def test_a_job_beside_the_plan_comes_first(tmp_path) -> None:
         ('"environment.num_envs" = [2, 4]', '"seed" = [2, 4]', "seed is no setting or axis of a plan"),
         ("total_env_steps = 1000", "seed = 3", "seed is no setting or axis of a plan"),
         ("num_ranks = 2", 'num_ranks = 2\nstatistic = "faults"', "faults are missing"),
+        (
+            '"environment.num_envs" = [2, 4]\n"gossip.method" = ["push-sum", "allreduce"]',
+            'fault = ["no"]\n"gossip.method" = ["stable-baselines3", "allreduce"]\n[faults]\nno = []',
+            "faults are for our own runs; leave 'stable-baselines3' out of axes.gossip.method",
+        ),
         ("num_ranks = 2", 'num_ranks = 1\nstatistic = "distance"', "num_ranks is 1; distances are between two ranks"),
         (
             "num_ranks = 2",
@@ -166,6 +171,16 @@ def test_values_are_those_of_toml(tmp_path) -> None:
     assert job.learner.normalize_observations is True
     assert job.learner.gamma == 0.5
     assert job.environment.kwargs == {"size": 3, "name": 'a "b"', "parts": (1, 2)}
+
+
+def test_text_that_looks_like_a_number_stays_text(tmp_path) -> None:
+    axes = '[axes]\n"environment.kwargs.level" = ["1", 2]\n'
+    settings = '[settings]\nname = "7"\n"environment.kwargs.seed" = "0x10"\n'
+    plan = read(tmp_path, PLAN.replace("[settings]\n", settings).replace("[axes]\n", axes))
+    jobs = [run.job for run in counted_runs(plan, tmp_path, {}).values()]
+    assert {job.environment.kwargs["level"] for job in jobs} == {"1", 2}
+    assert {(job.environment.kwargs["seed"], job.name) for job in jobs} == {("0x10", "7")}
+    assert "level-1_num_envs-2_method-push-sum" in plan.arms
 
 
 def test_a_value_that_is_not_allowed_is_the_plans(tmp_path) -> None:

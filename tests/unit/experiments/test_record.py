@@ -134,17 +134,18 @@ def made_of_distances(seeds, **arms):
 
     def run(distance, bound):
         bounds = nothing if bound is None else np.full(2, float(bound))
+        distances = nothing if distance is None else np.full(2, float(distance))
         return RecordedRun(
             about={"num_ranks": 4, "date": "2026-01-02", "processor": "a processor"},
             curve_at=np.array([1.0]),
             curve=np.array([100.0]),
             last_returns=np.full(10, 100.0),
-            distance_at_s=np.array([1.0, 2.0]),
-            distance=np.full(2, float(distance)),
-            norm=np.full(2, 5.0),
+            distance_at_s=np.array([1.0, 2.0])[: len(distances)],
+            distance=distances,
+            norm=np.full(len(distances), 5.0),
             bound_at_s=np.array([1.0, 2.0])[: len(bounds)],
             bound=bounds,
-            bounded_distance=np.full(len(bounds), float(distance)),
+            bounded_distance=distances[: len(bounds)],
             exact_distance=nothing,
             sketched_distance=nothing,
         )
@@ -163,6 +164,7 @@ def test_distances_and_how_they_grow() -> None:
         _4=[(0.2, 4), (0.2, 4)],
         _16=[(0.4, 16), (0.4, 16)],
         none=[(3, None), (0.5, None)],
+        outside=[(None, None), (0.5, None)],
     )
     np.testing.assert_allclose(relative(arms[0], "distance"), [1, 1])
     assert growth(arms[1:3], "distance").value == pytest.approx(0.5)
@@ -177,6 +179,8 @@ def test_distances_and_how_they_grow() -> None:
     assert "2 of 2" in lines[1]
     # One of the runs without exchange ends within the bound of the baseline, 1.
     assert "1 of 2" in lines[4]
+    # Of another library's runs nobody knows distances.
+    assert "1 of 1" in lines[5]
     assert lines[-1].endswith("distance 0.50 (0.50 to 0.50), bound 1.00 (1.00 to 1.00)")
 
 

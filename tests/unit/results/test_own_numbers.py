@@ -30,11 +30,11 @@ def test_numbers_become_columns_whenever_they_first_come(path):
         # A reader that opens the file while it is written sees both.
         writer.flush()
         assert RankFile(path, 0).episodes["success"].tolist()[1:] == [1]
-        write_episode(writer, 3, **{"success": 0.0, "goal/distance": 0.5, "length": 7.0, ".": 8.0})
+        write_episode(writer, 3, **{"success": 0.0, "goal/distance": 0.5, "length": 7.0, "rank": 1.0, ".": 8.0})
         write_episode(writer, 4, success=1.0)
     rank = RankFile(path, 0)
     assert rank.attributes["hostname"] == "node"
-    assert list(rank.episodes)[6:] == ["_", "goal_distance", "length_", "success"]
+    assert list(rank.episodes)[6:] == ["_", "goal_distance", "length_", "rank_", "success"]
     np.testing.assert_array_equal(rank.episodes["success"], [np.nan, 1, 0, 1])
     np.testing.assert_array_equal(rank.episodes["goal_distance"], [np.nan, np.nan, 0.5, np.nan])
     np.testing.assert_array_equal(rank.episodes["length_"], [np.nan, np.nan, 7, np.nan])
