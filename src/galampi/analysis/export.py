@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from galampi.analysis.distinct import distinct
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.tensorboard import TensorBoardPlace
@@ -115,13 +117,13 @@ def _unlike(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _evaluated_before(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield a line for each run whose evaluation is of fewer env steps than it has."""
+    """Yield a line for each run whose evaluation is of fewer updates than all its ranks have made since."""
     for run in runs:
         path = run.path / EVALUATION_FILE_NAME
-        evaluated = int(load_evaluation(path).attributes.get("env_steps", 0))
-        trained = sum(int(rank.updates["env_steps"][-1]) for rank in run.all_ranks if rank.updates.num_rows)
+        evaluated = max(np.atleast_1d(load_evaluation(path).attributes.get("updates", 0)))
+        trained = min((int(rank.updates["update"][-1]) for rank in run.ranks if rank.updates.num_rows), default=0)
         if evaluated < trained:
-            yield f"{path}: of the policy after {evaluated:,} env steps; the run has {trained:,}"
+            yield f"{path}: of the policy after {evaluated:,} updates; the run has made {trained:,}"
 
 
 def _algorithm(job: Job, run: Run) -> str:

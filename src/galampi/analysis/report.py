@@ -6,6 +6,7 @@ Owns which runs belong together, where each figure stands, and the files that ar
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from galampi.analysis.shown import shown
 from galampi.analysis.statistics import settings_changed
 from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
 from galampi.errors import ResultsError, UserError
-from galampi.job import by_key
+from galampi.job import are_equal, by_key
 from galampi.results.reader import Run, open_run
 from galampi.results.sole import sole_writer
 
@@ -99,7 +100,10 @@ def report(
     """
     kept, told = distinct([open_run(path) for path in paths])
     told += [line for run in kept if (line := _of_missing_ranks(run))]
-    runs = [RunReport(run.path) for run in kept]
+    begun = [run for run in kept if any(rank.updates.num_rows for rank in run.ranks)]
+    if begun:
+        told += [f"{run.path}: holds no update yet; the report is of the others" for run in kept if run not in begun]
+    runs = [RunReport(run.path) for run in begun or kept]
     if not mixed:
         _refuse_mixture(runs)
     jobs = _by_job(runs)
@@ -147,7 +151,7 @@ def _refuse_mixture(runs: Sequence[RunReport]) -> None:
     first = runs[0]
     for other in runs[1:]:
         for key, value in settings(first).items():
-            if (theirs := settings(other)[key]) != value:
+            if not are_equal(theirs := settings(other)[key], value):
                 raise UserError(
                     f"environment.{key} is {shown(value)} in {first.path} and {shown(theirs)} in {other.path}: their "
                     "returns or env steps do not mean the same; add --mixed to compare them all the same"
@@ -197,9 +201,19 @@ def _summary(jobs: Sequence[JobReport]) -> dict[str, Any]:
     return {
         "summary_version": SUMMARY_VERSION,
         "galampi": version("galampi"),
-        "environment": jobs[0].runs[0].job.environment.model_dump(mode="json"),
+        # Of arguments of its own, which may be infinite.
+        "environment": _finite(jobs[0].runs[0].job.environment.model_dump(mode="json")),
         "jobs": [job.summary() for job in jobs],
     }
+
+
+def _finite(tree: Any) -> Any:
+    """Return values as JSON has them: numbers that are not finite as text."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_finite(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _figures(jobs: Sequence[JobReport]) -> list[tuple[str, list[Any]]]:
@@ -267,7 +281,7 @@ def _published(jobs: Sequence[JobReport], end: float) -> tuple[published.Curve |
         end: Env steps at which the longest of their curves ends.
     """
     environments = [job.runs[0].job.environment for job in jobs]
-    curve = published.A2C_CURVES.get(environments[0].id)
+    curve = published.A2C_CURVES.get(environments[0].id.rpartition(":")[2])
     same = {(each.id, each.frame_skip) for each in environments} == {(environments[0].id, published.FRAME_SKIP)}
     if curve is None or not same:
         return None, ""
@@ -303,7 +317,7 @@ def _body(
     """Write the figures' files and return the parts of the page."""
     environment = summary["environment"]
     frames = (
-        f", {environment['frame_skip']} emulator frames an env step" if environment["id"].startswith("ALE/") else ""
+        f", {environment['frame_skip']} emulator frames an env step" if jobs[0].runs[0].job.environment.is_atari else ""
     )
     body = [
         page.heading(1, _title(jobs)),

@@ -93,11 +93,22 @@ def learning_curve(finished: Episodes, along: Literal["env_steps", "time_s"], at
     Returns:
         [M]; the mean of all episodes where fewer than 100 had ended, NaN where fewer than 10 had.
     """
-    sums = np.append(0.0, np.cumsum(finished.returns))
     ended = np.searchsorted(getattr(finished, along), at, side="right")
-    window = np.minimum(ended, WINDOW_EPISODES)
-    total = sums[ended] - sums[ended - window]
-    return np.where(window >= FEWEST_EPISODES, total / np.maximum(window, 1), np.nan)
+    return np.where(ended >= FEWEST_EPISODES, mean_of_last(finished.returns, ended), np.nan)
+
+
+def mean_of_last(returns: Floats, ended: NDArray[np.int64]) -> Floats:
+    """Return the mean of the last 100 of the first `ended` [M] returns, of all where there are fewer; [M], NaN of none.
+
+    Each by itself: a difference of sums over all is lost in one of them that is huge.
+    """
+    means = np.full(len(ended), np.nan)
+    few, many = np.flatnonzero((ended > 0) & (ended < WINDOW_EPISODES)), np.flatnonzero(ended >= WINDOW_EPISODES)
+    means[few] = np.cumsum(returns[:WINDOW_EPISODES])[ended[few] - 1] / ended[few]
+    if len(many):
+        windows = np.lib.stride_tricks.sliding_window_view(returns, WINDOW_EPISODES)
+        means[many] = windows[ended[many] - WINDOW_EPISODES].mean(axis=1)
+    return means
 
 
 def final_return(finished: Episodes) -> float | None:

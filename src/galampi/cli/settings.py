@@ -92,8 +92,11 @@ def add_settings(parser: Parser) -> None:
 
 
 def settings_given(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the settings given on the command line."""
-    return {key: value for key, _ in fields() if (value := getattr(arguments, key)) is not None}
+    """Return the settings given on the command line; a folder is the shell's, wherever the job is read and goes."""
+    given = {key: value for key, _ in fields() if (value := getattr(arguments, key)) is not None}
+    if given.get("modules_folder"):
+        given["modules_folder"] = str(expanded(given["modules_folder"]).resolve())
+    return given
 
 
 def mute_output(error: OSError) -> None:

@@ -124,7 +124,7 @@ def _summary(job: Job, out: Path, outcome: Outcome, num_ranks: int) -> str:
     from galampi.training import no_return
 
     low, high, total = outcome.weights
-    is_atari = job.environment.id.startswith("ALE/")
+    is_atari = job.environment.is_atari
     frames = f"; one is {job.environment.frame_skip} emulator frames" if is_atari else ""
     mean_return = f"{returned(outcome.mean_return)} (last 100 episodes, raw score of full games)"
     if math.isnan(outcome.mean_return):

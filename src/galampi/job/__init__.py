@@ -14,7 +14,7 @@ from galampi.job.modules import (
     named_modules,
     one_line,
 )
-from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, by_key, difference_of, fields
+from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, are_equal, by_key, difference_of, fields
 from galampi.job.shipped import find_job, shipped_jobs
 from galampi.job.text import allowed, did_you_mean, dump_job, job_of_run, load_job, parse_job, toml_text
 
@@ -25,6 +25,7 @@ __all__ = [
     "Network",
     "Wrapper",
     "allowed",
+    "are_equal",
     "by_key",
     "did_you_mean",
     "difference_of",

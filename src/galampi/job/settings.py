@@ -262,10 +262,14 @@ def difference_of(job: Job, other: Job) -> tuple[str, Any, Any] | None:
     own, theirs = by_key(job), by_key(other)
     for key in {**own, **theirs}:
         mine, other_value = own.get(key), theirs.get(key)
-        # By their text too: NaN is not equal to itself.
-        if key != "modules_folder" and mine != other_value and repr(mine) != repr(other_value):
+        if key != "modules_folder" and not are_equal(mine, other_value):
             return key, mine, other_value
     return None
+
+
+def are_equal(value: Any, other: Any) -> bool:
+    """Whether two values of a setting are the same, as NaN is the same as NaN."""
+    return bool(value == other) or repr(value) == repr(other)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

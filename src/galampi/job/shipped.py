@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def copy_shipped(folder: Path) -> None:
     jobs = sorted([*JOBS.glob("*.toml"), *JOBS.glob("*.py")])
     copies = {folder / "jobs": jobs, folder / "slurm": sorted(BATCH_FILES.glob("*.sbatch"))}
     for copy in copies:
-        if copy.exists():
+        if os.path.exists(copy):  # False of what may not be looked at, where Path.exists raises.
             raise UserError(f"{copy}: is there already; choose another folder")
     try:
         for copy, files in copies.items():

@@ -53,11 +53,14 @@ def load_job(
     job = parse_job(text, source, overrides, given_by)
     if fault := idle_setting(job):
         raise JobError(f"{source if idle_setting(parse_job(text, source)) == fault else given_by}: {fault}")
-    return _with_modules_below(folder, job) if any(named_modules(job)) else job
+    if any(named_modules(job)):
+        # An absolute folder is taken as it is.
+        return job.model_copy(update={"modules_folder": str((folder / expanded(job.modules_folder)).resolve())})
+    return job
 
 
 def job_of_run(text: str, source: str, overrides: Mapping[str, Any]) -> Job:
-    """Build the job of a run that goes on under other settings of the command line, taken as `load_job` takes them.
+    """Build the job of a run that goes on under other settings of the command line.
 
     Raises:
         JobError: The text is not TOML, or there is a key or value that is not allowed, or a new one that does nothing.
@@ -65,12 +68,7 @@ def job_of_run(text: str, source: str, overrides: Mapping[str, Any]) -> Job:
     job = parse_job(text, source, overrides)
     if (fault := idle_setting(job)) and fault != idle_setting(parse_job(text, source)):
         raise JobError(f"command line: {fault}")
-    return _with_modules_below(Path(), job) if "modules_folder" in overrides else job
-
-
-def _with_modules_below(folder: Path, job: Job) -> Job:
-    """Return a job whose folder of modules is absolute; one that is stays as it is."""
-    return job.model_copy(update={"modules_folder": str((folder / expanded(job.modules_folder)).resolve())})
+    return job
 
 
 def parse_job(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -69,7 +70,7 @@ def submit(request: Request) -> int:
     """
     if request.rehearse:
         return _rehearse(request)
-    if request.job.is_dir():
+    if os.path.isdir(request.job):  # False of what may not be looked at, where Path.is_dir raises.
         return _submit_rest_of_sweep(request)
     if request.sweeps or request.num_seeds is not None:
         return _submit_new_sweep(request)
@@ -168,6 +169,10 @@ def _rehearse(request: Request) -> int:
     )
     job = load_job(request.job, {**request.overrides, **rehearsal.OVERRIDES})
     out = _folder_of(request, f"{job.name}-rehearsal")
+    if there := next((out / event for event in rehearsal.EVENTS if (out / event / "job.h5").exists()), None):
+        raise UserError(
+            f"{there}: holds the run of an earlier rehearsal, which would pass for this; give another --out"
+        )
     jobs: list[rehearsal.Rehearsed] = []
     try:
         for event in rehearsal.EVENTS:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from galampi.errors import UserError
-from galampi.job import Job, difference_of, load_job
+from galampi.job import Job, difference_of, load_job, shipped_jobs
 from galampi.launch import sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.mpirun import mpirun
@@ -111,6 +111,9 @@ def _lay_out(asked: Asked) -> None:
         if asked.job is not None or asked.overrides:
             raise UserError(f"{asked.folder}: a sweep that is laid out keeps its settings; name its folder alone")
         return
+    name = asked.folder.name
+    if not is_there and asked.job is None and name in shipped_jobs() and asked.folder.parent == Path.cwd():
+        raise UserError(f"{name}: is a job; a sweep wants its folder first, as `sweep runs/{name} {name} ...`")
     axes = parse_axes(asked.sweeps, asked.num_seeds, load_job(asked.job, asked.overrides).seed)
     jobs = combinations(asked.job, asked.overrides, axes)
     if not is_there:

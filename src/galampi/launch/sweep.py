@@ -15,6 +15,7 @@ from __future__ import annotations
 import getpass
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -82,13 +83,14 @@ def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
     Raises:
         UserError: The folder cannot be written, or holds a sweep already.
     """
-    if (folder / "job.h5").exists():
+    # Of a folder that may not be looked into, Path.exists raises.
+    if os.path.exists(folder / "job.h5"):
         raise UserError(f"{folder}: holds a run; choose another folder")
     if is_sweep(folder):
         raise UserError(
             f"{folder}: holds a sweep; `submit {folder}` submits what is missing of it, `sweep {folder}` trains it here"
         )
-    if (folder / "jobs").exists():
+    if os.path.exists(folder / "jobs"):
         raise UserError(f"{folder}: has a `jobs` that is no sweep's; choose another folder")
     part = folder / "jobs.part"
     try:
@@ -131,7 +133,7 @@ def is_sweep(folder: Path) -> bool:
 
 def run_folders(folder: Path) -> list[Path]:
     """Return the folders of the runs of a sweep, in their order; of a run its own; of a sweep's own folders none."""
-    if folder.name in ("jobs", "logs") and is_sweep(folder.parent):
+    if folder.name in ("jobs", "logs", OPTIONS, SUBMISSIONS) and is_sweep(folder.parent):
         # As `SWEEP/*` names them.
         return []
     if not is_sweep(folder):

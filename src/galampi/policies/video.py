@@ -17,7 +17,7 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
 from galampi.environments import Simulators
-from galampi.environments.making import render_modes
+from galampi.environments.making import render_modes, spec_of
 from galampi.environments.rows import Row
 from galampi.environments.vector import Games, atari_settings
 from galampi.errors import UserError
@@ -141,7 +141,7 @@ def _atari(environment: Environment, seed: int) -> tuple[Games, int]:
     """Return one game as `make_simulators` makes it, but in colour and full size; and pictures a second."""
     shown = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
     games = AtariVectorEnv(
-        gym.spec(environment.id).kwargs["game"], 1, **(atari_settings(environment, num_threads=1) | shown)
+        spec_of(environment.id).kwargs["game"], 1, **(atari_settings(environment, num_threads=1) | shown)
     )
     return Games(games, seed), max(1, round(ATARI_FRAMES_PER_S / environment.frame_skip))
 

@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from galampi.errors import UserError
-from galampi.job import Job, by_key, parse_job
+from galampi.job import Job, are_equal, by_key, parse_job
 from galampi.policies.stored import checkpoint_path, find_policy
 from galampi.ranks.placement import together
 from galampi.results import Position, open_run
@@ -290,7 +290,7 @@ def _changes(before: Job, now: Job, out: Path) -> str:
         UserError: One that decides what the run's numbers mean.
     """
     old, new = by_key(before), by_key(now)
-    changed = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    changed = [key for key in {**new, **old} if not are_equal(old.get(key), new.get(key))]
     for key in changed:
         if not key.startswith(_MAY_CHANGE):
             raise UserError(

@@ -148,7 +148,11 @@ def test_runs_that_are_no_seeds_of_one_algorithm_are_told(tmp_path) -> None:
 def test_an_evaluation_of_an_earlier_policy_is_told(tmp_path) -> None:
     run = open_run(make_run(tmp_path / "run", num_updates=200))
     episode = EvaluatedEpisode(episode=1, episodic_return=2.0, length=3, end="cut", seed=1, taken=np.zeros(3, np.int64))
-    for env_steps, told in ((32_000, []), (31_920, ["of the policy after 31,920 env steps; the run has 32,000"])):
-        save_evaluation(run.path / "evaluation.h5", {"sample": [episode]}, {"env_steps": env_steps})
+    for updates, told in (
+        ([200, 200], []),
+        ([200], []),
+        ([199, 199], ["of the policy after 199 updates; the run has made 200"]),
+    ):
+        save_evaluation(run.path / "evaluation.h5", {"sample": [episode]}, {"updates": updates})
         lines = write_rliable([run], tmp_path / "scores.json", "evaluation")[1]
         assert [line.partition("evaluation.h5: ")[2] for line in lines] == told

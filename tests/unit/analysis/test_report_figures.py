@@ -9,7 +9,7 @@ pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]
 
 from galampi.analysis.ball import Bound
 from galampi.analysis.figures import JobCurve, distances, learning_curves
-from galampi.analysis.figures.drawing import Canvas
+from galampi.analysis.figures.drawing import Canvas, start_at_zero
 from galampi.analysis.published import A2C_CURVES
 from galampi.analysis.report import report
 from galampi.analysis.statistics import Interval
@@ -25,6 +25,15 @@ def test_distances_are_drawn_against_job_time(tmp_path, method):
         figure.draw(axes)
         assert axes.get_xlabel() == "job time (s)"
         assert axes.lines[0].get_xdata()[-1] == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("values", "begins_at_0"), [([0.5, 1.0], True), ([-0.5, 1.0], False), ([-2.0, -0.8], False)])
+def test_what_is_negative_is_shown(values, begins_at_0):
+    axes = Canvas().add_subplot()
+    axes.plot([0, 1], values)
+    start_at_zero(axes)
+    low, high = axes.get_ylim()
+    assert (low == 0) == begins_at_0 and low <= min(values) < max(values) <= high
 
 
 def test_ranks_that_are_alike_have_a_linear_axis(tmp_path):

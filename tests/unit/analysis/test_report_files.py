@@ -57,6 +57,25 @@ def seeds(tmp_path_factory):
     return folder / "out", json.loads((folder / "out" / "summary.json").read_text()), text
 
 
+def test_a_run_without_rows_is_left_out_and_told(tmp_path):
+    runs = [make_run(tmp_path / str(seed), settings={"seed": str(seed)}) for seed in (1, 2)]
+    begun = make_run(tmp_path / "3", settings={"seed": "3"}, num_updates=0)
+    assert f"{begun}: holds no update yet; the report is of the others" in report([*runs, begun], tmp_path / "out")
+    (job,) = json.loads((tmp_path / "out/summary.json").read_text())["jobs"]
+    assert len(job["runs"]) == 2
+    with pytest.raises(ResultsError, match="3: holds no update yet; nothing to report"):
+        report([begun], tmp_path / "out")
+
+
+def test_arguments_that_are_not_finite(tmp_path):
+    settings = {"environment.kwargs": "{ a = [0.7, inf], b = nan }"}
+    runs = [make_run(tmp_path / str(seed), settings={**settings, "seed": str(seed)}) for seed in (1, 2)]
+    report(runs, tmp_path / "out")
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert len(summary["jobs"]) == 1
+    assert summary["environment"]["kwargs"] == {"a": [0.7, "inf"], "b": "nan"}
+
+
 def test_seeds_are_one_job(seeds):
     _, summary, text = seeds
     exponential, ring = summary["jobs"]

@@ -89,6 +89,14 @@ def test_learning_curve_is_the_mean_of_the_last_hundred():
     assert final_return(finished(9)) is None
 
 
+def test_a_huge_return_is_forgotten_once_it_is_a_hundred_episodes_ago():
+    episodes = finished(300)
+    episodes.returns[:] = -50
+    episodes.returns[:5] = -1e20
+    curve = learning_curve(episodes, "env_steps", np.array([80 * 99.5, 80 * 104, 80 * 105, 80 * 300]))
+    np.testing.assert_allclose(curve, [-5e20 / 99, -1e18, -50, -50])
+
+
 def test_env_steps_of_an_episode_are_those_of_all_ranks(tmp_path):
     run = open_run(make_run(tmp_path, num_ranks=3, num_updates=20))
     np.testing.assert_allclose(total_env_steps(run, np.array([0.0, 0.05, 1.0, 99.0])), [0, 120, 2400, 4800])

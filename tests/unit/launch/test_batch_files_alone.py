@@ -315,6 +315,15 @@ def test_preempt_saves_often_unless_told_how_often(stage, arguments) -> None:
     assert told.endswith(" --checkpoint.every_updates 1000 --checkpoint.every_updates 5")
 
 
+@pytest.mark.parametrize(("number", "is_kept"), [("200", True), ("1_000", False), ("5000", False)])
+def test_preempt_keeps_the_number_of_a_job_file_that_saves_more_often(stage, number, is_kept) -> None:
+    job = stage.folder / "job.toml"
+    job.write_text(f"seed = 1\n[checkpoint]\nevery_updates = {number} # of updates\nevery_s = 300.0\n")
+    stage.run("preempt", str(job), "run")
+    (call,) = [call for call in stage.calls if TRAIN in call]
+    assert ("--checkpoint.every_updates" in call) != is_kept
+
+
 @pytest.mark.parametrize("name", [None, "preempt"])
 def test_a_sweep_has_its_runs_trained_by_the_batch_file_that_is_given(stage, name) -> None:
     (stage.folder / "sweep/jobs").mkdir(parents=True)

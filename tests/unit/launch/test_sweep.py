@@ -91,6 +91,39 @@ def test_the_same_command_goes_on_with_its_sweep(tmp_path, monkeypatch) -> None:
             here._lay_out(replace(asked, sweeps=other))
 
 
+def test_the_name_of_a_job_is_no_folder_of_a_sweep(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match="cartpole: is a job; a sweep wants its folder first, as `sweep runs/cartpole car"
+    ):
+        run(["sweep", "cartpole", "--array-seeds", "2"])
+    assert not (tmp_path / "cartpole").exists()
+
+
+def test_files_of_a_sweep_are_no_runs(tmp_path) -> None:
+    folder = make(tmp_path)
+    for name in (sweep.OPTIONS, sweep.SUBMISSIONS):
+        (folder / name).touch()
+        assert sweep.run_folders(folder / name) == []
+
+
+def test_a_folder_of_modules_is_the_shells(tmp_path, monkeypatch, capsys) -> None:
+    """And not that of the job file, nor of the run, where the job is read anew."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/job.toml").write_text("environment.id = 'my_env:Maze'\n")
+    (tmp_path / "mods").mkdir()
+    (tmp_path / "mods/my_env.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert run(["submit", "jobs/job.toml", "--modules_folder", "mods", "--out", "runs/x", "--dry-run"]) == 0
+    assert f"--modules_folder {tmp_path}/mods" in capsys.readouterr().out
+
+
+def test_a_rehearsal_takes_no_run_of_another_for_its_own(tmp_path) -> None:
+    JobFile.create(tmp_path / "out/limit", {"job_toml": ""}, 2)
+    with pytest.raises(UserError, match="out/limit: holds the run of an earlier rehearsal"):
+        run(["submit", "cartpole", "--rehearse", "--out", str(tmp_path / "out")])
+
+
 def test_a_sweep_may_gain_runs_while_it_is_trained(tmp_path, capsys) -> None:
     folder = make(tmp_path, num_seeds=1)
     with SweepDisplay(sweep.read_sweep(folder)) as display:

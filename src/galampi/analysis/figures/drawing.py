@@ -215,8 +215,9 @@ def make_logarithmic(axes: Axes) -> None:
 
 
 def start_at_zero(axes: Axes) -> None:
-    """Let the axis of the values begin at 0."""
-    axes.set_ylim(bottom=0)
+    """Let the axis of the values begin at 0, if none is negative."""
+    if axes.dataLim.ymin >= 0:
+        axes.set_ylim(bottom=0)
 
 
 def last_known(values: Floats) -> float:

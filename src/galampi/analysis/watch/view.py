@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from galampi.analysis.shown import shown, span
+from galampi.analysis.statistics import mean_of_last
 from galampi.digits import returned
 from galampi.errors import ResultsError
 from galampi.job import parse_job
@@ -202,11 +203,8 @@ class RunView:
         time_s, returns = self._episodes()
         if not len(returns):
             return []
-        sums = np.append(0.0, np.cumsum(returns))
         ended = np.searchsorted(time_s, np.linspace(0, time_s[-1], num_points + 1)[1:], side="right")
-        window = np.minimum(ended, _WINDOW_EPISODES)
-        means = np.divide(sums[ended] - sums[ended - window], window, out=np.full(num_points, np.nan), where=window > 0)
-        return [float(mean) for mean in means]
+        return [float(mean) for mean in mean_of_last(returns, ended)]
 
     def line(self) -> str:
         """Say all in one line."""
