@@ -70,12 +70,16 @@ class Actuation:
 
         Raises:
             ValueError: Their shape is not [B, *shape], or one lies outside the space.
+            UserError: One is not finite.
         """
         if actions.shape[1:] != self.shape or not len(actions):
             raise ValueError(f"actions have shape {actions.shape}; must be {('B', *self.shape)}")
         if self.dtype.kind == "f":
             if not np.isfinite(actions).all():
-                raise ValueError(f"actions hold numbers that are not finite: {actions}")
+                raise UserError(
+                    "an action of the policy is not finite: training has diverged; the learning rate may be too high, "
+                    "or rewards too large (learner.reward_scale, learner.normalize_returns)"
+                )
         elif actions.dtype.kind not in "iu" or (actions < self.least).any() or (actions > self.most).any():
             raise ValueError(f"actions are {actions}; must be whole numbers from {self.least} to {self.most}")
 
@@ -91,13 +95,13 @@ class Actuation:
         """Return what a simulator takes for one action [*shape] of the policy."""
         space = self._space
         if isinstance(space, gym.spaces.Discrete):
-            return action
+            return np.asarray(action).astype(space.dtype)[()]
         if isinstance(space, gym.spaces.MultiDiscrete):
             return (action.reshape(space.shape) + space.start).astype(space.dtype)
         assert space.shape is not None
         if isinstance(space, gym.spaces.Box):
             action = np.clip(self.middle + self.half_range * action, self.low, self.high)
-            if space.dtype is not None and space.dtype.kind in "iu":
+            if space.dtype is not None and space.dtype.kind in "iub":
                 action = np.rint(action)
             # A bound that the type rounds away from it is not passed.
             return np.clip(action.reshape(space.shape).astype(space.dtype), space.low, space.high)

@@ -80,6 +80,7 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
         most_steps = None
         kwargs |= {
             "frameskip": 1,
+            "max_num_frames_per_episode": 0,  # `Game` counts; the emulator's own limit stands still there.
             "repeat_action_probability": environment.repeat_action_probability,
             "full_action_space": environment.full_action_space,
         }

@@ -99,13 +99,9 @@ class Row:
         ]
         first = self._simulators[0]
         self.spaces = first.observation_space, first.action_space
-        for name in ("observation_space", "action_space"):
-            for index, simulator in zip(indices, self._simulators, strict=True):
-                if getattr(simulator, name) != getattr(first, name):
-                    raise UserError(
-                        f"{environment.id}: {name} of simulator {first_number + index} is {getattr(simulator, name)}; "
-                        f"must be that of the others, {getattr(first, name)}"
-                    )
+        for index, simulator in zip(indices, self._simulators, strict=True):
+            spaces = simulator.observation_space, simulator.action_space
+            _refuse_other_spaces(environment, first_number + index, spaces, self.spaces)
         self._ended = [False] * len(indices)
 
     def reset(self) -> Answers:
@@ -144,6 +140,20 @@ class Row:
         )
 
 
+def _refuse_other_spaces(
+    environment: Environment,
+    number: int,
+    spaces: tuple[gym.Space[object], gym.Space[object]],
+    first: tuple[gym.Space[object], gym.Space[object]],
+) -> None:
+    """Raise UserError unless a simulator's spaces, of observations and of actions, are those of the first one."""
+    for name, space, of_first in zip(("observation_space", "action_space"), spaces, first, strict=True):
+        if space != of_first:
+            raise UserError(
+                f"{environment.id}: {name} of simulator {number} is {space}; must be that of the others, {of_first}"
+            )
+
+
 class Processes:
     """Simulators in processes of their own, each of which has a row of them.
 
@@ -176,7 +186,10 @@ class Processes:
             theirs.close()
             self._connections.append(ours)
             self._processes.append(process)
-        self.spaces: tuple[gym.Space[object], gym.Space[object]] = self._receive()[0]
+        parts: list[tuple[gym.Space[object], gym.Space[object]]] = [(part[0], part[1]) for part in self._receive()]
+        self.spaces = parts[0]
+        for indices, spaces in zip(self._rows, parts, strict=True):
+            _refuse_other_spaces(environment, first_number + int(indices[0]), spaces, self.spaces)
 
     def reset(self) -> Answers:
         """Start every simulator with its seed."""

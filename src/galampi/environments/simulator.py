@@ -6,6 +6,7 @@ that says how; what is raised in the middle of an episode ends that episode, and
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,8 @@ from galampi.environments.spaces import Encoding, UnfitError
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Environment
 from galampi.job.modules import one_line
+
+log = logging.getLogger(__name__)
 
 ACTION_MASK = "action_mask"
 
@@ -170,8 +173,11 @@ class Simulator:
         return self._env.render()
 
     def close(self) -> None:
-        """End it."""
-        self._env.close()
+        """End it; what it raises then harms nothing."""
+        try:
+            self._env.close()
+        except USERS_FAILURES as error:
+            log.warning("closing a simulator of %s: %s", self._settings.id, one_line(error))
 
     def _answer(
         self,
@@ -204,7 +210,8 @@ class Simulator:
             reward,
             terminated,
             truncated,
-            int(info["lives"]) if self._settings.is_atari else 0,
+            # Not of the info, which a wrapper may have dropped.
+            int(self._env.unwrapped.ale.lives()) if self._settings.is_atari else 0,  # type: ignore[attr-defined]
             self._mask(mask) if self.has_mask else None,
             {str(key): as_float(value) for key, value in info.items() if is_number(value)} if is_end else {},
             None,

@@ -278,7 +278,9 @@ class _OneHot(_Leaf):
         self._offsets = np.cumsum(sizes) - sizes
 
     def arrange(self, values: np.ndarray) -> np.ndarray:
-        indices = values.reshape(len(values), -1) - self._starts
+        # What is of uint64 becomes a fraction beside what is not.
+        whole = values if values.dtype.kind == "f" else values.astype(np.int64)
+        indices = whole.reshape(len(values), -1) - self._starts
         if values.dtype.kind == "f" or (indices < 0).any() or (indices >= self._sizes).any():
             where = f"{self.name!r} " if self.name else ""
             least, most = self._starts, self._starts + self._sizes - 1

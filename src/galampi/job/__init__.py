@@ -16,7 +16,7 @@ from galampi.job.modules import (
 )
 from galampi.job.settings import Environment, Gossip, Job, Network, Wrapper, are_equal, by_key, difference_of, fields
 from galampi.job.shipped import find_job, shipped_jobs
-from galampi.job.text import allowed, did_you_mean, dump_job, job_of_run, load_job, parse_job, toml_text
+from galampi.job.text import allowed, as_lists, did_you_mean, dump_job, job_of_run, load_job, parse_job, toml_text
 
 __all__ = [
     "Environment",
@@ -26,6 +26,7 @@ __all__ = [
     "Wrapper",
     "allowed",
     "are_equal",
+    "as_lists",
     "by_key",
     "did_you_mean",
     "difference_of",

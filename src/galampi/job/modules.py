@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from galampi.errors import USERS_FAILURES, UserError
@@ -36,13 +36,19 @@ def find_modules(job: Job) -> dict[str, str]:
     for key, module in named_modules(job):
         first, *rest = module.split(".")
         places = [job.modules_folder] if job.modules_folder else []
-        spec = PathFinder.find_spec(first, [*places, *sys.path])
+        # What was installed to be edited may be known to a finder of its own alone.
+        spec = PathFinder.find_spec(first, [*places, *sys.path]) or _spec_of_finders(first)
         if spec is None and first not in sys.modules:
             where = f"neither in {job.modules_folder} nor installed" if job.modules_folder else "not installed"
             raise UserError(f"{key} names the module {module!r}, which is {where}")
         origin = spec.origin if spec is not None and spec.origin is not None else "a place of its own"
         found[module] = str(Path(origin).parent.joinpath(*rest)) if rest else origin
     return found
+
+
+def _spec_of_finders(name: str) -> ModuleSpec | None:
+    found = (finder.find_spec(name, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    return next((spec for spec in found if spec is not None), None)
 
 
 def import_modules(job: Job) -> None:

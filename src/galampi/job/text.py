@@ -124,7 +124,7 @@ def dump_job(job: Job) -> str:
     for section, names, _ in _idle(job):
         idle.setdefault(section, set()).update(names)
     # Not as JSON, which has neither infinities nor dates.
-    return tomli_w.dumps(_lists(job.model_dump(exclude=idle)))
+    return tomli_w.dumps(as_lists(job.model_dump(exclude=idle)))
 
 
 def idle_setting(job: Job) -> str:
@@ -259,11 +259,11 @@ def _tuples(tree: Any) -> Any:
     return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
 
 
-def _lists(tree: Any) -> Any:
-    """Return a tree of a Job as TOML has it."""
+def as_lists(tree: Any) -> Any:
+    """Return a copy of a tree of a Job as TOML has it: with lists, where a Job, which is frozen, has tuples."""
     if isinstance(tree, dict):
-        return {key: _lists(value) for key, value in tree.items()}
-    return list(map(_lists, tree)) if isinstance(tree, tuple | list) else tree
+        return {key: as_lists(value) for key, value in tree.items()}
+    return list(map(as_lists, tree)) if isinstance(tree, tuple | list) else tree
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from galampi.environments.spaces import Encoding
 from galampi.errors import USERS_FAILURES, UserError
-from galampi.job import Network, import_module
+from galampi.job import Network, as_lists, import_module
 from galampi.job.modules import one_line
 
 
@@ -34,7 +34,7 @@ def users_module(network: Network, encoding: Encoding) -> tuple[nn.Module, int]:
     if not callable(make):
         raise UserError(f"{subject}; {name!r} has no such class or function")
     try:
-        module = make(encoding, **network.kwargs)
+        module = make(encoding, **as_lists(network.kwargs))
     except USERS_FAILURES as error:
         raise UserError(f"{subject}, and building it raises {one_line(error)}") from error
     if not isinstance(module, nn.Module):

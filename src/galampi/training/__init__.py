@@ -28,7 +28,7 @@ from galampi.results import JobFile, new_folder, open_run
 from galampi.signals import StopNow, StopSignals
 from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
-from galampi.training.folder import claimed, set_aside
+from galampi.training.folder import claimed, put_back, set_aside
 from galampi.training.loop import train_to_end
 from galampi.training.resuming import find_start, new_start
 from galampi.training.setup import begin, make_rank
@@ -85,6 +85,8 @@ def train(
             with signals:
                 with together(comm):
                     refuse_singletons(comm)
+                    if resume == "anew" and origin and out and origin.resolve() == out.resolve():
+                        raise UserError(f"{out}: to begin anew with its own policy wants another --out")
                 _refuse_other_jobs(job, comm)
                 end_with_launcher(comm)
                 placement = place(comm)
@@ -164,7 +166,9 @@ def _claim(job: Job, out: Path | None, resume: Resume, comm: MPI.Intracomm, clai
             is_resumed = resume == "yes" or (resume != "no" and (folder / "job.h5").exists())
             claim.enter_context(claimed(folder, resume=is_resumed, is_new=out is None))
             if is_resumed and resume == "anew":
-                log.info("the files of the run before are kept in %s", set_aside(folder))
+                aside = set_aside(folder)
+                claim.callback(put_back, folder, aside)
+                log.info("the files of the run before are kept in %s", aside)
                 is_resumed = False
             found = folder, is_resumed
     folder, is_resumed = comm.bcast(found)

@@ -111,7 +111,10 @@ def _launcher_terminal() -> os.terminal_size | None:
     """
     if os.environ.get("TERM") == "dumb":
         return None
-    output = sys.stdout.fileno() if hasattr(sys.stdout, "fileno") else -1
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        output = -1  # A stream in memory, as of a notebook, or one that was closed.
     under_launcher = any(name in os.environ for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"))
     if not under_launcher:
         return os.get_terminal_size(output) if os.isatty(output) else None

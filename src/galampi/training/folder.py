@@ -111,6 +111,16 @@ def set_aside(out: Path) -> Path:
     return aside
 
 
+def put_back(out: Path, aside: Path) -> None:
+    """Move what was set aside back where it was, unless another run has begun there. Local."""
+    if (out / "job.h5").exists():
+        return
+    _clear(out)
+    for path in aside.iterdir():
+        path.rename(out / path.name)
+    aside.rmdir()
+
+
 def _refuse_rows(out: Path) -> None:
     """Raise unless what lies there without a job.h5 is what a start that was cut short leaves: files without rows."""
     for path in out.glob("rank-[0-9]*.h5"):

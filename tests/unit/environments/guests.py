@@ -161,3 +161,20 @@ class Growing(Guest):
     def __init__(self, size):
         super().__init__()
         self.action_space = gym.spaces.Discrete(2 + size)
+
+
+class Unclosable(gym.Wrapper):
+    """Ends as environments do that close a window they never opened."""
+
+    def close(self):
+        raise AttributeError("no viewer")
+
+
+class Silent(gym.Wrapper):
+    """Tells nothing of what the environment told."""
+
+    def reset(self, **settings):
+        return self.env.reset(**settings)[0], {}
+
+    def step(self, action):
+        return *self.env.step(action)[:4], {}

@@ -9,6 +9,7 @@ from limits import DEADLOCK_S
 
 from galampi.environments import make_simulators
 from galampi.environments.actuation import Actuation
+from galampi.environments.making import make_environment
 from galampi.environments.spaces import Encoding
 from galampi.errors import UserError
 from galampi.job import Environment, Wrapper, parse_job
@@ -263,6 +264,40 @@ def test_a_process_that_dies_is_told():
 def test_simulators_of_different_spaces_are_refused():
     with pytest.raises(UserError, match="action_space of simulator 1 is Discrete\\(3\\); must be that of the others"):
         make("Growing", kwargs={"size": "{simulator}"})
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int64])
+def test_actions_are_of_the_type_of_their_space(dtype):
+    space = gym.spaces.Discrete(3, dtype=dtype)
+    action = Actuation(space)(np.int64(2))
+    assert space.contains(action) and action == 2 and action.dtype == dtype
+    switches = gym.spaces.Box(0, 1, (3,), np.bool_)
+    assert Actuation(switches)(np.array([-0.9, -0.1, 0.1])).tolist() == [False, False, True]
+
+
+def test_simulators_of_different_spaces_are_refused_between_processes():
+    with pytest.raises(UserError, match="action_space of simulator 1 is Discrete\\(3\\); must be that of the others"):
+        make("Growing", kwargs={"size": "{simulator}"}, num_threads=2, vectorization="async")
+
+
+def test_closing_harms_nothing(caplog):
+    simulators = make("Guest", num_envs=2, wrappers=("guests:Unclosable",))
+    simulators.reset()
+    simulators.close()
+    assert caplog.text.count("closing a simulator of guests:Guest: AttributeError: no viewer") == 2
+
+
+def test_lives_are_the_emulators_whatever_a_wrapper_tells():
+    environment = Environment(id="ALE/Breakout-v5", num_envs=1, wrappers=("guests:Silent",))
+    simulators = make_simulators(environment, seed=3, num_threads=1, life_ends_return=True)
+    simulators.reset()
+    simulators.step(np.ones(1, np.int64))
+    assert sum(bool(simulators.step(np.full(1, 2)).life_lost[0]) for _ in range(300)) >= 1
+
+
+def test_a_game_with_arguments_may_be_longer_than_the_emulator_has_it():
+    made = make_environment(Environment(id="ALE/Breakout-v5", kwargs={"mode": 0}, max_episode_frames=300_000))
+    assert made.unwrapped.ale.getInt("max_num_frames_per_episode") == 0
 
 
 @pytest.mark.parametrize("grayscale", [True, False])

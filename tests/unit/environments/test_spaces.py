@@ -147,3 +147,9 @@ def test_what_cannot_be_encoded_is_refused_in_one_line(space, message):
 def test_an_observation_that_is_not_of_its_space_is_told(space, observation, message):
     with pytest.raises(UnfitError, match=message):
         Encoding(space)(observation)
+
+
+def test_numbers_without_a_sign_are_numbers_out_of_a_set():
+    assert Encoding(Discrete(4))(np.uint64(3)).tolist() == [0, 0, 0, 1]
+    space = MultiDiscrete([3, 2], dtype=np.uint64)
+    assert Encoding(space)(np.array([2, 0], np.uint64)).tolist() == [0, 0, 1, 1, 0]

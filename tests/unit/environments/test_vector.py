@@ -183,7 +183,7 @@ def test_continuous_actions_are_clipped_but_must_be_finite():
     simulators.reset()
     step = simulators.step(np.array([[50, 50], [-50, -50]], np.float32))
     np.testing.assert_array_equal(step.observations, [[1, 50], [-1, 0]])
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(UserError, match="an action of the policy is not finite: training has diverged"):
         simulators.step(np.array([[np.nan, 0], [0, 0]], np.float32))
 
 

@@ -1,4 +1,6 @@
+import sys
 import tomllib
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galampi.errors import JobError
-from galampi.job import Job, difference_of, dump_job, fields, job_of_run, load_job, named_modules, parse_job
+from galampi.errors import JobError, UserError
+from galampi.job import (
+    Job,
+    difference_of,
+    dump_job,
+    fields,
+    find_modules,
+    job_of_run,
+    load_job,
+    named_modules,
+    parse_job,
+)
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.toml"))
 
@@ -79,6 +91,21 @@ def test_a_run_goes_on_under_other_settings() -> None:
         job_of_run(text, "job.h5", {"gossip.message": "int8"})
     # Of a run that was begun before such settings were refused.
     assert job_of_run(text + "message = 'int8'", "job.h5", {"seed": "3"}).seed == 3
+
+
+def test_what_is_installed_to_be_edited_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a finder of its own, as setuptools writes one."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return ModuleSpec(name, None, origin="/work/edited/__init__.py") if name == "edited" else None
+
+    job = load_job(None, {"environment.id": "edited:Maze"})
+    with pytest.raises(UserError, match="names the module 'edited', which is neither in"):
+        find_modules(job)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert find_modules(job) == {"edited": "/work/edited/__init__.py"}
 
 
 def test_modules_without_a_job_file_are_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

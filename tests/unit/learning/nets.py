@@ -122,5 +122,13 @@ class Embeds(nn.Module):
         return self.signs((x > 0).long()).flatten(1)
 
 
+class Stacked(nn.Sequential):
+    def __init__(self, encoding, widths, more):
+        # As lists join, and no others.
+        sizes = [encoding.shape[0]] + widths + more["widths"]
+        super().__init__(*(nn.Linear(sizes[i], sizes[i + 1]) for i in range(len(sizes) - 1)))
+        widths.clear()
+
+
 def text(encoding):
     return "no module"

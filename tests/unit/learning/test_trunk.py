@@ -78,6 +78,13 @@ def test_the_nature_network_as_a_plain_module_has_the_written_gradient(precision
         assert np.linalg.norm(others[2][part] - gradient[part]) <= tolerance * np.linalg.norm(gradient[part])
 
 
+def test_a_users_module_is_given_lists_of_its_own():
+    kwargs = {"widths": (6, 5), "more": {"widths": (4,)}}
+    policy = make_policy(VECTOR, kind="nets:Stacked", kwargs=kwargs)
+    assert [layer.out_features for layer in policy.trunk.module] == [6, 5, 4]
+    assert kwargs == {"widths": (6, 5), "more": {"widths": (4,)}}
+
+
 def test_a_users_module_is_trained_on_the_flat_vector():
     policy = make_policy(VECTOR, kind="nets:Trunk", kwargs={"width": 7})
     reference = make_policy(VECTOR, kind="nets:Trunk", kwargs={"width": 7})

@@ -1,12 +1,14 @@
 """The progress of a job, as lines."""
 
+import io
 import re
+import sys
 import time
 
 import pytest
 
 from galampi.job import Job
-from galampi.training.display import Display
+from galampi.training.display import Display, _launcher_terminal
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,10 @@ def test_hours_that_are_left_may_be_many(monkeypatch, capsys, total, left) -> No
     monkeypatch.setattr(time, "monotonic", lambda: start_s + 10)
     display.update(10, 1.0)
     assert re.search(r"1 steps/s  return 1.0  left ([\d:]+)$", capsys.readouterr().out).group(1) == left
+
+
+def test_a_stream_in_memory_is_no_terminal(monkeypatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for stream in (io.StringIO(), None):
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert _launcher_terminal() is None

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from galampi.errors import UserError
-from galampi.training.folder import claimed, set_aside
+from galampi.training.folder import claimed, put_back, set_aside
 
 
 def claim(out, **settings):
@@ -75,6 +75,24 @@ def test_a_lock_that_was_removed_before_it_was_taken_is_made_anew(tmp_path, monk
     monkeypatch.setattr(folder.fcntl, "flock", flock)
     with claim(tmp_path):
         assert (tmp_path / "lock").exists() and removed
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_run_that_was_set_aside_is_put_back_unless_another_has_begun(tmp_path, has_begun) -> None:
+    for name in ("job.h5", "rank-0000.h5", "checkpoint/rank-0000.h5"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    aside = set_aside(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("rank-0000.h5", "rank-0001.h5", *(["job.h5"] if has_begun else [])):
+        (tmp_path / name).write_text("new")
+    put_back(tmp_path, aside)
+    there = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.h5")}
+    if has_begun:
+        assert there["job.h5"] == "new" and there["before-1/job.h5"] == "old"
+    else:
+        assert there == {"job.h5": "old", "rank-0000.h5": "old", "checkpoint/rank-0000.h5": "old"}
+        assert not aside.exists()
 
 
 def test_what_is_said_of_a_run_is_set_aside_with_it(tmp_path) -> None:

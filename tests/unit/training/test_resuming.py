@@ -46,6 +46,12 @@ def test_a_resume_that_is_none_is_refused_before_anything(tmp_path, resume) -> N
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_is_not_begun_anew_with_a_policy_that_is_set_aside(tmp_path) -> None:
+    with pytest.raises(UserError, match="to begin anew with its own policy wants another --out"):
+        train(BEFORE, tmp_path / "run", resume="anew", origin=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_signals_are_whose_they_were_before_once_they_are_released() -> None:
     program = """
 import os, signal
