@@ -48,7 +48,7 @@ def test_what_was_played_is_played_again(store, tmp_path, monkeypatch, name, set
 
 @pytest.mark.parametrize(("stuck_after", "most", "end"), [(60, None, "stuck"), (None, 90, "cut")])
 def test_episodes_that_were_ended(store, constant_policy, tmp_path, monkeypatch, stuck_after, most, end) -> None:
-    monkeypatch.setattr(evaluation, "_fire", lambda simulators: None)
+    monkeypatch.setattr(evaluation, "_fire", lambda environment, action_space: None)
     stored = find_policy(store("ALE/Breakout-v5", z=constant_policy("ALE/Breakout-v5", NOOP)))
     limits = {"stuck_after": stuck_after, "max_episode_steps": most}
     evaluate(stored, tmp_path / "e.h5", num_episodes=2, ways=["greedy"], **limits)
