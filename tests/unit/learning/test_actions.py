@@ -90,13 +90,18 @@ def test_numbers_out_of_sets_are_handed_on_as_the_simulator_counts_them():
         (gym.spaces.MultiDiscrete([2, 3]), [[2, 0]]),
         (gym.spaces.MultiDiscrete([2, 3]), [[0, -1]]),
         (gym.spaces.MultiBinary(2), [[0, 2]]),
-        (gym.spaces.Box(-1, 1, (2,)), [[0.0, np.nan]]),
         (gym.spaces.Box(-1, 1, (2,)), [[0.0]]),
     ],
 )
 def test_what_is_no_action_is_refused(space, actions):
     with pytest.raises(ValueError, match="actions"):
         Actuation(space).check(np.array(actions))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_diverged_policy_is_told_in_a_line(value):
+    with pytest.raises(UserError, match="an action of the policy is not finite: training has diverged"):
+        Actuation(gym.spaces.Box(-1, 1, (2,))).check(np.array([[0.0, value]]))
 
 
 def test_other_spaces_are_refused_in_one_line():
