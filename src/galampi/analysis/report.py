@@ -22,7 +22,7 @@ from galampi.analysis.distinct import distinct
 from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.analysis.shown import shown
 from galampi.analysis.statistics import settings_changed
-from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport
+from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport, has_rows
 from galampi.errors import ResultsError, UserError
 from galampi.job import are_equal, by_key
 from galampi.results.reader import Run, open_run
@@ -100,7 +100,7 @@ def report(
     """
     kept, told = distinct([open_run(path) for path in paths])
     told += [line for run in kept if (line := _of_missing_ranks(run))]
-    begun = [run for run in kept if any(rank.updates.num_rows for rank in run.ranks)]
+    begun = [run for run in kept if has_rows(run)]
     if begun:
         told += [f"{run.path}: holds no update yet; the report is of the others" for run in kept if run not in begun]
     runs = [RunReport(run.path) for run in begun or kept]

@@ -33,7 +33,7 @@ from galampi.analysis.statistics import (
 from galampi.errors import ResultsError
 from galampi.job import Job, parse_job
 from galampi.results.distance import ConsensusDistance
-from galampi.results.reader import open_run
+from galampi.results.reader import Run, open_run
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +72,11 @@ class Energy:
         return "; ".join(self.unread) or None
 
 
+def has_rows(run: Run) -> bool:
+    """Whether a run has made an update, as far as its files tell."""
+    return any(rank.updates.num_rows for rank in run.ranks)
+
+
 class RunReport:
     """One run, and what is computed of it."""
 
@@ -86,7 +91,7 @@ class RunReport:
         source = f"{path / 'job.h5' if path.name != 'job.h5' else path}"
         self.job: Job = parse_job(self.run.job_toml, source)
         self.duration_s = duration_s(self.run)
-        if not any(rank.updates.num_rows for rank in self.run.ranks):
+        if not has_rows(self.run):
             raise ResultsError(f"{path}: holds no update yet; nothing to report")
         self.env_steps = self._total("env_steps")
 

@@ -36,8 +36,8 @@ def find_modules(job: Job) -> dict[str, str]:
     for key, module in named_modules(job):
         first, *rest = module.split(".")
         places = [job.modules_folder] if job.modules_folder else []
-        # What was installed to be edited may be known to a finder of its own alone.
-        spec = PathFinder.find_spec(first, [*places, *sys.path]) or _spec_of_finders(first)
+        # What was installed to be edited may be known to a finder of its own alone, so all are asked.
+        spec = PathFinder.find_spec(first, places) or _spec_of_finders(first)
         if spec is None and first not in sys.modules:
             where = f"neither in {job.modules_folder} nor installed" if job.modules_folder else "not installed"
             raise UserError(f"{key} names the module {module!r}, which is {where}")
