@@ -119,7 +119,7 @@ test-lowest-torch: .venv-lowest-torch/.ready  ## Run the tests of learning with 
 
 test-mirror: $(READY)  ## Run the tests of `mirror` with wandb and mlflow, which it installs first: 190 MB from PyPI
 	python -m pip install --quiet --constraint constraints.txt --editable '.[mirror]'
-	python -m pytest tests/unit/analysis/test_mirror.py tests/unit/analysis/test_mirror_lasting.py
+	python -m pytest tests/unit/analysis/test_mirror*.py
 
 bench:  ## Measure speed, beside Stable-Baselines3 and Sample Factory; 45 minutes on an otherwise idle machine
 	$(MAKE) MPI=mpich bench-one

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from followed_runs import new_run
 
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.mlflow import MlflowPlace
@@ -171,6 +172,20 @@ class MlflowPlaces:
             for key in run.data.metrics
         }
         return Shown(found, run.data.params, run.info.status.lower(), run.data.tags.get("galampi.resumed"))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return new_run(
+        tmp_path / "runs/run", job_toml="seed = 3\n[learner]\ngamma = 0.99\n[environment.kwargs]\n'a b!' = 1\n"
+    )
+
+
+def of(run: Path, tag: str, rank: int = 0) -> list[tuple[int, float]]:
+    """The points of a curve, as the run's files have them."""
+    table, column = tag.split("/")
+    rows = open_run(run).ranks[rank].table(table).read("env_steps", column)
+    return list(zip(rows["env_steps"].tolist(), rows[column].tolist(), strict=True))
 
 
 @pytest.fixture
