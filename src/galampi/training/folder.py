@@ -119,6 +119,7 @@ def put_back(out: Path, aside: Path) -> None:
     for path in aside.iterdir():
         path.rename(out / path.name)
     aside.rmdir()
+    log.info("no other run has begun: the files of the run before are in %s again", out)
 
 
 def _refuse_rows(out: Path) -> None:
