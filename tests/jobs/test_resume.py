@@ -217,6 +217,11 @@ def test_a_new_run_begins_with_the_policy_of_another(galampi, small_job, tmp_pat
     assert run.attributes["origin"] == str(old)
     assert run.attributes["origin_env_steps"] >= 2000
     assert run.ranks[0].updates["update"][0] == 1
+    again = galampi("train", "--out", new, "--resume", "--total_env_steps", 16)
+    assert again.finish()[0] == 0
+    goes_on = open_run(new).attributes
+    assert goes_on["num_restarts"] == 1
+    assert all(goes_on[key] == run.attributes[key] for key in run.attributes if key.startswith("origin"))
     for more, words in (
         (("--resume",), "--from begins a new run, --resume goes on with one"),
         (("--network.hidden_sizes", "[32]"), "its network.hidden_sizes is (64, 64); this job's is (32,)"),

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from galampi.analysis import statistics
-from galampi.analysis.distinct import distinct
-from galampi.analysis.statistics import Floats, Interval, duration_s, episodes, learning_curve, over_runs
+from galampi.analysis.pooled import distinct, unfinished, unlike
+from galampi.analysis.statistics import Floats, Interval, duration_s, episodes, learning_curve, over_runs, total
 from galampi.errors import ResultsError, UserError, one_of
 from galampi.results.reader import Run, open_run
 
@@ -40,7 +40,8 @@ def curve(
 
     Args:
         runs: Or their folders. One, whose curve is `iqm` and has no interval; or several, with a 95 % bootstrap
-            interval (scipy). Copies of a run count once, with a warning.
+            interval (scipy). Copies of a run count once; of them, and of runs that are no seeds of one job, a warning
+            tells.
         along: What the moments count.
         num_moments: M; they divide what every run has equally. NaN where a run had ended fewer than 10 episodes.
 
@@ -49,20 +50,24 @@ def curve(
     """
     one_of("along", along, get_args(Along))
     runs = _opened(runs)
-    ends = [_env_steps(run) if along == "env_steps" else duration_s(run) for run in runs]
+    ends = [total(run, "env_steps") if along == "env_steps" else duration_s(run) for run in runs]
     at = np.linspace(0, min(ends), num_moments + 1)[1:]
     over = over_runs(np.stack([learning_curve(episodes(run), along, at) for run in runs]))
     return Curve(over.iqm, over.low, over.high, at)
 
 
 def final_return(runs: Run | Place | Sequence[Run | Place]) -> tuple[float, float, float]:
-    """Return the mean return of the last 100 episodes, and the ends of its interval: as `curve` has them, at the end.
+    """Return the mean return of the last 100 episodes of each run, as `curve` puts them together, and its interval.
+
+    Of runs that have not finished it is that of their own ends, of which a warning tells.
 
     Raises:
         ResultsError: Fewer than 10 episodes of a run have ended.
         UserError: No run is given, or one cannot be read.
     """
     runs = _opened(runs)
+    for line in unfinished(runs):
+        warnings.warn(line, stacklevel=2)
     finals = [statistics.final_return(episodes(run)) for run in runs]
     for run, final in zip(runs, finals, strict=True):
         if final is None:
@@ -76,11 +81,6 @@ def _opened(runs: Run | Place | Sequence[Run | Place]) -> list[Run]:
     if not given:
         raise UserError("a run is wanted, or several; none is given")
     kept, told = distinct([each if isinstance(each, Run) else open_run(each) for each in given])
-    for line in told:
+    for line in (*told, *unlike(kept)):
         warnings.warn(line, stacklevel=3)
     return kept
-
-
-def _env_steps(run: Run) -> int:
-    """Return the env steps of all ranks, those that have left the job included."""
-    return sum(int(statistics.last(rank.updates, "env_steps")) for rank in run.all_ranks if rank.updates.num_rows)

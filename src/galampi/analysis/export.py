@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from galampi.analysis.distinct import distinct
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.tensorboard import TensorBoardPlace
+from galampi.analysis.pooled import distinct, unfinished, unlike
 from galampi.analysis.statistics import episodes, final_return
 from galampi.errors import ResultsError, UserError
-from galampi.job import Job, difference_of, parse_job
+from galampi.job import Job, parse_job
 from galampi.results.evaluation import EVALUATION_FILE_NAME, Actions, load_evaluation
 from galampi.results.files import refuse_other_kind
 from galampi.results.reader import Run
@@ -90,7 +90,8 @@ def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> tuple[list[s
     refuse_other_kind(path, ".json")
     kept, told = distinct(runs)
     scores, games = rliable_scores(kept, score)
-    told += [*_unlike(kept), *(_evaluated_before(kept) if score != "training" else ())]
+    told += [line for pooled in _by_column(kept) for line in (*unlike(pooled), *unfinished(pooled))]
+    told += _evaluated_before(kept) if score != "training" else ()
     try:
         path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -98,22 +99,13 @@ def write_rliable(runs: Sequence[Run], path: Path, score: Score) -> tuple[list[s
     return games, told
 
 
-def _unlike(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield a line for each run that counts as a seed of an algorithm and has other settings, or a seed again."""
-    by_column: dict[tuple[str, str], list[tuple[Run, Job]]] = {}
+def _by_column(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs that count as seeds of one algorithm in one game, for each."""
+    columns: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         job = parse_job(run.job_toml, f"{run.path}/job.h5")
-        others = by_column.setdefault((_algorithm(job, run), job.environment.id), [])
-        if others:
-            first, its_job = others[0]
-            # How often it saves and what it records makes no other algorithm of it.
-            same = {name: getattr(its_job, name) for name in ("seed", "name", "checkpoint", "record")}
-            if difference := difference_of(job.model_copy(update=same), its_job):
-                key, own, theirs = difference
-                yield f"{run.path}: {key} is {own!r}, and {theirs!r} in {first.path}; both count as one algorithm"
-            if again := next((other for other, its_job in others if its_job.seed == job.seed), None):
-                yield f"{run.path}: of seed {job.seed}, as {again.path} is"
-        others.append((run, job))
+        columns.setdefault((_algorithm(job, run), job.environment.id), []).append(run)
+    return list(columns.values())
 
 
 def _evaluated_before(runs: Sequence[Run]) -> Iterator[str]:

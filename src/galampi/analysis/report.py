@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.analysis import page, published
-from galampi.analysis.distinct import distinct
 from galampi.analysis.interrupts import terminated_as_interrupted
+from galampi.analysis.pooled import distinct, unfinished
 from galampi.analysis.shown import shown
 from galampi.analysis.statistics import settings_changed
-from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport, has_rows
+from galampi.analysis.summary import ENERGY_SCOPE, SUMMARY_VERSION, Energy, JobReport, RunReport, has_begun, has_rows
 from galampi.errors import ResultsError, UserError
 from galampi.job import are_equal, by_key
+from galampi.results.files import replace_text
 from galampi.results.reader import Run, open_run
 from galampi.results.sole import sole_writer
 
@@ -34,6 +36,8 @@ FOLLOW_PERIOD_S = 30.0
 """Between two reports of runs that are followed."""
 _GIVE_UP_AFTER_S = 60.0
 _MOST_ENERGY_LINES = 6
+_FIGURE = re.compile(r"(job\d+|return)-[a-z-]+\.(png|svg)")
+_TITLE = "\u2013 galampi report"
 
 
 def follow(
@@ -42,14 +46,16 @@ def follow(
     *,
     mixed: bool = False,
     tell: Callable[[str], None] = print,
+    to_come: Sequence[Path] = (),
 ) -> str:
     """Write the report of runs again and again until all are finished or Ctrl-C comes; the page loads itself anew.
 
     Args:
-        paths: As `report` has them.
+        paths: As `report` has them. While none of them has made an update, there is no page yet.
         out: Likewise.
         mixed: Likewise.
         tell: Called with a line when it has been written.
+        to_come: Folders of runs that are in it as soon as they have begun.
 
     Returns:
         What to print.
@@ -65,12 +71,17 @@ def follow(
         try:
             while True:
                 try:
+                    begun = [*paths, *(path for path in to_come if has_begun(path))]
+                    runs = [open_run(path) for path in begun]
                     # Before the report: rows that were there when a run had finished are in it.
-                    are_finished = all(open_run(path).status == "finished" for path in paths)
-                    told = report(paths, out, mixed=mixed, refresh_s=None if are_finished else FOLLOW_PERIOD_S)
-                    if are_finished:
-                        return told
-                    tell(f"{time.strftime('%F %T')}  wrote {told.splitlines()[-1]}")
+                    are_finished = len(begun) == len(paths) + len(to_come) and _are_finished(runs)
+                    if are_finished or any(map(has_rows, runs)):
+                        told = report(begun, out, mixed=mixed, refresh_s=None if are_finished else FOLLOW_PERIOD_S)
+                        if are_finished:
+                            return told
+                        tell(f"{time.strftime('%F %T')}  wrote {told.splitlines()[-1]}")
+                    else:
+                        tell(f"{time.strftime('%F %T')}  no update yet")
                     failing_since_s = None
                 except ResultsError:
                     failing_since_s = failing_since_s or time.monotonic()
@@ -108,20 +119,46 @@ def report(
         _refuse_mixture(runs)
     jobs = _by_job(runs)
     told += [line for job in jobs for line in _of_equal_seeds(job)]
+    told += [f"{job.label}: {line}" for job in jobs for line in unfinished([run.run for run in job.runs])]
     summary = _summary(jobs)
     if out is None:
         first = runs[0].run.path
         out = first / "report" if len(runs) == 1 else Path("report")
+    _refuse_others(out)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         with sole_writer(out):
-            body = _body(jobs, summary, _figures(jobs), out, told)
-            title = f"{_title(jobs)} \u2013 galampi report"
-            (out / "index.html").write_text(page.page(title, body, refresh_s), encoding="utf-8")
-            (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            sections = _figures(jobs)
+            _remove_figures_before(out / "figures", {figure.name for _, made in sections for figure in made})
+            body = _body(jobs, summary, sections, out, told)
+            # In one step each: a browser may be reading.
+            replace_text(out / "index.html", page.page(f"{_title(jobs)} {_TITLE}", body, refresh_s))
+            replace_text(out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     return "\n".join([*told, _terminal_table(summary), "", str(out / "index.html")])
+
+
+def _are_finished(runs: Sequence[Run]) -> bool:
+    return all(run.status == "finished" for run in runs)
+
+
+def _refuse_others(out: Path) -> None:
+    """Raise UserError if files of these names lie there that are no report's."""
+    for name, mark in (("index.html", f"{_TITLE}</title>"), ("summary.json", '"summary_version"')):
+        try:
+            is_other = mark not in (out / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # It is not there, or writing it says why not.
+        if is_other:
+            raise UserError(f"{out / name}: is there, and no report's; choose another --out")
+
+
+def _remove_figures_before(folder: Path, names: set[str]) -> None:
+    """Remove the figures of an earlier report that the one of these figures has no more."""
+    for path in folder.iterdir():
+        if _FIGURE.fullmatch(path.name) and path.stem not in names:
+            path.unlink()
 
 
 def _of_missing_ranks(run: Run) -> str:

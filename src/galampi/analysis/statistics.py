@@ -247,6 +247,11 @@ def last(table: Table, name: str) -> Any:
     return table.read(name, start=-1)[name][0]
 
 
+def total(run: Run, column: str) -> int:
+    """Return the sum of what every rank has counted, those that have left the job included."""
+    return sum(int(last(rank.updates, column)) for rank in run.all_ranks if rank.updates.num_rows)
+
+
 def since_start(counts: NDArray[Any]) -> NDArray[Any]:
     """Turn counts that began again at every restart into counts since the start of the job, [R]."""
     steps = np.diff(counts, prepend=0)
@@ -271,6 +276,22 @@ def _starts(rank: RankFile, updates: NDArray[Any]) -> Iterator[tuple[int, NDArra
         of_start = (updates > first) & (updates <= last_of_all)
         if of_start.any():
             yield first, of_start
+
+
+def absent_s(rank: RankFile) -> float:
+    """Return the job time, before the last row of a rank that has rows, at which it was no part of the job, s."""
+    rows = rank.updates.read("update", "time_s", *(column for column, _ in PHASES))
+    joined_s = 0.0
+    if rank.attributes.get("joined_after_update", 0):
+        first_s = sum(float(rows[column][0]) for column, _ in PHASES if np.isfinite(rows[column][0]))
+        joined_s = float(rows["time_s"][0]) - first_s * int(rank.attributes.get("thinning", 1))
+    left_s = 0.0
+    # One that leaves says so in a row of its own, and comes back with the next.
+    restarts = rank.restarts.read("update", "time_s")
+    for (after, from_s), (until, to_s) in pairwise(zip(restarts["update"], restarts["time_s"], strict=True)):
+        if not ((rows["update"] > after) & (rows["update"] <= until)).any():
+            left_s += max(0.0, float(to_s - from_s))
+    return max(0.0, joined_s) + left_s
 
 
 def effective_step(run: Run) -> float | None:

@@ -18,22 +18,24 @@ from galampi.analysis.statistics import (
     PHASES,
     Episodes,
     Interval,
+    absent_s,
     duration_s,
     effective_step,
     episodes,
     final_return,
-    last,
     last_numbers,
     learning_curve,
     num_updates,
     over_runs,
     since_start,
+    total,
     total_env_steps,
 )
 from galampi.errors import ResultsError
 from galampi.job import Job, parse_job
 from galampi.results.distance import ConsensusDistance
 from galampi.results.reader import Run, open_run
+from galampi.results.schema import JOB_FILE_NAME
 
 Floats = NDArray[np.float64]
 
@@ -77,6 +79,14 @@ def has_rows(run: Run) -> bool:
     return any(rank.updates.num_rows for rank in run.ranks)
 
 
+def has_begun(path: Path) -> bool:
+    """Whether there is a run in a folder; not in one that may not be looked into, as yet."""
+    try:
+        return (path / JOB_FILE_NAME).exists()
+    except OSError:
+        return False
+
+
 class RunReport:
     """One run, and what is computed of it."""
 
@@ -93,7 +103,7 @@ class RunReport:
         self.duration_s = duration_s(self.run)
         if not has_rows(self.run):
             raise ResultsError(f"{path}: holds no update yet; nothing to report")
-        self.env_steps = self._total("env_steps")
+        self.env_steps = total(self.run, "env_steps")
 
     @cached_property
     def episodes(self) -> Episodes:
@@ -159,7 +169,7 @@ class RunReport:
 
     @cached_property
     def shares(self) -> Floats:
-        """Share of job time of each rank's phases and of the rest, [N, 6]."""
+        """Share of each rank's phases and of the rest in the time for which it was part of the job, [N, 6]."""
         shares = np.zeros((self.run.num_ranks, len(PHASES) + 1))
         for rank in self.run.ranks:
             if not rank.updates.num_rows:
@@ -168,7 +178,7 @@ class RunReport:
             # With thinning a row stands for several updates.
             every = int(rank.attributes.get("thinning", 1))
             spent = np.array([np.nansum(rows[column]) * every for column, _ in PHASES])
-            spent /= max(float(rows["time_s"][-1]), float(spent.sum()))
+            spent /= max(float(rows["time_s"][-1]) - absent_s(rank), float(spent.sum()))
             shares[rank.rank] = [*spent, 1 - spent.sum()]
         return shares
 
@@ -191,17 +201,13 @@ class RunReport:
             "last_numbers": self.last_numbers,
             "num_failures": self.num_failures,
             "effective_step": effective_step(self.run),
-            "messages": {key: self._total(key) for key in ("sent", "received", "skipped")},
+            "messages": {key: total(self.run, key) for key in ("sent", "received", "skipped")},
             "message_age_s": {"median": _percentile(ages, 50), "p95": _percentile(ages, 95)},
             "weight": {"min": float(weights.min()), "max": float(weights.max())},
             "distance": self._distance_summary(),
             "phase_shares": self._phase_summary(),
             "energy": self._energy_summary(),
         }
-
-    def _total(self, column: str) -> int:
-        """Return the sum of what every rank has counted, those that have left the job included."""
-        return sum(int(last(rank.updates, column)) for rank in self.run.all_ranks if rank.updates.num_rows)
 
     def _distance_summary(self) -> dict[str, Any]:
         if isinstance(self.distance, str):

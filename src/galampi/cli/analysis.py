@@ -42,7 +42,7 @@ def _report(arguments: argparse.Namespace) -> int:
     if to_come:
         tell(f"{len(to_come)} of {len(runs) + len(to_come)} runs have not begun; the report is of the others")
     if arguments.follow:
-        tell(follow(runs, arguments.out, mixed=arguments.mixed, tell=tell))
+        tell(follow(runs, arguments.out, mixed=arguments.mixed, tell=tell, to_come=to_come))
     else:
         tell(report(runs, arguments.out, mixed=arguments.mixed))
     return 0

@@ -15,7 +15,7 @@ from galampi.analysis.comparison import Estimate, difference
 from galampi.errors import UserError
 from galampi.experiments.kept import chosen_factors, read_kept
 from galampi.experiments.plan import Plan, counted_name, counted_runs, read_plan
-from galampi.experiments.record import RecordedRun
+from galampi.experiments.record import RecordedRun, are_at_least
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Arm:
 
     def num_successes(self, threshold: float) -> int:
         """Return how many runs reach a return at the end; one that has none does not."""
-        return int((self.finals >= threshold).sum())
+        return int(are_at_least(self.finals, threshold).sum())
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class RecordedRun:
 
     @property
     def area(self) -> float:
-        """Mean of the learning curve over the budget."""
+        """Mean of the learning curve over the budget, from the tenth episode on."""
         return float(np.nanmean(self.curve)) if np.isfinite(self.curve).any() else float("nan")
 
     @property
@@ -100,7 +100,7 @@ class RecordedRun:
 
     def steps_to(self, threshold: float) -> float:
         """Return the env steps until the mean return of 100 episodes first was a threshold; NaN if it never was."""
-        reached = np.flatnonzero(self.curve >= threshold)
+        reached = np.flatnonzero(are_at_least(self.curve, threshold))
         return float(self.curve_at[reached[0]]) if len(reached) else float("nan")
 
     @property
@@ -132,6 +132,11 @@ class RecordedRun:
     def share_inside(self) -> float:
         """Share of the moments at which the ranks were within the bound; NaN where there is none."""
         return float((self.bounded_distance <= self.bound).mean()) if len(self.bound) else float("nan")
+
+
+def are_at_least(returns: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Whether each of some mean returns is a threshold or more, to the seven digits with which they are kept."""
+    return np.asarray(returns.astype(np.float32) >= np.float32(threshold))
 
 
 _ARRAYS = tuple(name for name in RecordedRun.__dataclass_fields__ if name != "about")

@@ -16,6 +16,7 @@ from pathlib import Path
 from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.errors import UserError
 from galampi.experiments import outside
+from galampi.experiments.faults import read_suffered
 from galampi.experiments.kept import chosen_factors, read_kept
 from galampi.experiments.plan import (
     OUTSIDE,
@@ -89,9 +90,10 @@ def _part(
             recorded.add(run.name)
             path = records / f"{run.name}.h5"
             try:
+                told = _told_of_faults(run.out, planned[run.name])
                 record(run.out, path, _facts())
                 write_checksums(records)
-                tell(f"recorded {path}")
+                tell(f"recorded {path}{told}")
             # What is still being trained goes on, and is kept if it can be.
             except (OSError, UserError) as error:
                 failures.append(f"{path}: cannot be kept: {error}")
@@ -115,6 +117,24 @@ def _part(
     if failures:
         raise UserError("; ".join(failures))
     return code
+
+
+def _told_of_faults(out: Path, planned: PlannedRun) -> str:
+    """Say that faults of a run were to come after its end; '' if none were.
+
+    Raises:
+        UserError: Its faults could not happen, for another command has trained it.
+    """
+    if planned.faults is None:
+        return ""
+    suffered = read_suffered(out)
+    if suffered is None:
+        raise UserError(
+            f"{out} was not trained by `experiment`, which alone lets its faults happen; remove it, and it is trained "
+            "again"
+        )
+    missed = len(planned.faults) - suffered.num_faults
+    return f"; {missed} of its {len(planned.faults)} faults were to come after its end" if missed > 0 else ""
 
 
 def _lay_out(planned: Mapping[str, PlannedRun], lacking: Mapping[str, PlannedRun], runs: Path) -> None:

@@ -16,8 +16,8 @@ from galampi.results.sketch import relative_error
 
 WIDTH = 110
 _LEGENDS = {
-    "return": "final return: mean of the last 100 episodes; area: mean of the learning curve; both as interquartile "
-    "means over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
+    "return": "final return: mean of the last 100 episodes; area: mean of the learning curve from the tenth episode "
+    "on; both as interquartile means over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
     "were seen; intervals of 95 %",
     "steps": "env steps to it: of all ranks, until the mean return of 100 episodes first is the threshold, to a 200th "
     "of the budget; of the runs that get there the median, least and greatest; final return: mean of the last 100 "
@@ -31,7 +31,7 @@ _LEGENDS = {
     "stated: 1 / sqrt(2 size)",
     "faults": "faults: of each run, mean; env steps lost: done and done again, a run, mean; time lost: under way for "
     "longer than the baseline's run of the same seed, mean; final return: mean of the last 100 episodes; area: mean of "
-    "the learning curve; both as interquartile means over runs; intervals of 95 %",
+    "the learning curve from the tenth episode on; both as interquartile means over runs; intervals of 95 %",
 }
 
 

@@ -104,7 +104,8 @@ def _num_ranks_then(out: Path, update: int) -> int:
 
 def kept_updates(out: Path) -> list[int]:
     """Return the updates after which checkpoints are kept beside the newest, ascending."""
-    return sorted(int(path.name.removeprefix("update-")) for path in (out / "kept").glob("update-*"))
+    names = (path.name.removeprefix("update-") for path in (out / "kept").glob("update-*"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _kept(out: Path) -> str:

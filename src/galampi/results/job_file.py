@@ -1,17 +1,19 @@
 """Write `job.h5`, the file that describes a run; rank 0 does, and any rank that fails."""
 
-import shutil
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 
 from galampi.errors import ResultsError
-from galampi.results.files import reading, replacing
+from galampi.results.files import partial_name, reading, replacing
 from galampi.results.schema import JOB_FILE_NAME, JOB_FORMAT, STATUSES, rank_file_name
 
 Attribute = str | int | float | Sequence[str] | Sequence[int]
 """What the root of a file may be told of its run."""
+_FAILED = re.compile(r"failed-\d{4,}")
 
 
 class JobFile:
@@ -57,8 +59,9 @@ class JobFile:
         except FileNotFoundError as error:
             raise ResultsError(f"{path}: no such file") from error
         # A rank that was killed while it said that it had failed leaves its folder.
-        for left in out.glob("failed-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for left in out.iterdir():
+            if _FAILED.fullmatch(left.name):
+                _remove_own(left)
         try:
             JobFile.create(out, {**old, **attributes, "status": status}, int(old["num_ranks"]))
         except OSError:
@@ -86,7 +89,15 @@ class JobFile:
         except OSError:
             _set_status_in_place(out / JOB_FILE_NAME, "failed")
         finally:
-            shutil.rmtree(own, ignore_errors=True)
+            _remove_own(own)
+
+
+def _remove_own(folder: Path) -> None:
+    """Remove the folder in which a rank said that it had failed, unless something else lies there."""
+    with suppress(OSError):
+        for path in (folder / JOB_FILE_NAME, partial_name(folder / JOB_FILE_NAME)):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _set_status_in_place(path: Path, status: str) -> None:

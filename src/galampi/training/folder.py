@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +21,7 @@ from galampi.results.files import is_still_at
 log = logging.getLogger(__name__)
 
 _LOCK = "lock"
+_RANK_FILE = re.compile(r"rank-\d{4,}\.h5(\.part)?")
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def claimed(out: Path, *, resume: bool, is_new: bool = False) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             if (out / "job.h5").exists():
                 raise UserError(f"{out}: holds a run; add --resume to go on with it, or choose another --out")
-            _refuse_rows(out)
+            _refuse_others(out)
         lock = _locked(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
@@ -122,18 +123,27 @@ def put_back(out: Path, aside: Path) -> None:
     log.info("no other run has begun: the files of the run before are in %s again", out)
 
 
-def _refuse_rows(out: Path) -> None:
+def _refuse_others(out: Path) -> None:
     """Raise unless what lies there without a job.h5 is what a start that was cut short leaves: files without rows."""
-    for path in out.glob("rank-[0-9]*.h5"):
-        if path.stat().st_size and RankFile(path, 0).updates.num_rows:
+    for path in _rank_files(out):
+        if path.suffix == ".h5" and path.stat().st_size and RankFile(path, 0).updates.num_rows:
             raise UserError(f"{out}: holds results of a run whose job.h5 is missing; choose another --out")
+    # A run saves its first checkpoint after its job.h5; it may be of another program.
+    for name in ("checkpoint", "checkpoint.new", "kept"):
+        if other := next((path for path in (out / name).glob("*")), None):
+            raise UserError(
+                f"{out}: holds {name}/{other.name}, where a run keeps its checkpoints, and no job.h5; choose another "
+                "--out"
+            )
 
 
 def _clear(out: Path) -> None:
+    """Remove what a start that was cut short has left."""
     for path in [*_rank_files(out), out / "job.h5.part"]:
         path.unlink(missing_ok=True)
-    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    with suppress(OSError):
+        (out / "checkpoint").rmdir()
 
 
 def _rank_files(out: Path) -> list[Path]:
-    return list(out.glob("rank-[0-9]*.h5*"))
+    return [path for path in out.iterdir() if _RANK_FILE.fullmatch(path.name)]

@@ -22,6 +22,7 @@ from galampi.results import Position, open_run
 from galampi.training.checkpoint_set import load, recover, saved_ranks
 
 _COUNTERS = ("update", "env_steps", "sent", "received", "skipped")
+_ORIGIN = ("origin", "origin_environment", "origin_updates", "origin_env_steps")
 _MAY_CHANGE = (
     "name",
     "total_env_steps",
@@ -68,7 +69,7 @@ class Start:
         num_ranks_changed: Whether the set of checkpoints is that of another number of ranks.
         reason: What a results file says of the restart.
         changes: What it says of settings that differ from those before.
-        origin: What the record says of the run whose policy a new run begins with; empty for fresh parameters.
+        origin: What the record says of the run whose policy this one began with; empty for fresh parameters.
     """
 
     num_restarts: int = 0
@@ -100,12 +101,14 @@ class _Head:
         changes: Settings that have changed.
         num_ranks: Ranks of the job that is resumed, as its job.h5 says.
         ranks: Those that have a checkpoint, or the one before.
+        origin: As `Start` has it.
     """
 
     num_restarts: int
     changes: str
     num_ranks: int
     ranks: list[int]
+    origin: dict[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
         num_ranks_changed=not same_ranks,
         reason=_reason(found, num_ranks, exact=exact),
         changes=found.changes,
+        origin=head.origin,
     )
     if rank in summaries:
         own = summaries[rank]
@@ -228,12 +232,8 @@ def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
                         f"{origin}: its {key} is {theirs[key]!r}; this job's is {ours[key]!r}: its policy does not fit"
                     )
             z = policy.z
-            start.origin = {
-                "origin": str(origin),
-                "origin_environment": policy.job.environment.id,
-                "origin_updates": max(policy.updates),
-                "origin_env_steps": policy.env_steps,
-            }
+            values = str(origin), policy.job.environment.id, max(policy.updates), policy.env_steps
+            start.origin = dict(zip(_ORIGIN, values, strict=True))
     start.learner = {"z": comm.bcast(z)}
     return start
 
@@ -256,7 +256,8 @@ def _read_head(job: Job, out: Path) -> _Head:
     recover(out / "checkpoint")
     run = open_run(out)
     changes = _changes(parse_job(run.job_toml, f"{out}/job.h5"), job, out)
-    return _Head(int(run.attributes["num_restarts"]) + 1, changes, run.num_ranks, saved_ranks(out))
+    origin = {key: run.attributes[key] for key in _ORIGIN if key in run.attributes}
+    return _Head(int(run.attributes["num_restarts"]) + 1, changes, run.num_ranks, saved_ranks(out), origin)
 
 
 def _find_set(job: Job, out: Path, num_ranks: int, head: _Head, loaded: dict[int, tuple[dict[str, Any], bool]]) -> _Set:

@@ -115,7 +115,7 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
         try:
             learner.load_state({**learner.state(), **start.learner})
         except UserError as error:
-            if not start.origin:
+            if not start.origin or start.num_restarts:
                 raise
             raise UserError(f"{start.origin['origin']}: its policy does not fit this environment: {error}") from None
     collector = RolloutCollector(job, simulators, learner, num_ranks_on_node=placement.num_ranks_on_node)

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import h5py
 import numpy as np
@@ -65,6 +66,39 @@ def test_copies_of_a_run_are_no_seeds(tmp_path, runs) -> None:
             found = ask([runs[0], copy])
         low = found.low[-1] if ask is curve else found[1]
         assert np.isnan(low)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"seed": "4", "environment.id": "Acrobot-v1"}, "environment.id is 'Acrobot-v1', and 'CartPole-v1' in"),
+        ({"seed": "4", "gossip.method": "allreduce"}, "gossip.method is 'allreduce', and 'push-sum' in"),
+        ({"seed": "1", "checkpoint.every_s": "9"}, "of seed 1, as .* is"),
+    ],
+)
+def test_runs_that_are_no_seeds_of_one_job_are_told(tmp_path, runs, settings, line) -> None:
+    other = make_run(tmp_path / "other", settings=settings, slope=4)
+    for ask in (curve, final_return):
+        with pytest.warns(UserWarning, match=f"other: {line}"):
+            ask([*runs, other])
+
+
+def test_runs_of_another_number_of_ranks_are_told(tmp_path, runs) -> None:
+    other = make_run(tmp_path / "other", settings={"seed": "4"}, num_ranks=3)
+    with pytest.warns(UserWarning, match="other: number of ranks is 3, and 2 in .*/1; both count"):
+        curve([*runs, other])
+
+
+def test_final_returns_of_runs_that_go_on_are_told(tmp_path, runs) -> None:
+    settings = {"seed": "4", "total_env_steps": "64000"}
+    going = make_run(tmp_path / "going", settings=settings, status="running")
+    line = r"^1 of 2 runs have not finished, .* least far is .*going, running after 50% of its env steps$"
+    with pytest.warns(UserWarning, match=line):
+        final_return([make_run(tmp_path / "ended", settings={**settings, "seed": "5"}), going])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        final_return(going)
+        final_return(runs)
 
 
 def test_jobs_of_another_version_are_read_all_the_same(tmp_path, runs) -> None:

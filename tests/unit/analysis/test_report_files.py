@@ -193,6 +193,44 @@ def test_jobs_whose_tables_hold_other_settings_compare(no_pictures, tmp_path):
     assert "made: screen 1" in told
 
 
+def test_seeds_that_have_not_finished_are_told(no_pictures, tmp_path):
+    settings = {"total_env_steps": "4800"}
+    runs = [make_run(tmp_path / str(seed), num_updates=30, settings={**settings, "seed": str(seed)}) for seed in (1, 2)]
+    assert "not finished" not in report(runs, tmp_path / "out")
+    early = make_run(tmp_path / "3", num_updates=3, settings={**settings, "seed": "3"}, status="failed")
+    line = (
+        "made: 1 of 3 runs have not finished, and the return of each is that of its own end; "
+        f"least far is {early}, failed after 10% of its env steps"
+    )
+    assert line in report([*runs, early], tmp_path / "out")
+    assert line in (tmp_path / "out/index.html").read_text()
+    assert "not finished" not in report([early], tmp_path / "alone")
+
+
+@pytest.mark.parametrize("name", ["index.html", "summary.json"])
+def test_a_page_that_is_no_reports_stays(no_pictures, tmp_path, name):
+    run = make_run(tmp_path / "run", num_updates=30)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("my thesis")
+    with pytest.raises(UserError, match=f"{name}: is there, and no report's; choose another --out"):
+        report([run], tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == "my thesis"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_figures_of_an_earlier_report_go_and_others_stay(tmp_path):
+    run = make_run(tmp_path / "run", num_updates=30)
+    names = ("job2-energy.png", "return-other.svg", "job1-weights.tiff", "thesis.png")
+    (tmp_path / "out/figures").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "out/figures" / name).touch()
+    report([run], tmp_path / "out")
+    left = {path.name for path in (tmp_path / "out/figures").iterdir()}
+    assert left.isdisjoint(names[:2])
+    assert left.issuperset(names[2:])
+    assert "job1-weights.png" in left
+
+
 def test_a_run_that_has_lost_a_ranks_file_says_so(no_pictures, tmp_path):
     run = make_run(tmp_path / "run", num_updates=30)
     (run / "rank-0001.h5").unlink()

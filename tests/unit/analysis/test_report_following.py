@@ -1,5 +1,8 @@
 """Reports that follow runs while they are trained."""
 
+import json
+import shutil
+
 import pytest
 from made_runs import make_run
 
@@ -26,6 +29,39 @@ def test_a_followed_run_is_reported_until_it_is_finished(no_pictures, tmp_path, 
     assert all('http-equiv="refresh" content="30"' in page for page in pages)
     assert 'http-equiv="refresh"' not in (tmp_path / "page/index.html").read_text()
     assert printed.endswith(str(tmp_path / "page/index.html"))
+
+
+def test_runs_that_begin_meanwhile_are_followed_too(no_pictures, tmp_path, monkeypatch) -> None:
+    runs = [tmp_path / "1", tmp_path / "2"]
+    make_run(runs[0], num_updates=20)
+    told = []
+
+    def sleep(seconds: float) -> None:
+        if len(told) == 2:
+            make_run(runs[1], num_updates=20, settings={"seed": "2"})
+
+    monkeypatch.setattr("time.sleep", sleep)
+    printed = follow(runs[:1], tmp_path / "page", tell=told.append, to_come=runs[1:])
+    assert len(told) == 2
+    assert json.loads((tmp_path / "page/summary.json").read_text())["jobs"][0]["seeds"] == [1, 2]
+    assert 'http-equiv="refresh"' not in (tmp_path / "page/index.html").read_text()
+    assert printed.endswith(str(tmp_path / "page/index.html"))
+
+
+def test_a_run_whose_first_update_takes_long_is_waited_for(no_pictures, tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "run", num_updates=0, status="running")
+    told, now_s = [], [1000.0]
+
+    def sleep(seconds: float) -> None:
+        now_s[0] += seconds
+        if now_s[0] > 1300:
+            shutil.rmtree(run)
+            make_run(run, num_updates=20)
+
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("time.sleep", sleep)
+    assert follow([run], tmp_path / "page", tell=told.append).endswith("index.html")
+    assert len(told) == 11 and all(line.endswith("no update yet") for line in told)
 
 
 def test_a_followed_run_that_cannot_be_read_is_given_up_after_a_minute(no_pictures, tmp_path, monkeypatch) -> None:

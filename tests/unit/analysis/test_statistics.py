@@ -1,11 +1,14 @@
 """Learning curves, means over seeds, thinned series."""
 
+import h5py
 import numpy as np
 import pytest
 from made_runs import make_run, shrink
 
 from galampi.analysis.statistics import (
+    PHASES,
     Episodes,
+    absent_s,
     binned,
     episodes,
     final_return,
@@ -15,7 +18,7 @@ from galampi.analysis.statistics import (
     throughput,
     total_env_steps,
 )
-from galampi.results import open_run
+from galampi.results import Position, RankFile, RankWriter, Restart, UpdateRow, open_run
 
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 
@@ -127,6 +130,34 @@ def test_bins_average_and_leave_out_what_is_unknown():
     np.testing.assert_allclose(means, [2, 5, np.nan, 3])
     same, _ = binned(x, [y], 8)
     np.testing.assert_array_equal(same, x)
+
+
+def test_a_rank_is_no_part_of_the_job_before_it_joins_and_between_leaving_and_coming_back(tmp_path) -> None:
+    path = tmp_path / "rank-0000.h5"
+
+    def restarted(position: int, update: int, time_s: float) -> RankWriter:
+        restart = Restart(update=update, time_s=time_s, reason="", weights_restarted=True)
+        return RankWriter(path, rank=0, resume_at=Position(position, 0, 0), restart=restart)
+
+    def write(writer: RankWriter, *updates: int) -> None:
+        for update in updates:
+            values = {**dict.fromkeys(UpdateRow._fields, 0), "update": update, "time_s": float(update)}
+            writer.write_update(UpdateRow(**values))
+        writer.close()
+
+    write(RankWriter(path, rank=0, attributes={"joined_after_update": 0}), 1, 2)
+    assert absent_s(RankFile(path, 0)) == 0
+    # A restart at once, one that is cut short, and one that is left and come back from 10 s later.
+    write(restarted(2, 2, 2.0), 3)
+    restarted(3, 3, 3.0).close()
+    write(restarted(3, 3, 13.0), 20)
+    assert absent_s(RankFile(path, 0)) == 10
+    with h5py.File(path, "r+") as file:
+        file.attrs["joined_after_update"] = 5
+        file["updates/time_s"][0] = 100.0
+        for column, _ in PHASES:
+            file[f"updates/{column}"][0] = 1.0
+    assert absent_s(RankFile(path, 0)) == 100 - len(PHASES) + 10
 
 
 def test_counts_go_on_after_a_restart():

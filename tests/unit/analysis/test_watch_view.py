@@ -270,6 +270,33 @@ def test_several_runs_are_rows(tmp_path):
     assert runs.state(tmp_path / "d") == "finished"
 
 
+def test_of_several_runs_one_that_is_gone_is_no_longer_running(tmp_path, monkeypatch):
+    monkeypatch.setattr(viewing, "_GIVE_UP_AFTER_S", 0.0)
+    for name in ("a", "b"):
+        make_run(tmp_path / name, status="running", num_updates=20, sketches=False)
+    runs = SeveralRuns([tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "b").rename(tmp_path / "moved")
+    runs.look_again()
+    assert runs.line().startswith("2 runs: 1 running, 1 unreadable  6,400 steps  1,600 steps/s")
+    (tmp_path / "moved").rename(tmp_path / "b")
+    runs.look_again()
+    assert runs.line().startswith("2 runs: 2 running")
+    (tmp_path / "b").rename(tmp_path / "moved")
+    JobFile.set_status(tmp_path / "a", "finished")
+    with pytest.raises(ResultsError, match="b"):
+        runs.look_again()
+
+
+def test_episodes_of_a_file_that_was_replaced_are_forgotten(tmp_path):
+    run = make_run(tmp_path / "run", num_updates=20, status="running", slope=5)
+    view = RunView(run)
+    run.rename(tmp_path / "before")
+    make_run(run, num_updates=60, status="running", slope=1)
+    view.look()
+    assert view.ranks[0].returns == RunView(run).ranks[0].returns
+    assert len(view.ranks[0].returns) == 60
+
+
 @pytest.mark.parametrize("width", [1, 8, 9, 10, 11])
 def test_a_pane_of_a_few_columns_ends_nothing(running, thirty, width):
     assert drawn(RunView(running), width, 12)

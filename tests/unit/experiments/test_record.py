@@ -1,6 +1,8 @@
 """What is kept of runs, and what it comes to."""
 
+import json
 import shutil
+from dataclasses import asdict
 
 import h5py
 import numpy as np
@@ -14,11 +16,12 @@ from galampi import cli
 from galampi.analysis.summary import RunReport
 from galampi.errors import ResultsError, UserError
 from galampi.experiments import running
+from galampi.experiments.faults import Fault, Suffered
 from galampi.experiments.kept import chosen_factors
 from galampi.experiments.outcome import Arm, Outcome, growth, read_outcome, relative
 from galampi.experiments.picture import _colors, save_picture, save_pictures
-from galampi.experiments.plan import Plan, read_plan
-from galampi.experiments.record import RecordedRun, read_record, record, write_checksums
+from galampi.experiments.plan import Plan, PlannedRun, read_plan
+from galampi.experiments.record import RecordedRun, are_at_least, read_record, record, write_checksums
 from galampi.experiments.tables import table
 from galampi.job import parse_job
 from galampi.launch.here import STOPPED
@@ -74,6 +77,25 @@ def test_the_numbers_are_those_of_the_run(tmp_path) -> None:
     assert kept.distance[-1] == pytest.approx(np.linalg.norm(report.distance.to_mean[-1]), rel=1e-6)
     assert (kept.about["processor"], kept.about["date"], kept.about["num_ranks"]) == ("a processor", "2026-01-02", 2)
     assert (tmp_path / "kept/run.h5").stat().st_size < 30_000
+
+
+@pytest.mark.parametrize("threshold", [0.9, 0.95, 0.7, -0.2, 0.8, 18.0])
+def test_who_just_reaches_a_threshold_has_reached_it(threshold) -> None:
+    returns = np.full(3, threshold, np.float32).astype(float)
+    assert are_at_least(returns, threshold).all()
+    assert not are_at_least(returns - 1e-5, threshold).any()
+
+
+def test_a_run_whose_faults_could_not_happen_is_refused(tmp_path) -> None:
+    job = parse_job(MADE, "made")
+    faults = Fault("kill", 0.5), Fault("kill", 0.9)
+    assert running._told_of_faults(tmp_path, PlannedRun(job)) == ""
+    hurt = PlannedRun(job, faults)
+    with pytest.raises(UserError, match="was not trained by `experiment`.* remove it, and it is trained again"):
+        running._told_of_faults(tmp_path, hurt)
+    for num_faults, told in ((1, "; 1 of its 2 faults were to come after its end"), (2, "")):
+        (tmp_path / "faults.json").write_text(json.dumps(asdict(Suffered(1.0, num_faults, 0))))
+        assert running._told_of_faults(tmp_path, hurt) == told
 
 
 @pytest.fixture(scope="module")

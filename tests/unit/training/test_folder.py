@@ -95,6 +95,23 @@ def test_a_run_that_was_set_aside_is_put_back_unless_another_has_begun(tmp_path,
         assert not aside.exists()
 
 
+@pytest.mark.parametrize("name", ["checkpoint/model.pt", "checkpoint.new/rank-0000.h5", "kept/best/model.pt"])
+def test_checkpoints_without_a_run_are_refused_and_stay(tmp_path, name) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("of another program")
+    with pytest.raises(UserError, match=f"holds {name[:8]}.*no job.h5; choose another --out"), claim(tmp_path):
+        pass
+    assert (tmp_path / name).read_text() == "of another program"
+
+
+def test_what_a_start_that_was_cut_short_left_goes_and_what_is_named_alike_stays(tmp_path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("rank-0000.h5", "rank-0001.h5.part", "rank-2024.h5.bak", "rank-1-notes.h5", "rank-12.h5"):
+        (tmp_path / name).touch()
+    with claim(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == ["lock", "rank-1-notes.h5", "rank-12.h5", "rank-2024.h5.bak"]
+
+
 def test_what_is_said_of_a_run_is_set_aside_with_it(tmp_path) -> None:
     for name in ("job.h5", "rank-0000.h5", "evaluation.h5", "thesis.txt"):
         (tmp_path / name).touch()

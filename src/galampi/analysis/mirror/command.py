@@ -10,8 +10,8 @@ from pathlib import Path
 from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.place import OpenPlace
+from galampi.analysis.summary import has_begun
 from galampi.results.reader import open_run
-from galampi.results.schema import JOB_FILE_NAME
 
 PERIOD_S = 5.0
 
@@ -43,7 +43,7 @@ def mirror(
         mirrors: dict[Path, RunMirror] = {}
         statuses: dict[Path, str] = {}
         while True:
-            begun = [path for path in waiting if path not in to_come or _has_begun(path)]
+            begun = [path for path in waiting if path not in to_come or has_begun(path)]
             waiting = [path for path in waiting if path not in begun]
             for path in begun:
                 if path.resolve() not in mirrors:
@@ -70,10 +70,3 @@ def _interrupts_told(tell: Callable[[str], None]) -> Iterator[None]:
     except KeyboardInterrupt:
         tell("stops: writes what is left; once more leaves at once")
         raise
-
-
-def _has_begun(path: Path) -> bool:
-    try:
-        return (path / JOB_FILE_NAME).exists()
-    except OSError:
-        return False  # May not be looked into, as yet.

@@ -13,7 +13,7 @@ from galampi.errors import ResultsError
 
 
 class SeveralRuns:
-    """Runs as they look from their files; one that has not begun is `missing`.
+    """Runs as they look from their files; one that has not begun is `missing`, one that is gone `unreadable`.
 
     Attributes:
         views: By folder, in the order given; None for a run that is not there, or cannot be read.
@@ -26,24 +26,35 @@ class SeveralRuns:
             folders: Of the runs; those of a sweep may have to begin yet.
         """
         self.views: dict[Path, RunView | None] = dict.fromkeys(folders)
+        self._unreadable: dict[Path, ResultsError] = {}
         self.look_again()
 
     def look_again(self) -> None:
-        """Take in what is new; a run that cannot be read stays as it was."""
+        """Take in what is new; a run that cannot be read stays as it was for a minute.
+
+        Raises:
+            ResultsError: Of a run that cannot be read, once all others are finished.
+        """
         for folder, view in self.views.items():
             # A finished run has nothing new.
             if view is not None and view.status == "finished":
                 continue
-            with suppress(ResultsError):
-                if view is None:
+            if view is None:
+                with suppress(ResultsError):
                     self.views[folder] = RunView(folder)
-                else:
-                    view.look()
+                continue
+            try:
+                view.look_again()
+                self._unreadable.pop(folder, None)
+            except ResultsError as error:
+                self._unreadable[folder] = error
+        if self._unreadable and set(map(self.state, self.views)) <= {"finished", "unreadable"}:
+            raise next(iter(self._unreadable.values()))
 
     def state(self, folder: Path) -> str:
-        """Return the status of a run, or `missing`."""
+        """Return the status of a run, or `missing` or `unreadable`."""
         view = self.views[folder]
-        return "missing" if view is None else view.status
+        return "missing" if view is None else "unreadable" if folder in self._unreadable else view.status
 
     @property
     def status(self) -> str:
@@ -56,14 +67,18 @@ class SeveralRuns:
     @property
     def left_s(self) -> float | None:
         """Seconds until the last of the running runs ends at the present rates; None if nothing moves."""
-        left = [view.left_s for view in self.views.values() if view is not None and view.status == "running"]
+        left = [view.left_s for view in self._running]
         return max((each for each in left if each is not None), default=None)
+
+    @property
+    def _running(self) -> list[RunView]:
+        return [view for folder, view in self.views.items() if view is not None and self.state(folder) == "running"]
 
     def line(self) -> str:
         """Say all in one line."""
         states = Counter(map(self.state, self.views))
         views = [view for view in self.views.values() if view is not None]
-        rate = sum(view.env_steps_per_s for view in views if view.status == "running")
+        rate = sum(view.env_steps_per_s for view in self._running)
         parts = [
             f"{len(self.views)} runs: " + ", ".join(f"{count} {shown(state)}" for state, count in states.most_common()),
             f"{sum(view.env_steps for view in views):,} steps",

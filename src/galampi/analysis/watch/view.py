@@ -57,7 +57,7 @@ class RankView:
     time_ended_s: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     _num_updates: int = 0
-    _num_restarts: int = 0
+    _place: tuple[int, int] | None = None
 
     @property
     def mean_return(self) -> float:
@@ -66,13 +66,13 @@ class RankView:
 
     def look(self, file: RankFile, now_s: float) -> None:
         """Take in what is new in its file."""
-        if file.updates.num_rows < self._num_updates or file.episodes.num_rows < len(self.returns):
-            # The run was resumed from an earlier checkpoint.
+        # A resume, or a run that begins anew, writes another file, which may have as many rows already.
+        place = ((stat := file.path.stat()).st_dev, stat.st_ino) if file.exists else None
+        if place != self._place:
             self.time_ended_s, self.returns = [], []
-        # A resume writes the file anew, with no more rows than before.
-        if (file.updates.num_rows, file.restarts.num_rows) != (self._num_updates, self._num_restarts):
+        if (place, file.updates.num_rows) != (self._place, self._num_updates):
             self.seen_s = now_s
-        self._num_updates, self._num_restarts = file.updates.num_rows, file.restarts.num_rows
+        self._place, self._num_updates = place, file.updates.num_rows
         self.hostname = str(file.attributes.get("hostname", "-"))
         new = file.episodes.read("time_s", "return", start=len(self.returns))
         self.time_ended_s.extend(new["time_s"].tolist())
