@@ -162,7 +162,12 @@ format: $(READY)
 
 EXTRAS := dev,docs,report,notebook,video,export,energy,environments
 
+# Before there is a virtual environment: it would keep its Python, whichever is named later.
+check_python = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "galampi needs Python 3.11 or newer, and \
+	$(PYTHON) is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+
 $(READY): pyproject.toml constraints.txt
+	$(check_python)
 	$(PYTHON) -m venv $(VENV)
 ifneq ($(SITE),)
 	# No cache: what was built there against another MPI library would do for pip.

@@ -1,10 +1,11 @@
-"""Check and measure training on this machine's first GPU, and write what was seen into one JSON file.
+"""Check and measure training on one GPU of this machine, and write what was seen into one JSON file.
 
     python benchmarks/gpu_check.py [--seconds 10] [--out benchmarks/results]
 
 Runs the learner's tests on the GPU; times copies of a parameter vector between it and the host; trains Pong with 1,
 2, 4 and 8 ranks on it, in float32 and bfloat16, with and without NVIDIA MPS, and the same on the processor alone;
 reads its use and power through NVML meanwhile. Each training run is short: its rate is that after the first third.
+Of several GPUs it is the first; CUDA_VISIBLE_DEVICES names another. The file is written anew after each run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Meter(threading.Thread):
-    """Reads use in percent and power in W of the first GPU twice a second, until `stop`."""
+    """Reads use in percent and power in W of the GPU that is measured twice a second, until `stop`."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -42,7 +45,7 @@ class Meter(threading.Thread):
         import pynvml
 
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(os.environ["CUDA_VISIBLE_DEVICES"])
         while not self._stopped.wait(0.5):
             use = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
             self.samples.append((use, pynvml.nvmlDeviceGetPowerUsage(handle) / 1000))
@@ -62,31 +65,38 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="job time of each training run [10]")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="folder of the result file")
     arguments = parser.parse_args()
+    from galampi.results import visible_gpus
+
+    # Before torch looks: the ranks of a run take turns among all GPUs that they see.
+    os.environ["CUDA_VISIBLE_DEVICES"] = next(iter(visible_gpus()), "")
     import torch
 
     if not torch.cuda.is_available():
-        print("no GPU here", file=sys.stderr)
+        print("no GPU here, or NVML (nvidia-ml-py) does not name it", file=sys.stderr)
         return 2
-    result: dict[str, Any] = {"machine": _machine(), "tests": _tests(), "copies_ms": _copies()}
+    result: dict[str, Any] = {"machine": _machine(), "tests": _tests(), "copies_ms": _copies(), "training": []}
     print(json.dumps(result, indent=1), flush=True)
-    result["training"] = []
-    for mps in (False, True):
-        if mps and not _mps("start"):
-            result["mps"] = "nvidia-cuda-mps-control is not there, or does not start"
-            break
-        for precision in ("float32", "bfloat16"):
-            for num_ranks in RANKS:
-                row = _train("cuda", num_ranks, precision, arguments.seconds)
-                result["training"].append({**row, "mps": mps})
-                print(json.dumps(result["training"][-1]), flush=True)
-        if mps:
-            _mps("stop")
-    for num_ranks in RANKS:
-        result["training"].append(_train("cpu", num_ranks, "auto", arguments.seconds))
-        print(json.dumps(result["training"][-1]), flush=True)
     words = re.sub(r"[^a-z0-9]+", "-", result["machine"]["gpu"].lower()).strip("-")
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"gpu-{words}.json"
+
+    def train(device: str, num_ranks: int, precision: str, **facts: bool) -> None:
+        row = {**_train(device, num_ranks, precision, arguments.seconds), **facts}
+        result["training"].append(row)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(row), flush=True)
+
+    for num_ranks in RANKS:
+        train("cpu", num_ranks, "auto")
+    for precision in ("float32", "bfloat16"):
+        for num_ranks in RANKS:
+            train("cuda", num_ranks, precision, mps=False)
+    with _mps() as runs:
+        if not runs:
+            result["mps"] = "nvidia-cuda-mps-control is not there, or does not start"
+        for precision in ("float32", "bfloat16") if runs else ():
+            for num_ranks in RANKS:
+                train("cuda", num_ranks, precision, mps=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(path)
     return 0
@@ -146,13 +156,16 @@ def _copies() -> dict[str, float]:
     return times
 
 
-def _mps(what: str) -> bool:
-    """Start or stop the MPS daemon; whether that worked."""
-    if shutil.which("nvidia-cuda-mps-control") is None:
-        return False
-    if what == "start":
-        return subprocess.run(["nvidia-cuda-mps-control", "-d"], check=False).returncode == 0
-    return subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, check=False).returncode == 0
+@contextmanager
+def _mps() -> Iterator[bool]:
+    """Let the MPS daemon run, and yield whether it does."""
+    control = "nvidia-cuda-mps-control"
+    runs = shutil.which(control) is not None and subprocess.run([control, "-d"], check=False).returncode == 0
+    try:
+        yield runs
+    finally:
+        if runs:
+            subprocess.run([control], input="quit\n", text=True, check=False)
 
 
 def _train(device: str, num_ranks: int, precision: str, seconds: float) -> dict[str, Any]:
@@ -167,8 +180,13 @@ def _train(device: str, num_ranks: int, precision: str, seconds: float) -> dict[
         command += ["--device", device, "--precision", precision, "--max-time-s", str(seconds)]
         meter = Meter()
         meter.start()
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        row |= meter.stop() if device == "cuda" else {}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 120)
+        except subprocess.TimeoutExpired:
+            return {**row, "error": f"not done after {seconds + 120:.0f} s"}
+        finally:
+            measured = meter.stop()
+        row |= measured if device == "cuda" else {}
         if done.returncode != 0:
             return {**row, "error": (done.stderr.strip() or "?").splitlines()[-1]}
         rates, phases = [], []

@@ -252,6 +252,12 @@ def test_gpus_and_energy(comm, monkeypatch, tmp_path) -> None:
     gpus = hardware.check_gpus(job, comm)
     assert gpus.state == "warning"
     assert "1 for 2 ranks; no MPS" in gpus.text
+    # Each rank has its own, and calls it the first; or both see both, and take turns.
+    for seen in ([f"GPU-{comm.rank}"], ["GPU-0", "GPU-1"]):
+        monkeypatch.setattr(results, "visible_gpus", lambda seen=seen: seen)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda seen=seen: len(seen))
+        gpus = hardware.check_gpus(job, comm)
+        assert (gpus.state, "2 for 2 ranks" in gpus.text) == ("ok", True)
     (tmp_path / "control").touch()
     gpus = hardware.check_gpus(job, comm)
     assert (gpus.state, "MPS runs" in gpus.text) == ("ok", True)

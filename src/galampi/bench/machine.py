@@ -13,7 +13,7 @@ import psutil
 
 from galampi.errors import UserError
 from galampi.launch.submit import slug
-from galampi.ranks.launched import own_cpus
+from galampi.ranks.launched import num_cores
 from galampi.ranks.processor import processor, processor_facts
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -31,7 +31,7 @@ def facts() -> dict[str, Any]:
         "processor_family_model": f"{facts.get('cpu family', '?')}-{facts.get('model', '?')}",
         "processor_flags": [flag for flag in _FLAGS if flag in facts.get("flags", "").split()],
         "cache": facts.get("cache size", "?"),
-        "cores": len(own_cpus()),
+        "cores": num_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg()[0],
         "system": platform.platform(),

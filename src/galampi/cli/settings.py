@@ -122,8 +122,8 @@ def worded(text: str) -> str:
 
 def positive(text: str) -> int:
     """Return a whole number of at least 1."""
-    if not whole(text):
-        raise argparse.ArgumentTypeError(f"is {text!r}; must be at least 1")
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be a whole number of at least 1")
     return int(text)
 
 

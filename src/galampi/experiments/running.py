@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -98,6 +99,10 @@ def _part(
             except (OSError, UserError) as error:
                 failures.append(f"{path}: cannot be kept: {error}")
 
+    def keep_what_is_told() -> None:
+        with suppress(UserError):  # Slurm does not say which runs wait; the last time it must.
+            keep()
+
     def started_by(run: SweptRun) -> list[str]:
         faults = planned[run.name].faults if run.name in planned else None
         if faults is None:
@@ -109,7 +114,7 @@ def _part(
         runs,
         plan.num_ranks,
         at_once,
-        after_each=keep,
+        after_each=keep_what_is_told,
         started_by=started_by,
         laid_out_by=lambda: _lay_out(planned, lacking, runs),
     )

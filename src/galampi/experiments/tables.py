@@ -17,8 +17,8 @@ from galampi.results.sketch import relative_error
 WIDTH = 110
 _LEGENDS = {
     "return": "final return: mean of the last 100 episodes; area: mean of the learning curve from the tenth episode "
-    "on; both as interquartile means over runs; factor: on the tuned setting; in the ball: runs within the bound of Proposition 1 whenever they "
-    "were seen; intervals of 95 %",
+    "on; both as interquartile means over runs; factor: on the tuned setting; in the ball: runs within the bound of "
+    "Proposition 1 whenever they were seen; intervals of 95 %",
     "steps": "env steps to it: of all ranks, until the mean return of 100 episodes first is the threshold, to a 200th "
     "of the budget; of the runs that get there the median, least and greatest; final return: mean of the last 100 "
     "episodes, as interquartile mean over runs; intervals of 95 %",

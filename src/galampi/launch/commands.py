@@ -18,12 +18,15 @@ from galampi.launch.status import SUBMITTED
 from galampi.launch.submit import (
     Resources,
     Submission,
+    UnansweredError,
     as_typed,
     batch_file,
+    cluster_of,
     how_to_watch,
     log_of,
     log_pattern,
     notice_of,
+    number_of,
     refuse_short_stretches,
     sbatch,
     sbatch_arguments,
@@ -99,6 +102,8 @@ def submit(request: Request) -> int:
     try:
         for job_id in _submit(submission, dry_run=request.dry_run):
             job_ids.append(job_id)
+    except UnansweredError:
+        raise  # The job may be there, and read its file.
     except UserError:
         if not job_ids and job_file not in waiting:
             job_file.unlink(missing_ok=True)
@@ -129,7 +134,7 @@ def status_of(folders: Sequence[Path], *, failed: bool) -> tuple[str, int]:
                 runs = sweep.read_sweep(folder)
                 lines.append(sweep.table(runs))
                 code = max(code, sweep.exit_code(runs))
-            else:
+            elif sweep.run_folders(folder):  # None for what else lies in a sweep, as `SWEEP/*` names it.
                 if failed:
                     status.mark_failed(folder)
                 lines.append(status.describe(folder))
@@ -150,10 +155,11 @@ def _submit(submission: Submission, *, dry_run: bool) -> Iterator[str]:
             before = "PREVIOUS"
             continue
         try:
-            before = sbatch(call)
+            job_id = sbatch(call)
         except UserError as error:
-            raise UserError(f"{error}{f'; {before} is the last of the chain' if before else ''}") from None
-        yield before
+            raise type(error)(f"{error}{f'; {before} is the last of the chain' if before else ''}") from None
+        before = number_of(job_id)
+        yield job_id
 
 
 def _rehearse(request: Request) -> int:
@@ -192,7 +198,9 @@ def _rehearse(request: Request) -> int:
             rehearsed = rehearsal.Rehearsed(event, folder, [])
             jobs.append(rehearsed)
             for job_id in _submit(submission, dry_run=request.dry_run):
-                rehearsed.job_ids.append(job_id)
+                rehearsed.job_ids.append(number_of(job_id))
+                if cluster_of(job_id):
+                    os.environ["SLURM_CLUSTERS"] = cluster_of(job_id)  # Which all commands of Slurm heed.
     except BaseException:
         rehearsal.cancel([job_id for each in jobs for job_id in each.job_ids])
         raise
@@ -252,6 +260,7 @@ def _submit_arrays(folder: Path, indices: Sequence[int], options: sweep.Options,
     if not dry_run:
         # Before Slurm is asked, which may refuse.
         sweep.record_options(folder, options)
+        sweep.make_logs(folder)
     for offset, submission in sweep.arrays(
         folder,
         indices,

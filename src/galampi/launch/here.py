@@ -33,6 +33,7 @@ from galampi.results.sole import sole_writer
 NUM_RANKS = 2
 """Ranks of a run, as in sweep.sbatch."""
 _PERIOD_S = 0.5
+_ASK_AGAIN_S = 10.0
 STOPPED = 3
 """Exit code of what a signal has ended, and that can go on."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -171,11 +172,15 @@ def _train(
     tried: set[int] = set()
     num_told, is_any_left = 0, True
     with _stop_signals() as signals, SweepDisplay(runs) as display:
+        reader = _Reader(folder, display)
         for each in started:
             display.begin(each.run, "goes on, as an earlier command began it")
         while True:
-            while is_any_left and not signals and len(started) < at_once:
-                run, is_any_left = _next(folder, tried)
+            while is_any_left and not signals and len(started) < at_once and reader.is_due:
+                found = reader.read()
+                if found is None:
+                    break
+                run, is_any_left = _next(found, tried)
                 if run is None:
                     break
                 tried.add(run.index)
@@ -185,33 +190,63 @@ def _train(
             if all(each.process is None for each in started) if signals else not (started or is_any_left):
                 return bool(signals)
             if len(signals) > num_told:
-                display.say("stops: runs save; once more kills them" if not num_told else "kills its runs")
                 for each in started:
                     _stop(each, by_force=num_told > 0)
+                display.say("stops: runs save; once more kills them" if not num_told else "kills its runs")
                 num_told = len(signals)
             time.sleep(_PERIOD_S)
             display.look()
-            for each in [each for each in started if each.has_ended]:
-                started.remove(each)
-                is_any_left = True
+            for each in [each for each in started if each.has_ended] if reader.is_due or signals else []:
                 if signals and not has_begun(each.run.out):
                     # It has not failed: it was never let begin.
-                    each.run.local_log.unlink()
+                    each.run.local_log.unlink(missing_ok=True)
+                found = reader.read()
+                if found is None and not signals:
+                    break
+                started.remove(each)
+                is_any_left = True
                 # As it is now; one whose job file has gone as it was.
-                display.end(next((run for run in sweep.read_sweep(folder) if run.index == each.run.index), each.run))
+                display.end(next((run for run in found or () if run.index == each.run.index), each.run))
                 after_each()
 
 
-def _next(folder: Path, tried: Set[int]) -> tuple[SweptRun | None, bool]:
-    """Return the next run to train, as things are at this moment; and whether any is left.
+class _Reader:
+    """Reads what became of the runs of a sweep; waits, and asks again, where Slurm does not say."""
+
+    def __init__(self, folder: Path, display: SweepDisplay) -> None:
+        self._folder = folder
+        self._display = display
+        self._due_s = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to ask."""
+        return time.monotonic() >= self._due_s
+
+    def read(self) -> list[SweptRun] | None:
+        """Return the runs; None if that cannot be told now, which is said once."""
+        try:
+            runs = sweep.read_sweep(self._folder)
+        except UserError as error:
+            if not self._due_s:
+                self._display.say(f"{error}; asks again until it does")
+            self._due_s = time.monotonic() + _ASK_AGAIN_S
+            return None
+        self._due_s = 0.0
+        return runs
+
+
+def _next(runs: Sequence[SweptRun], tried: Set[int]) -> tuple[SweptRun | None, bool]:
+    """Return the next run to train; and whether any is left.
 
     A folder is in use for a moment after its launcher was killed, or as long as somebody trains there by hand.
     """
-    left = [run for run in sweep.read_sweep(folder) if run.state in sweep.LACKING and run.index not in tried]
+    left = [run for run in runs if run.state in sweep.LACKING and run.index not in tried]
     return next((run for run in left if not held(run.out / "lock")), None), bool(left)
 
 
 def _start(run: SweptRun, launcher: Sequence[str]) -> _Started:
+    sweep.make_logs(run.local_log.parent.parent)
     with run.local_log.open("ab") as log:
         # The launcher inherits the lock with the file, and has it to its end.
         with suppress(OSError):
@@ -248,7 +283,9 @@ def _stop_signals() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    # What `nohup` keeps away stays away.
+    wanted = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in wanted}
     try:
         yield received
     finally:

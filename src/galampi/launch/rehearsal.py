@@ -96,6 +96,8 @@ def watch(jobs: Sequence[Rehearsed], notice: Notice) -> bool:
 
 def cancel(job_ids: Sequence[str]) -> None:
     """Cancel jobs for good: by KILL, for one that is told only would save and come back."""
+    if not job_ids:
+        return
     for _ in range(_MOST_CANCELS):
         # One that was on its way back to the queue is there again after the first time.
         left = [job_id for job_id, state in _states(job_ids).items() if state not in _ENDED]
@@ -171,7 +173,8 @@ def _states(job_ids: Sequence[str]) -> dict[str, str]:
         text=True,
         check=False,
     )
-    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    # Of several clusters it names each before its jobs.
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith("CLUSTER:"))
 
 
 def _has_checkpoints(out: Path) -> bool:

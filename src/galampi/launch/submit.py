@@ -24,6 +24,12 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*\Z")
 # Not TERM or INT: srun takes both for itself, and ends.
 SIGNALS = ("USR1", "USR2")
 LAUNCHERS = ("srun", "mpirun")
+# A controller that is busy may take a job and say so too late.
+_UNANSWERED = re.compile("timed out|unable to contact|communication|connection", re.IGNORECASE)
+
+
+class UnansweredError(UserError):
+    """Slurm did not say whether it took a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,12 +244,13 @@ def clean_environment() -> dict[str, str]:
 
 
 def sbatch(arguments: Sequence[str]) -> str:
-    """Submit, and return the job's number.
+    """Submit, and return the job's number; of a job of another cluster `NUMBER;CLUSTER`.
 
     Args:
         arguments: From `sbatch_arguments`.
 
     Raises:
+        UnansweredError: Slurm did not answer in time, and may have taken the job.
         UserError: sbatch is missing or refuses.
     """
     environment = clean_environment()
@@ -255,13 +262,25 @@ def sbatch(arguments: Sequence[str]) -> str:
     except FileNotFoundError:
         raise UserError("sbatch is not here; submit from a login node of a Slurm cluster, or use --dry-run") from None
     said = " ".join(done.stderr.split())
+    if done.returncode and _UNANSWERED.search(said):
+        raise UnansweredError(f"sbatch got no answer: {said}; `squeue --me` says whether the job waits all the same")
     if done.returncode:
         raise UserError(f"sbatch refused: {said or f'it ended with exit code {done.returncode}'}")
     # `number` or `number;cluster`, after whatever a site's plugins print.
-    number = re.search(r"^(\d+)(;.*)?\s*\Z", done.stdout, re.MULTILINE)
+    number = re.search(r"^(\d+(?:;\S+)?)\s*\Z", done.stdout, re.MULTILINE)
     if number is None:
         raise UserError(f"sbatch has submitted nothing: {said or ' '.join(done.stdout.split())}")
     return number[1]
+
+
+def number_of(job_id: str) -> str:
+    """Return the number of what `sbatch` has returned."""
+    return job_id.partition(";")[0]
+
+
+def cluster_of(job_id: str) -> str:
+    """Return the cluster of what `sbatch` has returned; '' for the own."""
+    return job_id.partition(";")[2]
 
 
 def log_pattern(path: Path) -> str:
@@ -276,19 +295,21 @@ def slug(text: str) -> str:
 
 def how_to_watch(job_ids: Sequence[str], out: Path, log: str) -> str:
     """Say how to follow a job, or those of a chain, and how to end it."""
-    number = job_ids[0] if len(job_ids) == 1 else "\0"
+    numbers = [number_of(job_id) for job_id in job_ids]
+    number = numbers[0] if len(numbers) == 1 else "\0"
+    there = next((f" --clusters={cluster}" for job_id in job_ids if (cluster := cluster_of(job_id))), "")
     # What is not known yet is for the shell to find.
     parts = re.sub("%[%Aja]", lambda found: {"%%": "%", "%a": "\0"}.get(found[0], number), log).split("\0")
     log_file = "*".join(shlex.quote(part) if part else "" for part in parts)
-    ids = " ".join(job_ids)
+    ids = " ".join(numbers)
     end = (
-        f"scancel {ids}; it saves and goes back to the queue: scancel it there once more"
+        f"scancel{there} {ids}; it saves and goes back to the queue: scancel it there once more"
         if len(job_ids) == 1
-        else f"scancel {ids}; the last first, or each begins when the one before it ends"
+        else f"scancel{there} {ids}; the last first, or each begins when the one before it ends"
     )
     return (
         f"submitted job{'s' * (len(job_ids) > 1)} {ids}; its run will be {out}\n"
-        f"  in the queue   squeue -j {','.join(job_ids)}\n"
+        f"  in the queue   squeue{there} -j {','.join(numbers)}\n"
         f"  how far it is  python -m galampi status {shlex.quote(str(out))}\n"
         f"  its log        tail -f {log_file}\n"
         f"  to end it      {end}"

@@ -21,14 +21,14 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from galampi.errors import UnreadableError, UserError
 from galampi.job import Job, dump_job
 from galampi.launch.status import held, run_status
-from galampi.launch.submit import Resources, Submission, log_pattern
+from galampi.launch.submit import Resources, Submission, cluster_of, log_pattern, number_of
 from galampi.results.files import replace_text
 
 OPTIONS, SUBMISSIONS = "options.json", "submissions.jsonl"
@@ -97,12 +97,17 @@ def lay_out(folder: Path, jobs: Mapping[str, Job]) -> None:
         # Of a layout that was cut short.
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        (folder / "logs").mkdir(exist_ok=True)
+        make_logs(folder)
         for index, (name, job) in enumerate(jobs.items()):
             (part / f"{index}-{name}.toml").write_text(dump_job(job), encoding="utf-8")
         part.rename(folder / "jobs")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def make_logs(folder: Path) -> None:
+    """Make the folder of the logs, which somebody may have removed."""
+    (folder / "logs").mkdir(exist_ok=True)
 
 
 def change(folder: Path, jobs: Mapping[str, Job]) -> None:
@@ -149,12 +154,13 @@ def read_sweep(folder: Path) -> list[SweptRun]:
         UserError: squeue does not answer.
     """
     recorded = _submissions(folder)
-    in_queue = _in_queue(recorded)
+    in_queue = _in_queue(recorded, _users_of(folder)) if recorded else {}
     runs = []
     for number, job_file, name in _numbered(folder):
         index, out = int(number), folder / name
         local_log = folder / "logs" / f"{index}.log"
-        logs = [folder / "logs" / f"{line['job_id']}_{index - int(str(line['offset']))}.log" for line in recorded]
+        tasks = [(number_of(str(line["job_id"])), index - int(str(line["offset"]))) for line in recorded]
+        logs = [folder / "logs" / f"{job_id}_{task}.log" for job_id, task in tasks]
         log = max(
             (path for path in (*logs, local_log) if path.exists()), key=lambda path: path.stat().st_mtime, default=None
         )
@@ -247,7 +253,13 @@ def arrays(
 
 
 def record_submission(folder: Path, job_id: str, offset: int) -> None:
-    """Remember an array, so that its jobs are found in the queue."""
+    """Remember an array, so that its jobs are found in the queue.
+
+    Args:
+        folder: The sweep.
+        job_id: What `sbatch` has returned.
+        offset: Number of the run that its task 0 trains.
+    """
     lines = [*_submissions(folder), {"job_id": job_id, "offset": offset}]
     replace_text(folder / SUBMISSIONS, "".join(f"{json.dumps(line)}\n" for line in lines))
 
@@ -301,30 +313,39 @@ def _told_if_damaged(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from None
 
 
-def _in_queue(recorded: Sequence[Mapping[str, object]]) -> dict[int, str]:
+def _users_of(folder: Path) -> str:
+    """Return who may have submitted a sweep: whoever asks, and whoever recorded the last array."""
+    users = {getpass.getuser()}
+    with suppress(OSError, KeyError):
+        users.add((folder / SUBMISSIONS).owner())
+    return ",".join(sorted(users))
+
+
+def _in_queue(recorded: Sequence[Mapping[str, object]], users: str) -> dict[int, str]:
     """Return Slurm's state of each run that is in the queue."""
-    if not recorded:
-        return {}
-    try:
-        done = subprocess.run(
-            ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%F %K %T"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise UserError("squeue is not here; only Slurm knows which runs wait or run") from None
-    if done.returncode:
-        raise UserError(f"squeue refused: {' '.join(done.stderr.split())}")
-    offsets = {str(line["job_id"]): int(str(line["offset"])) for line in recorded}
-    states = {}
-    for line in done.stdout.splitlines():
-        job_id, task, state = line.split()
-        if job_id in offsets and task.isdigit():
-            index = offsets[job_id] + int(task)
-            # Of a chain one runs and others wait.
-            if index not in states or state not in _WAITING:
-                states[index] = state
+    states: dict[int, str] = {}
+    for cluster in dict.fromkeys(cluster_of(str(line["job_id"])) for line in recorded):
+        there = [f"--clusters={cluster}"] if cluster else []
+        try:
+            done = subprocess.run(
+                ["squeue", *there, "--noheader", "--array", "--user", users, "--format", "%F %K %T"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise UserError("squeue is not here; only Slurm knows which runs wait or run") from None
+        if done.returncode:
+            raise UserError(f"squeue refused: {' '.join(done.stderr.split())}")
+        own = [line for line in recorded if cluster_of(str(line["job_id"])) == cluster]
+        offsets = {number_of(str(line["job_id"])): int(str(line["offset"])) for line in own}
+        for line in done.stdout.splitlines():
+            job_id, task, state, *_ = [*line.split(), "", ""]  # A line of two words names a cluster.
+            if job_id in offsets and task.isdigit():
+                index = offsets[job_id] + int(task)
+                # Of a chain one runs and others wait.
+                if index not in states or state not in _WAITING:
+                    states[index] = state
     return states
 
 

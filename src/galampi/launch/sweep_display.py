@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -21,6 +22,34 @@ from galampi.launch.sweep import SweptRun
 
 _LIVE_PERIOD_S = 2.0
 _LINE_PERIOD_S = 60.0
+
+
+class _Lasting:
+    """A stream whose end ends nothing: what is shown goes nowhere once its terminal or reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._to_nowhere_on_error():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._to_nowhere_on_error():
+            self._stream.flush()
+
+    @contextmanager
+    def _to_nowhere_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 class SweepDisplay:
@@ -37,7 +66,7 @@ class SweepDisplay:
         self._num_done = len(self._env_steps)
         self._shown: dict[int, tuple[SweptRun, TaskID]] = {}
         self._views: dict[int, RunView] = {}
-        self._console = Console(soft_wrap=True)
+        self._console = Console(file=cast(TextIO, _Lasting(sys.stdout)), soft_wrap=True)
         self._is_live = self._console.is_terminal and os.environ.get("TERM") != "dumb"
         self._due_s = time.monotonic() + (0.0 if self._is_live else _LINE_PERIOD_S)
         self._live = Progress(

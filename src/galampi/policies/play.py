@@ -15,7 +15,7 @@ from galampi.environments import Simulators, make_simulators
 from galampi.errors import UserError
 from galampi.job import Environment
 from galampi.policies.played import Bounds, Progress
-from galampi.ranks.launched import own_cpus
+from galampi.ranks.launched import num_cores
 
 MOST_SIMULATORS = 16
 """Episodes played at once."""
@@ -61,7 +61,7 @@ def simulators_of(environment: Environment, *, first_seed: int, num_envs: int) -
     return make_simulators(
         environment.model_copy(update={"num_envs": num_envs}),
         seed=first_seed,
-        num_threads=min(num_envs, len(own_cpus())),
+        num_threads=min(num_envs, num_cores()),
         life_ends_return=True,
     )
 

@@ -5,6 +5,7 @@ Imports nothing that takes time, so that the entry can import it first.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -56,3 +57,38 @@ def own_cpus() -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
+
+
+def num_cores() -> int:
+    """Return how many cores this process may keep busy: those it may use, or fewer by a container's quota. Local."""
+    quota = _quota()
+    return len(own_cpus()) if quota is None else max(1, min(len(own_cpus()), math.floor(quota + 0.5)))
+
+
+def _quota(root: str = "/") -> float | None:
+    """Return the cores that control groups grant this process, by either version of them; None without a limit."""
+    grants = []
+    for line in _text(os.path.join(root, "proc/self/cgroup")).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        mounts = ["", "unified"] if not controllers else [controllers, "cpu"] if "cpu" in controllers.split(",") else []
+        for mount in mounts:
+            top = os.path.join(root, "sys/fs/cgroup", mount)
+            folder = os.path.normpath(top if path.startswith("/..") else top + path)
+            # A group has no more than those it lies in; in a container its own may be the root, whatever its path.
+            while folder.startswith(os.path.normpath(top)):
+                words = _text(os.path.join(folder, "cpu.max")).split() or [
+                    *_text(os.path.join(folder, "cpu.cfs_quota_us")).split(),
+                    *_text(os.path.join(folder, "cpu.cfs_period_us")).split(),
+                ]
+                if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
+                    grants.append(int(words[0]) / int(words[1]))
+                folder = os.path.dirname(folder)
+    return min(grants, default=None)
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from mpi4py import MPI
 
 from galampi.errors import UserError
-from galampi.ranks.launched import LAUNCHER_PID, launched_size, own_cpus
+from galampi.ranks.launched import LAUNCHER_PID, launched_size, num_cores, own_cpus
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class Placement:
         rank_on_node: Number of this rank among those there.
         num_ranks_on_node: Ranks there.
         cpus: Cores this rank may use.
+        num_cores: As many, or fewer where a container's quota grants less time than all of them have.
         num_sharing: Ranks on the node whose cores overlap with this rank's, itself among them.
         num_threads: Threads for the emulators, and for torch, unless OMP_NUM_THREADS says how many that gets; they take
             turns, so each gets all of them.
@@ -127,13 +128,16 @@ class Placement:
     rank_on_node: int
     num_ranks_on_node: int
     cpus: frozenset[int]
+    num_cores: int
     num_sharing: int
     num_threads: int
     num_torch_threads: int
 
     def __str__(self) -> str:
         """Say it in a line."""
-        cores = f"{len(self.cpus)} core{'s' * (len(self.cpus) > 1)}"
+        cores = f"{self.num_cores} core{'s' * (self.num_cores > 1)}"
+        if self.num_cores < len(self.cpus):
+            cores += f" (by quota, of {len(self.cpus)})"
         shared = f" shared by {self.num_sharing} ranks" if self.num_sharing > 1 else ""
         if self.num_torch_threads == self.num_threads:
             return f"{self.hostname}: {cores}{shared}, {_threads(self.num_threads)} for torch and for the emulators"
@@ -157,12 +161,14 @@ def place(comm: MPI.Intracomm) -> Placement:
     cpus = own_cpus()
     all_cpus = node.allgather(cpus)
     num_sharing = sum(not cpus.isdisjoint(other) for other in all_cpus)
-    num_threads = max(1, len(cpus) // num_sharing)
+    cores = num_cores()
+    num_threads = max(1, cores // num_sharing)
     placement = Placement(
         hostname=MPI.Get_processor_name(),
         rank_on_node=node.rank,
         num_ranks_on_node=node.size,
         cpus=cpus,
+        num_cores=cores,
         num_sharing=num_sharing,
         num_threads=num_threads,
         num_torch_threads=_threads_wanted() or num_threads,

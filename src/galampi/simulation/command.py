@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from galampi.errors import UserError
-from galampi.ranks.launched import own_cpus
+from galampi.ranks.launched import num_cores
 from galampi.simulation.invariants import BrokenInvariantError, check, draw
 from galampi.simulation.machine import Exchange, Machine, Method
 from galampi.simulation.world import Measured, World, measure, measure_allreduce
@@ -99,7 +99,7 @@ def check_seeds(first: int, count: int, num_processes: int | None = None) -> Ite
         num_processes: Among which they are shared; None for the cores there are.
     """
     seeds = range(first, first + count)
-    with ProcessPoolExecutor(num_processes or len(own_cpus())) as pool:
+    with ProcessPoolExecutor(num_processes or num_cores()) as pool:
         for seed, failure in zip(seeds, pool.map(failure_of, seeds, chunksize=8), strict=True):
             if failure is not None:
                 yield f"seed {seed}: {failure}; again by: python -m galampi simulate --replay {seed}"

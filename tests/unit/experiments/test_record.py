@@ -91,7 +91,7 @@ def test_a_run_whose_faults_could_not_happen_is_refused(tmp_path) -> None:
     faults = Fault("kill", 0.5), Fault("kill", 0.9)
     assert running._told_of_faults(tmp_path, PlannedRun(job)) == ""
     hurt = PlannedRun(job, faults)
-    with pytest.raises(UserError, match="was not trained by `experiment`.* remove it, and it is trained again"):
+    with pytest.raises(UserError, match=r"was not trained by `experiment`.* remove it, and it is trained again"):
         running._told_of_faults(tmp_path, hurt)
     for num_faults, told in ((1, "; 1 of its 2 faults were to come after its end"), (2, "")):
         (tmp_path / "faults.json").write_text(json.dumps(asdict(Suffered(1.0, num_faults, 0))))

@@ -384,7 +384,60 @@ def test_the_number_is_found_among_other_lines(tmp_path) -> None:
     fake = tmp_path / "sbatch"
     fake.write_text(f"#!{sys.executable}\nprint('welcome to the cluster\\n1234;alpha')\n")
     fake.chmod(0o755)
-    assert sbatch([str(fake)]) == "1234"
+    assert sbatch([str(fake)]) == "1234;alpha"
+
+
+def test_a_job_of_another_cluster_is_asked_for_there(slurm, monkeypatch, capsys) -> None:
+    fake = slurm.parent / "bin/sbatch"
+    fake.write_text(fake.read_text().replace("len(file.readlines())", "len(file.readlines()), end=';big\\n'"))
+    run(["submit", "a.toml", "--out", "run", "--chain", "2", "--", "--clusters=big"])
+    assert "--dependency=afterany:70" in called(slurm)[1][0]
+    printed = capsys.readouterr().out
+    for line in ("submitted jobs 70 71;", "squeue --clusters=big -j 70,71\n", "scancel --clusters=big 70 71;"):
+        assert line in printed
+    run(["submit", "a.toml", "--out", "sweep", "--array-seeds", "2", "--", "--clusters=big"])
+    asked = []
+
+    def squeue(arguments, **_):
+        asked.append(arguments)
+        return subprocess.CompletedProcess(arguments, 0, "CLUSTER: big\n72 0 RUNNING\n72 1 PENDING\n", "")
+
+    monkeypatch.setattr(sweep.subprocess, "run", squeue)
+    assert [swept.state for swept in sweep.read_sweep(slurm / "sweep")] == ["running", "queued"]
+    assert asked[0][:2] == ["squeue", "--clusters=big"]
+    (slurm / "sweep/logs/72_1.log").touch()
+    assert sweep.read_sweep(slurm / "sweep")[1].log == slurm / "sweep/logs/72_1.log"
+
+
+def test_a_job_that_may_have_been_taken_keeps_its_file(slurm) -> None:
+    said = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    (slurm.parent / "bin/sbatch").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    with pytest.raises(UserError, match=r"^sbatch got no answer: .*; `squeue --me` says whether the job waits"):
+        run(["submit", "a.toml", "--out", "run"])
+    assert load_job(slurm / "run/submitted.toml").seed == 7
+
+
+def test_a_sweep_whose_logs_were_removed_has_them_again(slurm) -> None:
+    run(["submit", "a.toml", "--out", "sweep", "--array-seeds", "2"])
+    (slurm / "sweep/logs").rmdir()
+    (slurm.parent / "bin/squeue").write_text("#!/bin/sh\n")
+    (slurm.parent / "bin/squeue").chmod(0o755)
+    run(["submit", "sweep"])
+    assert (slurm / "sweep/logs").is_dir()
+    assert len(called(slurm)) == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "two"])
+def test_a_sweep_that_is_to_run_none_at_once(slurm, number) -> None:
+    with pytest.raises(UserError, match=r"--at-once: is .*; must be a whole number of at least 1"):
+        run(["submit", "a.toml", "--array-seeds", "2", "--at-once", number])
+    assert not called(slurm)
+
+
+def test_a_rehearsal_without_slurm_takes_one_line(slurm, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(slurm))
+    with pytest.raises(UserError, match="sbatch is not here"):
+        run(["submit", "a.toml", "--rehearse", "--out", "rehearsal"])
 
 
 def test_a_dry_run_touches_nothing(tmp_path, monkeypatch, capsys) -> None:

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import os
 import shlex
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,55 @@ def test_a_sweep_may_gain_runs_while_it_is_trained(tmp_path, capsys) -> None:
     assert "another: missing; 0 of 3 runs done" in capsys.readouterr().out
 
 
+def test_a_hangup_that_nohup_keeps_away_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with here._stop_signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not received
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_display_whose_reader_has_gone_ends_nothing(tmp_path, monkeypatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        with SweepDisplay(sweep.read_sweep(make(tmp_path))) as display:
+            display.say("begins")
+            display.say("goes on")
+        print("what comes after", flush=True)
+
+
+def test_a_sweep_outlasts_a_queue_that_does_not_answer(tmp_path, monkeypatch, capsys) -> None:
+    folder = make(tmp_path, num_seeds=1)
+    answers = iter([True, True, False, False, True, False])
+    read = sweep.read_sweep
+
+    def read_sweep(asked: Path) -> list[sweep.SweptRun]:
+        if not next(answers, True):
+            raise UserError("squeue refused: no controller")
+        return read(asked)
+
+    monkeypatch.setattr(sweep, "read_sweep", read_sweep)
+    monkeypatch.setattr(here, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(here, "_ASK_AGAIN_S", 0.02)
+    ended = []
+    is_stopped = here._train(folder, lambda run: ["sh", "-c", f"mkdir {run.out}"], 1, lambda: ended.append(1))
+    assert not is_stopped and len(ended) == 2
+    assert sorted(path.name for path in folder.iterdir() if "seed" in path.name) == [
+        "CartPole-v1_seed-1",
+        "Pong-v5_seed-1",
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    # Of each time that it does not answer there is one line.
+    assert len([line for line in lines if line.endswith("no controller; asks again until it does")]) == 2
+
+
 def test_a_job_that_is_asked_for_twice(tmp_path) -> None:
     with pytest.raises(UserError, match=r"gamma-0\.9 and gamma-0\.90 are the same job"):
         combinations(None, {}, {"learner.gamma": ["0.9", "0.90"]})
@@ -185,6 +235,9 @@ def test_what_became_of_each(tmp_path, monkeypatch) -> None:
     assert sweep.read_sweep(folder)[5].state == "stopped"
     put_in_queue(monkeypatch, ["70 1 RUNNING", "70 5 PENDING", "71 2 RUNNING", "72 N/A RUNNING"])
     assert status_of([folder], failed=False)[1] == 1
+    # As `SWEEP/*` names them; logs and the like are no runs.
+    text, code = status_of(sorted(folder.iterdir()), failed=False)
+    assert (len(text.splitlines()), code) == (5, 4)
     # A job that printed something and left no run has failed, not never begun.
     (folder / "logs" / "70_4.log").touch()
     assert sweep.read_sweep(folder)[4].state == "failed"

@@ -28,7 +28,8 @@ _TRIAL_FORMAT = "galampi-doctor"
 def check_files(out: Path, comm: MPI.Intracomm) -> Iterator[Finding]:
     """Try on the run's file system what a run does there: HDF5 with SWMR, locks, renames, reading from another rank."""
     folder = out.absolute()
-    while not folder.exists():
+    # Of what lies in a folder that may not be entered, Path.exists raises.
+    while not os.path.exists(folder):
         folder = folder.parent
     where = f"{folder} ({_file_system(folder)})"
     elsewhere = "choose a folder on a file system that all nodes share"

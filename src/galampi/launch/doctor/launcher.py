@@ -65,8 +65,11 @@ def check_placement(comm: MPI.Intracomm) -> Iterator[Finding]:
     text = f"{plural(comm.size, 'rank')} on {plural(len(per_node), 'node')}: {each}"
     yield Finding("ranks", "ok", text, figures={"ranks_by_node": dict(per_node)})
     text = "; ".join(dict.fromkeys(str(placement) for placement in placements))
-    if any(len(placement.cpus) < placement.num_sharing for placement in placements):
+    if any(placement.num_cores < placement.num_sharing for placement in placements):
         advice = "the ranks are more than their cores: fewer ranks a node, --cpus-per-task=1, or mpirun --bind-to none"
+        yield Finding("binding", "warning", text, advice)
+    elif any(each.num_torch_threads * each.num_sharing > each.num_cores for each in placements):
+        advice = "the threads of torch are more than the cores: unset OMP_NUM_THREADS, or set it to cores over ranks"
         yield Finding("binding", "warning", text, advice)
     else:
         yield Finding("binding", "ok", text)
