@@ -114,6 +114,11 @@ class Simulator:
         self.action_space = self._env.action_space
         self.encoding = Encoding(space)
         self.actuation = Actuation(self.action_space)
+        if self._mask_key and not self.actuation.num_choices:
+            raise UserError(
+                f"environment.action_mask does nothing: the actions of {environment.id} are a Box, of which no mask "
+                "leaves any out"
+            )
         self.has_mask: bool | None = None
         self._last = np.zeros(self.encoding.shape, self.encoding.dtype)
 
@@ -224,11 +229,11 @@ class Simulator:
             return np.ones(num_choices, np.bool_)
         try:
             flat = np.asarray(mask).ravel()
-        except ValueError:
-            # Parts of unlike length.
+        except Exception:
+            # Parts of unlike length, or what no number can be read of.
             try:
                 flat = np.concatenate([np.asarray(part).ravel() for part in mask])
-            except ValueError:
+            except Exception:
                 flat = np.zeros(0)
         if flat.shape != (num_choices,) or flat.dtype.kind not in "biuf":
             raise self._fault(f"the action mask is {told(mask)}; must say of {num_choices} choices which are allowed")

@@ -167,8 +167,8 @@ class _Leaf:
         """Return the encoded part [1, ...] of its own value."""
         try:
             values = np.asarray(value)
-        except ValueError:
-            raise self._unfit(value) from None
+        except Exception as error:  # Of whatever package the value is.
+            raise self._unfit(value, error) from None
         if values.shape != self._value_shape or values.dtype.kind not in "biuf":
             raise self._unfit(value)
         if self.dtype == np.uint8 and values.dtype.kind != "b" and values.dtype != np.uint8:
@@ -189,13 +189,15 @@ class _Leaf:
         """What is taken from its values and what they are divided by then, [*shape] each, beside `scale`."""
         return np.zeros(self.shape), np.ones(self.shape)
 
-    def _unfit(self, value: Any) -> UnfitError:
+    def _unfit(self, value: Any, error: Exception | None = None) -> UnfitError:
         where = f"{self.name!r} " if self.name else ""
-        try:
+        if error is None:
             values = np.asarray(value)
             what = f"of shape {values.shape} and type {values.dtype}"
-        except ValueError:
+        elif isinstance(error, ValueError):
             what = _shown(value)
+        else:
+            what = f"a {type(value).__name__} that numpy does not take ({' '.join(str(error).split())})"
         return UnfitError(f"{where}is {what}; must be numbers of shape {self._value_shape}")
 
 

@@ -16,6 +16,7 @@ from contextlib import closing
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.envs.registration import EnvSpec
 
@@ -298,12 +299,13 @@ def _num_processes(environment: Environment, num_threads: int, first_number: int
     if environment.vectorization == "async":
         return most
     # A simulator may draw from these, and must find them as they were.
-    states = random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         return most if _is_slow(environment, first_number, seed) else 1
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 def _is_slow(environment: Environment, number: int, seed: int) -> bool:

@@ -21,7 +21,7 @@ from galampi.gossip.asynchronous import Gossip, refuse_silence
 from galampi.gossip.forms import Form
 from galampi.gossip.mailbox import Mailboxes
 from galampi.gossip.mixing import Message, PushSum, UniformAverage
-from galampi.gossip.patience import SIGNALLED_PATIENCE_S, Patience
+from galampi.gossip.patience import SIGNALLED_PATIENCE_S, Patience, silent_after
 from galampi.gossip.rules import MailboxRules, Stage
 from galampi.gossip.topology import Topology, complete, edgeless, exponential, ring, topology_of
 
@@ -43,5 +43,6 @@ __all__ = [
     "exponential",
     "refuse_silence",
     "ring",
+    "silent_after",
     "topology_of",
 ]

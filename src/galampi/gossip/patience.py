@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from galampi.gossip.mixing import Int64s
@@ -9,6 +11,19 @@ from galampi.gossip.rules import Stage
 
 SIGNALLED_PATIENCE_S = 5.0
 """How long ranks that were told by a signal to stop wait for one that does not answer."""
+
+
+def silent_after(method: str, after_s: float) -> float:
+    """Return the time after which a rank that is not heard of counts as silent, s.
+
+    Ranks that exchange nothing hear of none that trains: one that is slow is not told from one that is lost, and is
+    waited for.
+
+    Args:
+        method: How messages are averaged, `gossip.method`.
+        after_s: That time for ranks that do exchange.
+    """
+    return math.inf if method == "none" else after_s
 
 
 class Patience:

@@ -81,7 +81,7 @@ class Environment(Section):
     """Probability that the emulator repeats the last action: 'sticky actions' (Atari)."""
     max_noops: int = Field(30, ge=0, le=1000)
     """An episode starts with fewer no-op actions than this, their number drawn (Atari)."""
-    max_episode_frames: int = Field(108_000, ge=1)
+    max_episode_frames: int = Field(108_000, ge=1, lt=1 << 31)
     """Emulator frames after which an episode is truncated (Atari)."""
     full_action_space: bool = False
     """Offer all 18 joystick actions rather than the game's own (Atari)."""
@@ -210,7 +210,7 @@ class Checkpoint(Section):
 class Record(Section):
     """What is written of each update."""
 
-    every_updates: int = Field(1, ge=1)
+    every_updates: int = Field(1, ge=1, lt=1 << 63)
     """Updates between two rows of /updates."""
     sketch_every_s: float = Field(2.0, gt=0)
     """Job time between two parameter sketches, s: all ranks are sketched at the same times, to the next update."""

@@ -153,7 +153,8 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
     of_others = "rmsprop_" if job.learner.optimizer == "adam" else "adam_"
     names = [name for name in type(job.learner).model_fields if name.startswith(of_others)]
     yield "learner", names, f"learner.optimizer is {job.learner.optimizer!r}"
-    if job.learner.normalize_returns:
+    clip = job.learner.clip_rewards
+    if job.learner.normalize_returns and not (environment.is_atari if clip == "auto" else clip):
         yield "learner", ("reward_scale",), "learner.normalize_returns is true, and divides by it again"
     if job.gossip.method != "push-sum":
         yield "gossip", ("message",), f"gossip.method is {job.gossip.method!r}, whose messages are sent in full"

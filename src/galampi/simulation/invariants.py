@@ -247,6 +247,12 @@ class _Checked:
         """Check what must hold of a job that has ended."""
         scenario, ranks = self.scenario, self.world.ranks
         open_ends = [rank.rank for rank in ranks if rank.outcome is None]
+        if scenario.exchange.method == "none":
+            # Who exchanges nothing does not hear that another has died; a rank that is only slow is left in peace.
+            if scenario.deaths:
+                return
+            ends = {rank.outcome for rank in ranks}
+            assert scenario.signals or ends == {"whole"}, f"ranks that exchange nothing have ended {ends}"
         assert not open_ends, f"ranks {open_ends} have not ended by {self.world.events.now_s:.3f} s"
         outcomes = {rank.outcome for rank in ranks} - {"died"}
         assert len(outcomes) <= 1, f"some ranks have ended whole and some have not: {[r.outcome for r in ranks]}"

@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from galampi.gossip import Patience, Stage
+from galampi.gossip import Patience, Stage, silent_after
 from galampi.gossip.mixing import Int64s
 from galampi.ranks.placement import end_job
 from galampi.results import JobFile
@@ -75,7 +75,10 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         log.info("%s: saving", signals.caught.name)
     # Before anybody is waited for.
     rank.save(exact=False)
-    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else rank.job.gossip.silent_after_s)
+    silent_after_s = silent_after(rank.job.gossip.method, rank.job.gossip.silent_after_s)
+    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else silent_after_s)
+    if rank.job.gossip.method == "none" and comm.rank == 0 and (rank.mailboxes.stages < Stage.SENT_ALL)[1:].any():
+        log.info("rank 0 has done its part, and waits for the others, which it hears nothing of until they have")
     is_exact = rank.gossip.drain(
         rank.learner.z,
         lambda: patience.is_over_for_messages(rank.mailboxes.stages, time.monotonic(), signals.caught_at_s),

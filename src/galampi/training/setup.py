@@ -24,7 +24,16 @@ from mpi4py import MPI
 
 from galampi.environments import Simulators, make_simulators
 from galampi.errors import UserError, os_error_line
-from galampi.gossip import SIGNALLED_PATIENCE_S, AllReduce, Gossip, Mailboxes, PushSum, UniformAverage, topology_of
+from galampi.gossip import (
+    SIGNALLED_PATIENCE_S,
+    AllReduce,
+    Gossip,
+    Mailboxes,
+    PushSum,
+    UniformAverage,
+    silent_after,
+    topology_of,
+)
 from galampi.gossip.mixing import StepScale
 from galampi.job import Job, dump_job, import_modules, imported_sources
 from galampi.learning import Learner, RolloutCollector, has_large_convolutions, lerp, resolve_device, resolve_precision
@@ -153,14 +162,13 @@ def make_rank(
         comm.Bcast(learning.learner.moments, root=0)
         learning.learner.refresh()
     hostnames = comm.allgather(placement.hostname)
-    silence = Silence(hostnames, comm.rank, job.gossip.silent_after_s)
+    silence = Silence(hostnames, comm.rank, silent_after(job.gossip.method, job.gossip.silent_after_s))
     mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)
     gpus = _gpus_of_node(learning.device, placement, comm)
     with together(comm):
         sketch = Sketch(job.record.sketch_size, num_parameters)
         energy = EnergyMeter(gpus=gpus) if placement.rank_on_node == 0 else None
         writer, returns = _open_rank_file(job, out, placement, comm, start, mailboxes, sketch, energy)
-    left = job.total_env_steps - start.total_env_steps(start.progress)
     rank = Rank(
         job=job,
         out=out,
@@ -183,8 +191,8 @@ def make_rank(
         returns=returns,
         update=start.counters["update"],
         env_steps=start.counters["env_steps"],
-        # Without any exchange no rank hears of the others' steps: each takes an equal part of what is left.
-        own_budget=start.counters["env_steps"] + math.ceil(left / comm.size),
+        # Without any exchange no rank hears of the others' steps: each takes an equal part.
+        own_budget=math.ceil(job.total_env_steps / comm.size),
     )
     if start.num_ranks_changed:
         replace_set(out, rank.state(exact=False), comm)

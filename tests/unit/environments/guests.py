@@ -8,6 +8,7 @@ import time
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 CALLS: list = []
 
@@ -154,7 +155,13 @@ class Gambler(Guest):
 
         random.random()
         np.random.random()
+        torch.rand(1)
         return super().step(action)
+
+
+class MaskedBox(Guest):
+    observation_space = gym.spaces.Dict(allowed=gym.spaces.MultiBinary(3), x=gym.spaces.Box(-1, 1, (2,)))
+    action_space = gym.spaces.Box(-1, 1, (2,))
 
 
 class Growing(Guest):

@@ -5,6 +5,7 @@ import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
+import torch
 from limits import DEADLOCK_S
 
 from galampi.environments import make_simulators
@@ -108,6 +109,10 @@ def test_what_gymnasium_does_not_allow_is_told_in_one_line(habit, message, num_p
         ({"wrappers": ("guests:NoWrapper",)}, "'guests:NoWrapper', which cannot be put around guests:Guest: TypeErr"),
         ({"wrappers": ("no_such:W",)}, "environment.wrappers names 'no_such:W'; module 'no_such' cannot be imported"),
         ({"action_mask": "allowed"}, "environment.action_mask is 'allowed'; must be a key"),
+        (
+            {"name": "MaskedBox", "action_mask": "allowed"},
+            "action_mask does nothing: the actions of guests:MaskedBox are",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_told_in_one_line(settings, message):
@@ -239,9 +244,14 @@ def test_measuring_a_simulator_leaves_global_generators_alone():
 
     random.seed(3)
     np.random.seed(3)
-    expected = random.getstate(), np.random.get_state()[1].tolist()
+    torch.manual_seed(3)
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    expected = states()
     make("Gambler", num_threads=2)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == expected
+    assert states() == expected
 
 
 def test_a_simulator_may_have_processes_of_its_own_and_end_them_by_a_signal():

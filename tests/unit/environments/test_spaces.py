@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from galampi.environments.spaces import MOST_CATEGORIES, Encoding, Part, UnfitError
@@ -147,6 +148,25 @@ def test_what_cannot_be_encoded_is_refused_in_one_line(space, message):
 def test_an_observation_that_is_not_of_its_space_is_told(space, observation, message):
     with pytest.raises(UnfitError, match=message):
         Encoding(space)(observation)
+
+
+class Raises:
+    """Something that numpy asks for numbers in vain."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call\nnumpy()")
+
+
+@pytest.mark.parametrize("value", [Raises(), torch.ones(2, requires_grad=True)])
+def test_what_numpy_does_not_take_is_told(value):
+    line = rf"is a {type(value).__name__} that numpy does not take \(Can't call numpy\(\).*; must be numbers of shape"
+    for encoding, observation in (
+        (Encoding(Box(-1, 1, (2,))), value),
+        (Encoding(Dict(a=Box(-1, 1, (2,)), b=Discrete(2))), {"a": value, "b": 1}),
+    ):
+        with pytest.raises(UnfitError, match=line) as error:
+            encoding(observation)
+        assert "\n" not in str(error.value)
 
 
 def test_numbers_without_a_sign_are_numbers_out_of_a_set():

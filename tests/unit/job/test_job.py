@@ -267,6 +267,11 @@ CARTPOLE = '[environment]\nid = "CartPole-v1"\n'
         (CARTPOLE + "[learner]\nend_return_on_life_loss = true", {}, "FILE: learner.end_return_on_life_loss does"),
         ('[environment]\nvectorization = "async"', {}, "FILE: environment.vectorization does nothing: games of Atari"),
         ('[network]\nkind = "cnn"\nhidden_sizes = [8]', {}, "FILE: network.hidden_sizes does nothing: network.kind is"),
+        (
+            CARTPOLE + "[learner]\nnormalize_returns = true\nreward_scale = 0.1",
+            {},
+            "FILE: learner.reward_scale does nothing: learner.normalize_returns is true",
+        ),
     ],
 )
 def test_a_setting_that_does_nothing_is_refused(tmp_path: Path, text: str, overrides: dict, message: str) -> None:
@@ -276,6 +281,17 @@ def test_a_setting_that_does_nothing_is_refused(tmp_path: Path, text: str, overr
         load_job(file, overrides)
     assert str(error.value).startswith(message.replace("FILE", str(file)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("environment", ["clip_rewards = true", ""])
+def test_a_scale_decides_what_a_clip_cuts_off(tmp_path: Path, environment: str) -> None:
+    """So it does something where returns are normalised after the clip, as in Atari without a word of the job."""
+    text = "[learner]\nnormalize_returns = true\nreward_scale = 0.1\n" + environment
+    job = parse_job(text + ("\n" + CARTPOLE if environment else ""), "test")
+    file = tmp_path / "job.toml"
+    file.write_text(dump_job(job))
+    assert load_job(file) == job
+    assert load_job(file).learner.reward_scale == 0.1
 
 
 def test_a_job_may_be_completed_on_the_command_line(tmp_path: Path) -> None:

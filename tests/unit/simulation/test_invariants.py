@@ -1,6 +1,7 @@
 """What must hold of any job holds of some dozen, and would be missed if a rule were broken."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from galampi.cli import run
 from galampi.errors import LostRankError
 from galampi.gossip import MailboxRules, Patience, PushSum, Stage
 from galampi.simulation import command
-from galampi.simulation.invariants import BrokenInvariantError, check, draw
+from galampi.simulation.invariants import BrokenInvariantError, Scenario, check, draw
 
 NUM_SEEDS = 50
 
@@ -23,6 +24,31 @@ def test_a_seed_always_draws_the_same_job() -> None:
     assert str(draw(8)) == str(draw(8)) != str(draw(9))
     assert [rank.left_s for rank in first.ranks] == [rank.left_s for rank in again.ranks]
     assert (first.z == again.z).all()
+
+
+def slow_without_exchange() -> Scenario:
+    """A job of ranks that exchange nothing, one of which is slower: it is at it for long after the other."""
+    alone = next(scenario for scenario in map(draw, range(100)) if scenario.exchange.method == "none")
+    return replace(
+        alone,
+        exchange=replace(alone.exchange, num_ranks=2),
+        ending=replace(alone.ending, budget=4000, silent_after_s=60.0),
+        update_s=(0.50, 0.55),
+        starts_s=(0.0, 0.0),
+        **{name: () for name in ("pauses", "deaths", "signals")},
+    )
+
+
+def test_ranks_that_exchange_nothing_are_left_in_peace() -> None:
+    ranks = check(slow_without_exchange()).ranks
+    assert [rank.num_updates for rank in ranks] == [2000, 2000]
+    assert ranks[1].left_s - ranks[0].left_s > 70
+
+
+def test_a_slow_rank_that_is_not_left_in_peace_is_found(monkeypatch) -> None:
+    monkeypatch.setattr("galampi.simulation.ranks.silent_after", lambda method, after_s: after_s)
+    with pytest.raises(BrokenInvariantError, match=r"ranks that exchange nothing have ended {'partial'}"):
+        check(slow_without_exchange())
 
 
 def push_whatever_is_unread(monkeypatch) -> None:
