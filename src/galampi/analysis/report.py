@@ -36,7 +36,7 @@ FOLLOW_PERIOD_S = 30.0
 """Between two reports of runs that are followed."""
 _GIVE_UP_AFTER_S = 60.0
 _MOST_ENERGY_LINES = 6
-_FIGURE = re.compile(r"(job\d+|return)-[a-z-]+\.(png|svg)")
+_OUT_OF_SEVERAL = Path("report")
 _TITLE = "\u2013 galampi report"
 
 
@@ -67,6 +67,8 @@ def follow(
     failing_since_s: float | None = None
     for path in paths:
         open_run(path)  # What is not there at the beginning is a mistake, and no resume.
+    if out is None and len(paths) + len(to_come) > 1:
+        out = _OUT_OF_SEVERAL  # Where it stays while runs begin.
     with terminated_as_interrupted():
         try:
             while True:
@@ -123,13 +125,15 @@ def report(
     summary = _summary(jobs)
     if out is None:
         first = runs[0].run.path
-        out = first / "report" if len(runs) == 1 else Path("report")
-    _refuse_others(out)
+        out = first / "report" if len(runs) == 1 else _OUT_OF_SEVERAL
+    before = _figures_before(out)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         with sole_writer(out):
             sections = _figures(jobs)
-            _remove_figures_before(out / "figures", {figure.name for _, made in sections for figure in made})
+            for name in before - {figure.name for _, made in sections for figure in made}:
+                for suffix in ("png", "svg"):
+                    (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
             body = _body(jobs, summary, sections, out, told)
             # In one step each: a browser may be reading.
             replace_text(out / "index.html", page.page(f"{_title(jobs)} {_TITLE}", body, refresh_s))
@@ -143,22 +147,22 @@ def _are_finished(runs: Sequence[Run]) -> bool:
     return all(run.status == "finished" for run in runs)
 
 
-def _refuse_others(out: Path) -> None:
-    """Raise UserError if files of these names lie there that are no report's."""
+def _figures_before(out: Path) -> set[str]:
+    """Return the names of the figures of an earlier report there.
+
+    Raises:
+        UserError: Files of the names of a report's are there, and are no report's.
+    """
+    texts = []
     for name, mark in (("index.html", f"{_TITLE}</title>"), ("summary.json", '"summary_version"')):
         try:
-            is_other = mark not in (out / name).read_text(encoding="utf-8", errors="replace")
+            text = (out / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
-            continue  # It is not there, or writing it says why not.
-        if is_other:
+            text = ""  # It is not there, or writing it says why not.
+        if text and mark not in text:
             raise UserError(f"{out / name}: is there, and no report's; choose another --out")
-
-
-def _remove_figures_before(folder: Path, names: set[str]) -> None:
-    """Remove the figures of an earlier report that the one of these figures has no more."""
-    for path in folder.iterdir():
-        if _FIGURE.fullmatch(path.name) and path.stem not in names:
-            path.unlink()
+        texts.append(text)
+    return set(re.findall(r'<figure id="([\w-]+)"', texts[0]))
 
 
 def _of_missing_ranks(run: Run) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galampi.results.reader import RankFile, Run, Table
-from galampi.results.schema import EPISODES
+from galampi.results.schema import EPISODES, LEFT_JOB
 
 Floats = NDArray[np.float64]
 
@@ -280,18 +280,16 @@ def _starts(rank: RankFile, updates: NDArray[Any]) -> Iterator[tuple[int, NDArra
 
 def absent_s(rank: RankFile) -> float:
     """Return the job time, before the last row of a rank that has rows, at which it was no part of the job, s."""
-    rows = rank.updates.read("update", "time_s", *(column for column, _ in PHASES))
     joined_s = 0.0
     if rank.attributes.get("joined_after_update", 0):
-        first_s = sum(float(rows[column][0]) for column, _ in PHASES if np.isfinite(rows[column][0]))
-        joined_s = float(rows["time_s"][0]) - first_s * int(rank.attributes.get("thinning", 1))
-    left_s = 0.0
+        first = rank.updates.read("time_s", *(column for column, _ in PHASES), stop=1)
+        took_s = sum(float(first[column][0]) for column, _ in PHASES if np.isfinite(first[column][0]))
+        joined_s = float(first["time_s"][0]) - took_s * int(rank.attributes.get("thinning", 1))
     # One that leaves says so in a row of its own, and comes back with the next.
-    restarts = rank.restarts.read("update", "time_s")
-    for (after, from_s), (until, to_s) in pairwise(zip(restarts["update"], restarts["time_s"], strict=True)):
-        if not ((rows["update"] > after) & (rows["update"] <= until)).any():
-            left_s += max(0.0, float(to_s - from_s))
-    return max(0.0, joined_s) + left_s
+    restarts = rank.restarts.read("time_s", "reason")
+    has_left = [str(reason).startswith(LEFT_JOB) for reason in restarts["reason"]]
+    spans_s = np.diff(restarts["time_s"])[has_left[:-1]]
+    return max(0.0, joined_s) + float(spans_s.clip(min=0).sum())
 
 
 def effective_step(run: Run) -> float | None:

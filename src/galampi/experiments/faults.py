@@ -87,7 +87,8 @@ class _Hurt:
     def run(self) -> int:
         """Do all of it, and return the command's last exit code."""
         for number in _STOP_SIGNALS:
-            signal.signal(number, self._hand_on)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # What `nohup` keeps away stays away.
+                signal.signal(number, self._hand_on)
         while (code := self._process.poll()) is None:
             done, budget = _progress(self._out)
             if self._left and budget and done >= self._left[0].after * budget and not self._is_to_end:

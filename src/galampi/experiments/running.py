@@ -100,7 +100,7 @@ def _part(
                 failures.append(f"{path}: cannot be kept: {error}")
 
     def keep_what_is_told() -> None:
-        with suppress(UserError):  # Slurm does not say which runs wait; the last time it must.
+        with suppress(sweep.QueueError):  # The last time it must say.
             keep()
 
     def started_by(run: SweptRun) -> list[str]:

@@ -21,7 +21,7 @@ from galampi.gossip.asynchronous import Gossip, refuse_silence
 from galampi.gossip.forms import Form
 from galampi.gossip.mailbox import Mailboxes
 from galampi.gossip.mixing import Message, PushSum, UniformAverage
-from galampi.gossip.patience import SIGNALLED_PATIENCE_S, Patience, silent_after
+from galampi.gossip.patience import SIGNALLED_PATIENCE_S, Patience, is_heard_of
 from galampi.gossip.rules import MailboxRules, Stage
 from galampi.gossip.topology import Topology, complete, edgeless, exponential, ring, topology_of
 
@@ -41,8 +41,8 @@ __all__ = [
     "complete",
     "edgeless",
     "exponential",
+    "is_heard_of",
     "refuse_silence",
     "ring",
-    "silent_after",
     "topology_of",
 ]

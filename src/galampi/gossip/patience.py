@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from galampi.gossip.mixing import Int64s
@@ -13,32 +11,29 @@ SIGNALLED_PATIENCE_S = 5.0
 """How long ranks that were told by a signal to stop wait for one that does not answer."""
 
 
-def silent_after(method: str, after_s: float) -> float:
-    """Return the time after which a rank that is not heard of counts as silent, s.
+def is_heard_of(method: str) -> bool:
+    """Whether ranks hear of one another while they train, by how they average messages, `gossip.method`.
 
-    Ranks that exchange nothing hear of none that trains: one that is slow is not told from one that is lost, and is
-    waited for.
-
-    Args:
-        method: How messages are averaged, `gossip.method`.
-        after_s: That time for ranks that do exchange.
+    Where they do not, one that is slow is not told from one that is lost, and is waited for.
     """
-    return math.inf if method == "none" else after_s
+    return method != "none"
 
 
 class Patience:
     """How long a rank waits at its end."""
 
-    def __init__(self, since_s: float, silent_after_s: float) -> None:
+    def __init__(self, since_s: float, silent_after_s: float, *, hears: bool = True) -> None:
         """Begin to wait.
 
         Args:
             since_s: When the rank came to its end.
             silent_after_s: Time after which a rank that is not heard of counts as silent; 0 to wait no longer for one
                 that is known to be lost.
+            hears: As `is_heard_of` tells; without it a rank waits until a signal comes.
         """
         self._since_s = since_s
         self._silent_after_s = silent_after_s
+        self._hears = hears
         self._over_s: float | None = None
         self._saved_s: float | None = None
 
@@ -51,7 +46,7 @@ class Patience:
         """
         if signalled_s is not None and now_s - max(self._since_s, signalled_s) > SIGNALLED_PATIENCE_S:
             return True
-        return now_s - self._since_s > max(self._silent_after_s, SIGNALLED_PATIENCE_S)
+        return self._hears and now_s - self._since_s > max(self._silent_after_s, SIGNALLED_PATIENCE_S)
 
     def is_over_for_messages(self, stages: Int64s, now_s: float, signalled_s: float | None) -> bool:
         """Whether to wait no longer for messages: once one has given up, the others need not wait as long again."""
@@ -75,10 +70,13 @@ class Patience:
         if self._saved_s is None:
             self._saved_s = now_s
         may_save_now = now_s - self._saved_s <= SIGNALLED_PATIENCE_S
-        if now_s - self._since_s <= most_s and (is_at_end or may_save_now or not self.is_over(now_s, signalled_s)):
+        since_s = self._since_s
+        if not self._hears:
+            since_s = now_s if signalled_s is None else max(since_s, signalled_s)
+        if now_s - since_s <= most_s and (is_at_end or may_save_now or not self.is_over(now_s, signalled_s)):
             self._over_s = None
             return False
         if self._over_s is None:
             self._over_s = now_s
         is_first = rank == int(np.flatnonzero(stages >= Stage.SAVED)[0])
-        return is_first or now_s - self._over_s > max(self._over_s - self._since_s, SIGNALLED_PATIENCE_S)
+        return is_first or now_s - self._over_s > max(self._over_s - since_s, SIGNALLED_PATIENCE_S)

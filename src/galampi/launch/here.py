@@ -227,7 +227,7 @@ class _Reader:
         """Return the runs; None if that cannot be told now, which is said once."""
         try:
             runs = sweep.read_sweep(self._folder)
-        except UserError as error:
+        except sweep.QueueError as error:
             if not self._due_s:
                 self._display.say(f"{error}; asks again until it does")
             self._due_s = time.monotonic() + _ASK_AGAIN_S

@@ -80,7 +80,7 @@ def watch(jobs: Sequence[Rehearsed], notice: Notice) -> bool:
     """
     try:
         while any(job.outcome is None for job in jobs):
-            states = _states([job_id for job in jobs for job_id in job.job_ids])
+            states = _states([job_id for job in jobs for job_id in job.job_ids]) or {}
             for job in jobs if states else ():
                 if job.outcome is None:
                     # What Slurm has forgotten has ended.
@@ -98,9 +98,12 @@ def cancel(job_ids: Sequence[str]) -> None:
     """Cancel jobs for good: by KILL, for one that is told only would save and come back."""
     if not job_ids:
         return
+    left = list(job_ids)
     for _ in range(_MOST_CANCELS):
         # One that was on its way back to the queue is there again after the first time.
-        left = [job_id for job_id, state in _states(job_ids).items() if state not in _ENDED]
+        states = _states(job_ids)
+        if states is not None:
+            left = [job_id for job_id, state in states.items() if state not in _ENDED]
         if not left:
             return
         for signal in (["--full", "--signal=KILL"], []):
@@ -165,16 +168,19 @@ def _interrupt(job: Rehearsed, notice: Notice) -> str:
     return "" if done.returncode == 0 or job.event == "kill" else f"refused: {' '.join(done.stderr.split())}"
 
 
-def _states(job_ids: Sequence[str]) -> dict[str, str]:
-    """Return Slurm's state of each job it still knows of; nothing while it does not answer."""
+def _states(job_ids: Sequence[str]) -> dict[str, str] | None:
+    """Return Slurm's state of each job it still knows of; None while it does not answer."""
     done = subprocess.run(
         ["squeue", "--noheader", "--states=all", f"--jobs={','.join(job_ids)}", "--format=%i %T"],
         capture_output=True,
         text=True,
         check=False,
     )
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return None
     # Of several clusters it names each before its jobs.
-    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith("CLUSTER:"))
+    lines = (line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith("CLUSTER:"))
+    return {words[0]: words[1] for words in lines if len(words) == 2}
 
 
 def _has_checkpoints(out: Path) -> bool:

@@ -38,6 +38,10 @@ LACKING = ("failed", "stopped", "lost", "missing")
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
+class QueueError(UserError):
+    """Slurm does not say what is in its queue."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What the arrays of a sweep ask for, the later ones too.
@@ -151,7 +155,8 @@ def read_sweep(folder: Path) -> list[SweptRun]:
     """Return the runs of a sweep with what became of each.
 
     Raises:
-        UserError: squeue does not answer.
+        QueueError: squeue does not answer.
+        UserError: It is not here, or a file of the sweep is damaged.
     """
     recorded = _submissions(folder)
     in_queue = _in_queue(recorded, _users_of(folder)) if recorded else {}
@@ -336,11 +341,11 @@ def _in_queue(recorded: Sequence[Mapping[str, object]], users: str) -> dict[int,
         except FileNotFoundError:
             raise UserError("squeue is not here; only Slurm knows which runs wait or run") from None
         if done.returncode:
-            raise UserError(f"squeue refused: {' '.join(done.stderr.split())}")
+            raise QueueError(f"squeue refused: {' '.join(done.stderr.split())}")
         own = [line for line in recorded if cluster_of(str(line["job_id"])) == cluster]
         offsets = {number_of(str(line["job_id"])): int(str(line["offset"])) for line in own}
         for line in done.stdout.splitlines():
-            job_id, task, state, *_ = [*line.split(), "", ""]  # A line of two words names a cluster.
+            job_id, task, state = [*line.split(), "", "", ""][:3]  # A line of fewer words tells clusters apart.
             if job_id in offsets and task.isdigit():
                 index = offsets[job_id] + int(task)
                 # Of a chain one runs and others wait.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -46,10 +47,11 @@ class _Lasting:
     def _to_nowhere_on_error(self) -> Iterator[None]:
         try:
             yield
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.EIO, errno.EBADF):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
 
 
 class SweepDisplay:
@@ -66,7 +68,7 @@ class SweepDisplay:
         self._num_done = len(self._env_steps)
         self._shown: dict[int, tuple[SweptRun, TaskID]] = {}
         self._views: dict[int, RunView] = {}
-        self._console = Console(file=cast(TextIO, _Lasting(sys.stdout)), soft_wrap=True)
+        self._console = Console(file=cast(TextIO, _Lasting(sys.stdout)) if sys.stdout else None, soft_wrap=True)
         self._is_live = self._console.is_terminal and os.environ.get("TERM") != "dumb"
         self._due_s = time.monotonic() + (0.0 if self._is_live else _LINE_PERIOD_S)
         self._live = Progress(

@@ -1,6 +1,6 @@
 """Write `job.h5`, the file that describes a run; rank 0 does, and any rank that fails."""
 
-import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +13,7 @@ from galampi.results.schema import JOB_FILE_NAME, JOB_FORMAT, STATUSES, rank_fil
 
 Attribute = str | int | float | Sequence[str] | Sequence[int]
 """What the root of a file may be told of its run."""
-_FAILED = re.compile(r"failed-\d{4,}")
+_FAILED = ".failed-"
 
 
 class JobFile:
@@ -59,9 +59,8 @@ class JobFile:
         except FileNotFoundError as error:
             raise ResultsError(f"{path}: no such file") from error
         # A rank that was killed while it said that it had failed leaves its folder.
-        for left in out.iterdir():
-            if _FAILED.fullmatch(left.name):
-                _remove_own(left)
+        for left in out.glob(f"{_FAILED}*"):
+            _remove_own(left)
         try:
             JobFile.create(out, {**old, **attributes, "status": status}, int(old["num_ranks"]))
         except OSError:
@@ -81,23 +80,27 @@ class JobFile:
         """
         with reading(out / JOB_FILE_NAME, JOB_FORMAT) as file:
             old = dict(file.attrs)
-        # In a folder of its own, for two must not write one file; whoever renames last says the same.
-        own = out / f"failed-{rank:04d}"
         try:
-            JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
-            (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
+            # In a folder of its own, for two must not write one file; whoever renames last says the same.
+            own = Path(tempfile.mkdtemp(prefix=f"{_FAILED}{rank:04d}-", dir=out))
+            try:
+                JobFile.create(own, {**old, "status": "failed"}, int(old["num_ranks"]))
+                (own / JOB_FILE_NAME).rename(out / JOB_FILE_NAME)
+            finally:
+                _remove_own(own)
         except OSError:
             _set_status_in_place(out / JOB_FILE_NAME, "failed")
-        finally:
-            _remove_own(own)
 
 
 def _remove_own(folder: Path) -> None:
     """Remove the folder in which a rank said that it had failed, unless something else lies there."""
+    own = {JOB_FILE_NAME, partial_name(Path(JOB_FILE_NAME)).name}
     with suppress(OSError):
-        for path in (folder / JOB_FILE_NAME, partial_name(folder / JOB_FILE_NAME)):
-            path.unlink(missing_ok=True)
-        folder.rmdir()
+        there = list(folder.iterdir())
+        if own.issuperset(path.name for path in there):
+            for path in there:
+                path.unlink()
+            folder.rmdir()
 
 
 def _set_status_in_place(path: Path, status: str) -> None:

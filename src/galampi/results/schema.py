@@ -4,6 +4,7 @@ This module is the only place where names, types and units are written down; wri
 test follow it. A change here that takes away, renames or redefines anything needs a new `SCHEMA_VERSION`.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple, get_type_hints
@@ -225,6 +226,12 @@ def flush_period_s(num_ranks: int) -> float:
     A flush is some 75 writes; with this period all ranks together make at most 10,000 a second up to 4,000 ranks.
     """
     return min(30.0, max(2.0, num_ranks / 128))
+
+
+RANK_FILE = re.compile(r"rank-\d{4,}\.h5(\.part)?")
+"""Name of the results, or of a checkpoint, of a rank, and of what becomes one of them."""
+LEFT_JOB = "left the job"
+"""How the reason begins that a rank gives which the job goes on without."""
 
 
 def rank_file_name(rank: int) -> str:

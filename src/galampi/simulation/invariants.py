@@ -248,11 +248,13 @@ class _Checked:
         scenario, ranks = self.scenario, self.world.ranks
         open_ends = [rank.rank for rank in ranks if rank.outcome is None]
         if scenario.exchange.method == "none":
-            # Who exchanges nothing does not hear that another has died; a rank that is only slow is left in peace.
-            if scenario.deaths:
-                return
+            # Who exchanges nothing does not hear that another has died, and waits until a signal comes; a rank that is
+            # only slow is left in peace.
             ends = {rank.outcome for rank in ranks}
-            assert scenario.signals or ends == {"whole"}, f"ranks that exchange nothing have ended {ends}"
+            if not any(rank.signalled_s is not None and rank.outcome != "died" for rank in ranks):
+                if "died" in ends:
+                    return
+                assert ends == {"whole"}, f"ranks that exchange nothing have ended {ends}"
         assert not open_ends, f"ranks {open_ends} have not ended by {self.world.events.now_s:.3f} s"
         outcomes = {rank.outcome for rank in ranks} - {"died"}
         assert len(outcomes) <= 1, f"some ranks have ended whole and some have not: {[r.outcome for r in ranks]}"

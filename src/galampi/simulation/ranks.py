@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.gossip import Gossip, Patience, PushSum, Stage, Topology, UniformAverage, silent_after
+from galampi.gossip import Gossip, Patience, PushSum, Stage, Topology, UniformAverage, is_heard_of
 from galampi.gossip.mixing import Floats
 from galampi.simulation.events import Events
 from galampi.simulation.machine import Exchange, Machine
@@ -209,7 +209,7 @@ class VirtualRank:
         if not self.mailboxes.is_to_stop(has_reason=has_reason) and not is_done:
             return False
         self.left_s = self._events.now_s
-        self._patience = Patience(self.left_s, silent_after(self._method, self._ending.silent_after_s))
+        self._patience = Patience(self.left_s, self._ending.silent_after_s, hears=is_heard_of(self._method))
         self._drain()
         return True
 

@@ -26,6 +26,7 @@ from galampi.results import (
     previous_checkpoint,
     save_checkpoint,
 )
+from galampi.results.schema import LEFT_JOB
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _cut_rows(out: Path, rank: int, state: dict[str, Any], num_ranks: int) -> No
         restart=Restart(
             update=int(state["counters"]["update"]),
             time_s=float(state["time_s"]),
-            reason=f"left the job, which went on with {num_ranks} ranks",
+            reason=f"{LEFT_JOB}, which went on with {num_ranks} ranks",
             weights_restarted=True,
         ),
     )

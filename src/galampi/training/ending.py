@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from galampi.gossip import Patience, Stage, silent_after
+from galampi.gossip import Patience, Stage, is_heard_of
 from galampi.gossip.mixing import Int64s
 from galampi.ranks.placement import end_job
 from galampi.results import JobFile
@@ -75,9 +75,9 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         log.info("%s: saving", signals.caught.name)
     # Before anybody is waited for.
     rank.save(exact=False)
-    silent_after_s = silent_after(rank.job.gossip.method, rank.job.gossip.silent_after_s)
-    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else silent_after_s)
-    if rank.job.gossip.method == "none" and comm.rank == 0 and (rank.mailboxes.stages < Stage.SENT_ALL)[1:].any():
+    hears = is_heard_of(rank.job.gossip.method)
+    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else rank.job.gossip.silent_after_s, hears=hears)
+    if not hears and comm.rank == 0 and (rank.mailboxes.stages < Stage.SENT_ALL)[1:].any():
         log.info("rank 0 has done its part, and waits for the others, which it hears nothing of until they have")
     is_exact = rank.gossip.drain(
         rank.learner.z,

@@ -8,20 +8,20 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from galampi.errors import UserError
-from galampi.results import RankFile
+from galampi.errors import ResultsError, UserError
+from galampi.results import RankFile, load_checkpoint
 from galampi.results.evaluation import EVALUATION_FILE_NAME
 from galampi.results.files import is_still_at
+from galampi.results.schema import RANK_FILE
 
 log = logging.getLogger(__name__)
 
 _LOCK = "lock"
-_RANK_FILE = re.compile(r"rank-\d{4,}\.h5(\.part)?")
 
 
 @contextmanager
@@ -128,22 +128,33 @@ def _refuse_others(out: Path) -> None:
     for path in _rank_files(out):
         if path.suffix == ".h5" and path.stat().st_size and RankFile(path, 0).updates.num_rows:
             raise UserError(f"{out}: holds results of a run whose job.h5 is missing; choose another --out")
-    # A run saves its first checkpoint after its job.h5; it may be of another program.
+    # Of a run the first checkpoint comes before its job.h5; others are of one whose job.h5 is gone, or of no run.
     for name in ("checkpoint", "checkpoint.new", "kept"):
-        if other := next((path for path in (out / name).glob("*")), None):
-            raise UserError(
-                f"{out}: holds {name}/{other.name}, where a run keeps its checkpoints, and no job.h5; choose another "
-                "--out"
-            )
+        for path in (out / name).glob("*"):
+            if name != "checkpoint" or not _is_first_checkpoint(path):
+                raise UserError(
+                    f"{out}: holds {name}/{path.name}, where a run keeps its checkpoints, and no job.h5; choose "
+                    "another --out"
+                )
+
+
+def _is_first_checkpoint(path: Path) -> bool:
+    """Whether a file is what a rank saves before it trains, or a part of it."""
+    if not RANK_FILE.fullmatch(path.name):
+        return False
+    try:
+        counters = load_checkpoint(path, without=("learner",))["counters"]
+    except (ResultsError, KeyError):
+        return path.suffix == ".part"
+    return int(counters["update"]) == 0
 
 
 def _clear(out: Path) -> None:
-    """Remove what a start that was cut short has left."""
+    """Remove what a start that was cut short has left, and nothing else is there."""
     for path in [*_rank_files(out), out / "job.h5.part"]:
         path.unlink(missing_ok=True)
-    with suppress(OSError):
-        (out / "checkpoint").rmdir()
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
 
 
 def _rank_files(out: Path) -> list[Path]:
-    return [path for path in out.iterdir() if _RANK_FILE.fullmatch(path.name)]
+    return [path for path in out.iterdir() if RANK_FILE.fullmatch(path.name)]

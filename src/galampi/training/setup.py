@@ -31,7 +31,7 @@ from galampi.gossip import (
     Mailboxes,
     PushSum,
     UniformAverage,
-    silent_after,
+    is_heard_of,
     topology_of,
 )
 from galampi.gossip.mixing import StepScale
@@ -162,7 +162,8 @@ def make_rank(
         comm.Bcast(learning.learner.moments, root=0)
         learning.learner.refresh()
     hostnames = comm.allgather(placement.hostname)
-    silence = Silence(hostnames, comm.rank, silent_after(job.gossip.method, job.gossip.silent_after_s))
+    silent_after_s = job.gossip.silent_after_s if is_heard_of(job.gossip.method) else math.inf
+    silence = Silence(hostnames, comm.rank, silent_after_s)
     mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)
     gpus = _gpus_of_node(learning.device, placement, comm)
     with together(comm):

@@ -219,16 +219,26 @@ def test_a_page_that_is_no_reports_stays(no_pictures, tmp_path, name):
 
 
 def test_figures_of_an_earlier_report_go_and_others_stay(tmp_path):
-    run = make_run(tmp_path / "run", num_updates=30)
-    names = ("job2-energy.png", "return-other.svg", "job1-weights.tiff", "thesis.png")
+    runs = [make_run(tmp_path / str(ranks), num_updates=30, num_ranks=ranks) for ranks in (2, 3)]
     (tmp_path / "out/figures").mkdir(parents=True)
-    for name in names:
+    for name in ("job2-pairs.png", "return-on-investment.png"):
         (tmp_path / "out/figures" / name).touch()
-    report([run], tmp_path / "out")
+    report(runs[:1], tmp_path / "out")
+    # There was no report whose it could be.
+    assert (tmp_path / "out/figures/job2-pairs.png").exists()
+    report(runs, tmp_path / "out")
+    assert (tmp_path / "out/figures/job2-weights.svg").exists()
+    report(runs[:1], tmp_path / "out")
     left = {path.name for path in (tmp_path / "out/figures").iterdir()}
-    assert left.isdisjoint(names[:2])
-    assert left.issuperset(names[2:])
-    assert "job1-weights.png" in left
+    assert not any(name.startswith("job2") for name in left)
+    assert {"return-on-investment.png", "job1-weights.png"} <= left
+
+
+def test_an_empty_page_is_what_a_full_disk_left(no_pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/index.html").touch()
+    report([make_run(tmp_path / "run", num_updates=30)], tmp_path / "out")
+    assert (tmp_path / "out/index.html").stat().st_size
 
 
 def test_a_run_that_has_lost_a_ranks_file_says_so(no_pictures, tmp_path):

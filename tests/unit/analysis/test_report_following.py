@@ -48,6 +48,16 @@ def test_runs_that_begin_meanwhile_are_followed_too(no_pictures, tmp_path, monke
     assert printed.endswith(str(tmp_path / "page/index.html"))
 
 
+def test_the_page_of_runs_that_begin_stays_where_it_is(no_pictures, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "1", num_updates=20)
+    told = []
+    monkeypatch.setattr("time.sleep", lambda seconds: make_run(tmp_path / "2", num_updates=20, settings={"seed": "2"}))
+    follow([run], None, tell=told.append, to_come=[tmp_path / "2"])
+    assert told[0].endswith("wrote report/index.html")
+    assert not (run / "report").exists()
+
+
 def test_a_run_whose_first_update_takes_long_is_waited_for(no_pictures, tmp_path, monkeypatch) -> None:
     run = make_run(tmp_path / "run", num_updates=0, status="running")
     told, now_s = [], [1000.0]

@@ -19,6 +19,7 @@ from galampi.analysis.statistics import (
     total_env_steps,
 )
 from galampi.results import Position, RankFile, RankWriter, Restart, UpdateRow, open_run
+from galampi.results.schema import LEFT_JOB
 
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 
@@ -135,8 +136,8 @@ def test_bins_average_and_leave_out_what_is_unknown():
 def test_a_rank_is_no_part_of_the_job_before_it_joins_and_between_leaving_and_coming_back(tmp_path) -> None:
     path = tmp_path / "rank-0000.h5"
 
-    def restarted(position: int, update: int, time_s: float) -> RankWriter:
-        restart = Restart(update=update, time_s=time_s, reason="", weights_restarted=True)
+    def restarted(position: int, update: int, time_s: float, reason: str = "resumed") -> RankWriter:
+        restart = Restart(update=update, time_s=time_s, reason=reason, weights_restarted=True)
         return RankWriter(path, rank=0, resume_at=Position(position, 0, 0), restart=restart)
 
     def write(writer: RankWriter, *updates: int) -> None:
@@ -147,10 +148,15 @@ def test_a_rank_is_no_part_of_the_job_before_it_joins_and_between_leaving_and_co
 
     write(RankWriter(path, rank=0, attributes={"joined_after_update": 0}), 1, 2)
     assert absent_s(RankFile(path, 0)) == 0
-    # A restart at once, one that is cut short, and one that is left and come back from 10 s later.
+    # Restarts without a row between them, of which a record of every tenth update has few; and one that left and came
+    # back 10 s later.
     write(restarted(2, 2, 2.0), 3)
     restarted(3, 3, 3.0).close()
-    write(restarted(3, 3, 13.0), 20)
+    restarted(3, 3, 3.5).close()
+    assert absent_s(RankFile(path, 0)) == 0
+    restarted(3, 3, 3.5, f"{LEFT_JOB}, which went on with 1 ranks").close()
+    assert absent_s(RankFile(path, 0)) == 0
+    write(restarted(3, 3, 13.5), 20)
     assert absent_s(RankFile(path, 0)) == 10
     with h5py.File(path, "r+") as file:
         file.attrs["joined_after_update"] = 5

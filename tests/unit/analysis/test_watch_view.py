@@ -287,14 +287,33 @@ def test_of_several_runs_one_that_is_gone_is_no_longer_running(tmp_path, monkeyp
         runs.look_again()
 
 
-def test_episodes_of_a_file_that_was_replaced_are_forgotten(tmp_path):
+@pytest.mark.parametrize(("place", "num_updates"), [("another", 60), ("the same", 10)])
+def test_episodes_of_a_file_that_was_replaced_are_forgotten(tmp_path, monkeypatch, place, num_updates):
+    if place == "the same":  # As a disk gives it that was removed first.
+        monkeypatch.setattr(viewing, "_place_of", lambda path: (0, 0))
     run = make_run(tmp_path / "run", num_updates=20, status="running", slope=5)
     view = RunView(run)
     run.rename(tmp_path / "before")
-    make_run(run, num_updates=60, status="running", slope=1)
+    make_run(run, num_updates=num_updates, status="running", slope=1)
     view.look()
     assert view.ranks[0].returns == RunView(run).ranks[0].returns
-    assert len(view.ranks[0].returns) == 60
+    assert len(view.ranks[0].returns) == num_updates
+
+
+def test_a_file_that_goes_while_it_is_looked_at_ends_nothing(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", num_updates=20, status="running")
+    view = RunView(run)
+    opened = viewing.open_run
+
+    def gone_when_opened(folder):
+        found = opened(folder)
+        assert all(rank.exists for rank in found.all_ranks)
+        (run / "rank-0001.h5").rename(tmp_path / "gone")
+        return found
+
+    monkeypatch.setattr(viewing, "open_run", gone_when_opened)
+    view.look_again()
+    assert view.env_steps == 2 * 20 * 80
 
 
 @pytest.mark.parametrize("width", [1, 8, 9, 10, 11])

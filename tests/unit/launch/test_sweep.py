@@ -13,7 +13,7 @@ import pytest
 from galampi.cli import run
 from galampi.errors import UserError
 from galampi.job import Job, load_job
-from galampi.launch import here, status, sweep
+from galampi.launch import here, rehearsal, status, sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.commands import status_of
 from galampi.launch.submit import Resources
@@ -125,6 +125,26 @@ def test_a_rehearsal_takes_no_run_of_another_for_its_own(tmp_path) -> None:
         run(["submit", "cartpole", "--rehearse", "--out", str(tmp_path / "out")])
 
 
+def test_a_queue_that_does_not_answer_is_no_queue_without_jobs(monkeypatch) -> None:
+    """What a rehearsal has submitted is cancelled all the same, and a queue that has forgotten it is empty."""
+    calls = []
+    answers = iter([(1, "", "slurm_load_jobs error: Socket timed out"), (0, "\nCLUSTER: big\n7 RUNNING\n", "")])
+
+    def answer(arguments, **_):
+        calls.append(arguments)
+        code, output, errors = (
+            next(answers, (1, "", "Invalid job id specified")) if arguments[0] == "squeue" else (0, "", "")
+        )
+        return subprocess.CompletedProcess(arguments, code, output, errors)
+
+    monkeypatch.setattr(rehearsal.subprocess, "run", answer)
+    monkeypatch.setattr(rehearsal, "_PERIOD_S", 0.0)
+    rehearsal.cancel(["7", "8"])
+    assert [call[0] for call in calls] == ["squeue", "scancel", "scancel"] * 2 + ["squeue"]
+    assert [call[-2:] for call in calls[1:3]] == [["7", "8"]] * 2
+    assert calls[5][-1] == "7" and "8" not in calls[5]
+
+
 def test_a_sweep_may_gain_runs_while_it_is_trained(tmp_path, capsys) -> None:
     folder = make(tmp_path, num_seeds=1)
     with SweepDisplay(sweep.read_sweep(folder)) as display:
@@ -168,7 +188,7 @@ def test_a_sweep_outlasts_a_queue_that_does_not_answer(tmp_path, monkeypatch, ca
 
     def read_sweep(asked: Path) -> list[sweep.SweptRun]:
         if not next(answers, True):
-            raise UserError("squeue refused: no controller")
+            raise sweep.QueueError("squeue refused: no controller")
         return read(asked)
 
     monkeypatch.setattr(sweep, "read_sweep", read_sweep)

@@ -70,14 +70,15 @@ def test_all_ranks_may_fail_at_once(run):
 
 
 def test_what_somebody_else_put_beside_a_run_stays(run):
-    for name in ("failed-attempts/notes.txt", "failed-0001/notes.txt", "failed-0002/job.h5"):
-        (run / name).parent.mkdir()
+    for name in ("failed-attempts/notes.txt", "failed-0001/notes.txt", "failed-0001/job.h5", ".failed-0002-x/job.h5"):
+        (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("notes")
     JobFile.set_status(run, "finished")
     JobFile.fail(run, 1)
     assert (run / "failed-attempts/notes.txt").read_text() == (run / "failed-0001/notes.txt").read_text() == "notes"
+    assert (run / "failed-0001/job.h5").read_text() == "notes"
     # Of a rank that was killed while it said so.
-    assert not (run / "failed-0002").exists()
+    assert not list(run.glob(".failed-*"))
 
 
 def test_status_of_a_run_without_job_file(tmp_path):

@@ -46,7 +46,7 @@ def test_ranks_that_exchange_nothing_are_left_in_peace() -> None:
 
 
 def test_a_slow_rank_that_is_not_left_in_peace_is_found(monkeypatch) -> None:
-    monkeypatch.setattr("galampi.simulation.ranks.silent_after", lambda method, after_s: after_s)
+    monkeypatch.setattr("galampi.simulation.ranks.is_heard_of", lambda method: True)
     with pytest.raises(BrokenInvariantError, match=r"ranks that exchange nothing have ended {'partial'}"):
         check(slow_without_exchange())
 

@@ -2,9 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from galampi.errors import UserError
+from galampi.policies.stored import checkpoint_path
+from galampi.results import load_checkpoint, save_checkpoint
 from galampi.training.folder import claimed, put_back, set_aside
 
 
@@ -102,6 +105,39 @@ def test_checkpoints_without_a_run_are_refused_and_stay(tmp_path, name) -> None:
     with pytest.raises(UserError, match=f"holds {name[:8]}.*no job.h5; choose another --out"), claim(tmp_path):
         pass
     assert (tmp_path / name).read_text() == "of another program"
+
+
+def save(out, rank: int, update: int) -> None:
+    path = checkpoint_path(out, rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, {"counters": {"update": update}, "learner": {"z": np.zeros(3, np.float32)}})
+
+
+def test_the_first_checkpoints_come_before_a_run_and_hold_no_later_start_up(tmp_path) -> None:
+    """As a kill between the two leaves them; also where another run was set aside first."""
+    for name in ("job.h5", "rank-0000.h5"):
+        (tmp_path / name).write_text("old")
+    save(tmp_path, 0, 70)
+    aside = set_aside(tmp_path)
+    for rank in (0, 1):
+        save(tmp_path, rank, 0)
+    (tmp_path / "checkpoint/rank-0002.h5.part").write_text("half of one")
+    with claim(tmp_path):
+        assert not (tmp_path / "checkpoint").exists()
+    save(tmp_path, 0, 0)
+    put_back(tmp_path, aside)
+    assert load_checkpoint(checkpoint_path(tmp_path, 0))["counters"]["update"] == 70
+
+
+def test_later_checkpoints_of_a_run_that_is_gone_stay(tmp_path) -> None:
+    save(tmp_path, 0, 0)
+    save(tmp_path, 1, 5)
+    with (
+        pytest.raises(UserError, match=r"holds checkpoint/rank-0001\.h5, where a run keeps its checkpoints"),
+        claim(tmp_path),
+    ):
+        pass
+    assert len(list((tmp_path / "checkpoint").iterdir())) == 2
 
 
 def test_what_a_start_that_was_cut_short_left_goes_and_what_is_named_alike_stays(tmp_path) -> None:

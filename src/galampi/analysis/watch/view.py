@@ -66,9 +66,11 @@ class RankView:
 
     def look(self, file: RankFile, now_s: float) -> None:
         """Take in what is new in its file."""
-        # A resume, or a run that begins anew, writes another file, which may have as many rows already.
-        place = ((stat := file.path.stat()).st_dev, stat.st_ino) if file.exists else None
-        if place != self._place:
+        # A resume, or a run that begins anew, writes another file, which may have as many rows already; one that was
+        # removed first may lie in the same place.
+        place = _place_of(file.path)
+        num_rows = file.updates.num_rows, file.episodes.num_rows
+        if place != self._place or num_rows[0] < self._num_updates or num_rows[1] < len(self.returns):
             self.time_ended_s, self.returns = [], []
         if (place, file.updates.num_rows) != (self._place, self._num_updates):
             self.seen_s = now_s
@@ -127,7 +129,9 @@ class RunView:
             view.look(file, now_s)
             if first:
                 # How long ago the file changed before this command began to look; clocks of machines may differ.
-                view.seen_s = now_s - (max(0.0, time.time() - file.path.stat().st_mtime) if file.exists else 0.0)
+                view.seen_s = now_s
+                with suppress(OSError):
+                    view.seen_s -= max(0.0, time.time() - file.path.stat().st_mtime)
         self.ranks, self.retired = views[: run.num_ranks], views[run.num_ranks :]
         self.status, self.job = run.status, job
         self._look_at_distances(run)
@@ -243,6 +247,15 @@ class RunView:
                 relative = distance.relative[-1]
                 for view, value in zip(self.ranks, relative, strict=True):
                     view.distance = float(value)
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """Return where a file lies on its disk; None of one that has just gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _mean(values: list[float]) -> float:
