@@ -65,7 +65,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"{actions:6}  episode {episode.episode:4}  {score}  {episode.end}", flush=True)
 
     # RUN may also be given as its job.h5.
-    path = arguments.out or open_run(arguments.run_path).path / EVALUATION_FILE_NAME
+    run = open_run(arguments.run_path)
+    # What the run comes to is that of its newest policy, which others do not replace.
+    has_mean = run.num_ranks > 1 and stored.job.gossip.method != "none"
+    words = ["rank", str(arguments.rank)] if arguments.rank is not None and has_mean else []
+    words += ["update", str(arguments.checkpoint)] if arguments.checkpoint is not None else []
+    name = "-".join([Path(EVALUATION_FILE_NAME).stem, *words])
+    path = arguments.out or run.path / f"{name}{Path(EVALUATION_FILE_NAME).suffix}"
     ways: list[Actions] = ["sample"] if arguments.sample else ["greedy"] if arguments.greedy else ["sample", "greedy"]
     played = evaluate(
         stored,
@@ -211,4 +217,6 @@ def _found(stored: StoredPolicy, arguments: argparse.Namespace) -> StoredPolicy:
     """Return a policy whose job's modules are looked for where the command says."""
     if arguments.modules_folder is None:
         return stored
-    return replace(stored, job=stored.job.model_copy(update={"modules_folder": str(arguments.modules_folder)}))
+    return replace(
+        stored, job=stored.job.model_copy(update={"modules_folder": str(arguments.modules_folder.resolve())})
+    )

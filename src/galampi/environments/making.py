@@ -13,7 +13,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from galampi.environments.atari import OWN_ARGUMENTS, Game
-from galampi.environments.contract import watch
+from galampi.environments.contract import is_number, watch
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Environment, did_you_mean, import_module
 from galampi.job.modules import one_line
@@ -115,7 +115,8 @@ def render_modes(environment: Environment) -> tuple[list[str], float]:
         UserError: It cannot be made.
     """
     with closing(make_environment(environment)) as undrawn:
-        return undrawn.metadata.get("render_modes", []), undrawn.metadata.get("render_fps", 30)
+        rate: Any = undrawn.metadata.get("render_fps")
+        return undrawn.metadata.get("render_modes") or [], float(rate) if is_number(rate) and rate > 0 else 30.0
 
 
 def _filled(value: Any, number: int) -> Any:

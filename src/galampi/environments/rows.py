@@ -12,6 +12,7 @@ import random
 import signal
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -102,20 +103,28 @@ class Row:
         for index, simulator in zip(indices, self._simulators, strict=True):
             spaces = simulator.observation_space, simulator.action_space
             _refuse_other_spaces(environment, first_number + index, spaces, self.spaces)
-        self._ended = [False] * len(indices)
+        self._last: list[Answer] = []
+        self._resting: set[int] = set()
 
     def reset(self) -> Answers:
         """Start every simulator with its seed."""
         return self._together([simulator.start(reseed=True) for simulator in self._simulators])
 
     def step(self, actions: np.ndarray) -> Answers:
-        """Take an action [K, ...] of the policy in every simulator."""
-        return self._together(
-            [
-                simulator.start() if ended else simulator.step(action)
-                for simulator, ended, action in zip(self._simulators, self._ended, actions, strict=True)
-            ]
-        )
+        """Take an action [K, ...] of the policy in every simulator that does not rest."""
+        answers = []
+        for index, simulator, last, action in zip(self._indices, self._simulators, self._last, actions, strict=True):
+            if index in self._resting:
+                answers.append(last._replace(reward=0.0, numbers={}, failure=None))
+            elif last.terminated or last.truncated:
+                answers.append(simulator.start())
+            else:
+                answers.append(simulator.step(action))
+        return self._together(answers)
+
+    def rest(self, index: int) -> None:
+        """Let a simulator be: its answers stay as the last one was."""
+        self._resting.add(index)
 
     def render(self) -> list[Any]:
         """Return what each of them draws."""
@@ -127,7 +136,7 @@ class Row:
             simulator.close()
 
     def _together(self, answers: Sequence[Answer]) -> Answers:
-        self._ended = [answer.terminated or answer.truncated for answer in answers]
+        self._last = list(answers)
         return Answers(
             np.stack([answer.observation for answer in answers]),
             np.array([answer.reward for answer in answers]),
@@ -198,6 +207,13 @@ class Processes:
     def step(self, actions: np.ndarray) -> Answers:
         """Take an action [B, ...] of the policy in every simulator."""
         return self._ask([actions[indices] for indices in self._rows])
+
+    def rest(self, index: int) -> None:
+        """Let a simulator be, as `Row.rest` does."""
+        for connection, indices in zip(self._connections, self._rows, strict=True):
+            if index in indices:
+                with suppress(OSError):  # What became of it is told by the next step.
+                    connection.send(int(index))
 
     def close(self) -> None:
         """End the processes."""
@@ -271,8 +287,11 @@ def _serve(
         row = Row(environment, indices, first_number, first_seed)
         connection.send(row.spaces)
         while True:
-            actions = connection.recv()
-            connection.send(tuple(row.reset() if actions is None else row.step(actions)))
+            asked = connection.recv()
+            if isinstance(asked, int):
+                row.rest(asked)
+            else:
+                connection.send(tuple(row.reset() if asked is None else row.step(asked)))
     except (EOFError, ConnectionError):
         if row is not None:
             row.close()

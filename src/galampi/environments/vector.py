@@ -76,6 +76,9 @@ class _Vector(Protocol):
     def step(self, actions: np.ndarray) -> Answers:
         """Take an action in every simulator, or start it anew."""
 
+    def rest(self, index: int) -> None:
+        """Let a simulator be: what it would answer from now on does not matter."""
+
     def close(self) -> None:
         """End the simulators."""
 
@@ -154,6 +157,10 @@ class Simulators:
             answers.failures,
         )
 
+    def rest(self, index: int) -> None:
+        """Let a simulator be: what it would answer from now on does not matter."""
+        self._vector.rest(index)
+
     def close(self) -> None:
         """End the simulators, and their threads or processes."""
         self._vector.close()
@@ -182,6 +189,9 @@ class Games:
         """Take an action [B] in every game."""
         observations, rewards, terminated, truncated, info = self.games.step(actions)
         return Answers(self._encoding.batch(observations), rewards, terminated, truncated, info["lives"], None)
+
+    def rest(self, index: int) -> None:
+        """Let a game be: it goes on all the same, in its thread, for that costs nothing and breaks nothing."""
 
     def close(self) -> None:
         """End the games and their threads."""

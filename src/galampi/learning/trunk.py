@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from galampi.environments.spaces import Encoding
-from galampi.errors import UserError
+from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Network
+from galampi.job.modules import one_line
 from galampi.learning.architectures import describe, image_layers, sees_images, vector_layers
 from galampi.learning.joined import Joined
 from galampi.learning.layers import Convolution, Layer, squares
@@ -174,6 +175,13 @@ class ModuleTrunk(Trunk):
         self.module = module.to(device, precision).eval()
         self.description = description
         self._precision = precision
+        try:
+            self.forward(self.new_activations(2))
+        except USERS_FAILURES as error:
+            raise UserError(
+                f"network.kind: the network raises {one_line(error)}, in {str(precision).removeprefix('torch.')} on "
+                f"{device}; a constant of its own must be moved with it, as register_buffer(..., persistent=False) does"
+            ) from error
 
     def bind(self, weights: Sequence[Tensor]) -> None:
         """Make the weights the module's own parameters."""

@@ -104,10 +104,13 @@ def evaluate(
     with ExitStack() as stack:
         for file in files:
             stack.enter_context(sole_writer(file))
-        film = stack.enter_context(Video(video, stored.job.environment, first_seed)) if video is not None else None
+        if video is not None:
+            # What cannot be filmed is told before hours of play. The twin is gone meanwhile: it has the number of a
+            # simulator that plays, by which environments name ports and files.
+            Video(video, stored.job.environment, first_seed).discard()
         for actions in ways:
             progress = Progress(tell, stored.job.environment.id, actions, bounds)
-            filmed = firsts[actions] if film is not None else None
+            filmed = firsts[actions] if video is not None else None
             try:
                 for episode in player.episodes(actions, num_episodes, progress, filmed):
                     report(actions, episode)
@@ -124,9 +127,10 @@ def evaluate(
             episodes[actions].sort(key=lambda episode: episode.episode)
         played = Played(episodes, bounds)
         _save(path, episodes, player.attributes())
-        if film is not None:
-            for step in firsts[played.better]:
-                film.follow(*step)
+        if video is not None:
+            with Video(video, stored.job.environment, first_seed) as film:
+                for step in firsts[played.better]:
+                    film.follow(*step)
     return played
 
 

@@ -6,10 +6,11 @@ Sees learning and a run's policy, and no MPI.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import warnings
-from contextlib import closing
+from contextlib import closing, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ import torch
 from galampi import __version__
 from galampi.environments import make_simulators
 from galampi.environments.actuation import Actuation
-from galampi.errors import UserError
+from galampi.errors import USERS_FAILURES, UserError
+from galampi.job.modules import one_line
 from galampi.learning.moments import CLIP
 from galampi.learning.plain import PlainNetwork
 from galampi.policies.evaluation import make_learner
 from galampi.policies.stored import StoredPolicy
 from galampi.results.files import refuse_other_kind
+
+_MOST_TOLD = 300
 
 
 def export_policy(stored: StoredPolicy, path: Path) -> None:
@@ -60,19 +64,28 @@ def export_onnx(stored: StoredPolicy, path: Path) -> None:
     if about["state_size"]:
         inputs["state"] = torch.zeros(2, about["state_size"])
         outputs.append("next_state")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # The exporter warns of its own parts.
+    for name, level in (("torch.onnx", logging.ERROR), ("torch.export", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        # The exporter warns of its own parts, and prints what it could not make a graph of.
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network.eval(),
-            tuple(inputs.values()),
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=({0: torch.export.Dim("rows")},) * len(inputs),
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                network.eval(),
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamic_shapes=({0: torch.export.Dim("rows")},) * len(inputs),
+                dynamo=True,
+                verbose=False,
+            )
+        except USERS_FAILURES as error:
+            # Of a network of the user's own, whose way may depend on what it sees.
+            why = one_line(error)
+            raise UserError(
+                f"--onnx: {stored.job.network.kind!r} cannot be made a graph: {why[:_MOST_TOLD]}; --policy writes it "
+                "all the same"
+            ) from error
     assert program is not None
     program.model.metadata_props["galampi"] = json.dumps(about)
     try:
@@ -95,6 +108,8 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         learner = make_learner(stored, simulators, action_seed=0)
         policy = learner.policy
         space, encoding = simulators.single_action_space, simulators.encoding
+        simulators.reset()
+        is_masked = simulators.masks is not None
     network = PlainNetwork(policy, learner.normalization)
     about = {
         "trunk": policy.trunk.description,
@@ -102,6 +117,7 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         "input_scale": policy.trunk.input_scale,
         "recurrent": stored.job.network.recurrent,
         "state_size": policy.recurrence.state_size if policy.recurrence is not None else 0,
+        "masked": is_masked,
         "environment": environment.model_dump(mode="json", exclude={"num_envs"}),
         "policy": stored.source,
         "updates": stored.updates,
@@ -140,6 +156,7 @@ def _about_actions(actuation: Actuation, space: gym.Space[Any]) -> dict[str, Any
         return {"actions": "multi-discrete", "sizes": sizes, "first_actions": first, "action_shape": space.shape}
     return {
         "actions": "gaussian",
+        "whole_numbers": space.dtype is not None and space.dtype.kind in "iub",
         "middle": actuation.middle.tolist(),
         "half_range": actuation.half_range.tolist(),
         "low": _plain_numbers(actuation.low),

@@ -71,7 +71,7 @@ def play(
 ) -> Iterator[tuple[int, Ended]]:
     """Play one episode in every simulator, and yield each with its simulator when it ends.
 
-    A simulator whose episode has ended plays on unseen until the last has: its steps are cheap beside the rest.
+    A simulator whose episode has ended rests until the last has.
 
     Args:
         simulators: B of them.
@@ -112,5 +112,6 @@ def play(
             end = "terminated" if terminated[i] else "truncated" if truncated[i] else "stuck" if stuck[i] else "cut"
             actions_taken = np.stack([step[i] for step in taken])
             yield int(i), Ended(float(returns[i]), length, end, actions_taken, float(magnitudes[i]))
+            simulators.rest(int(i))
         playing &= ~ended
         progress.after(length, num_playing=int(playing.sum()), any_ended=not playing.all())

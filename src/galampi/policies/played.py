@@ -19,8 +19,8 @@ from galampi.policies.stored import StoredPolicy
 from galampi.results.evaluation import Actions, EvaluatedEpisode
 
 STUCK_AFTER = 3000
-"""Env steps without reward or lost life after which an Atari game is stuck: 200 s of play, longer than any that ends by
-the clock."""
+"""Env steps without reward or lost life after which an Atari game is stuck: 200 s of play at frame skip 4, longer
+than any that ends by the clock."""
 MOST_STEPS = 100_000
 """Env steps after which an episode is cut where the environment has no time limit."""
 _PROGRESS_PERIOD_S = 10.0

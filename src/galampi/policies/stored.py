@@ -66,7 +66,10 @@ def find_policy(out: Path, *, rank: int | None = None, update: int | None = None
         raise ResultsError(f"{run.path}: rank is {rank}; must lie in [0, {num_ranks - 1}]")
     if rank is None and num_ranks > 1 and job.gossip.method == "none":
         # The mean of networks that were trained apart is no policy of theirs.
-        raise ResultsError(f"{run.path}: its {num_ranks} ranks never exchanged parameters; choose --rank R")
+        raise ResultsError(
+            f"{run.path}: its {num_ranks} ranks never exchanged parameters, so they have no policy in common; "
+            "`evaluate` and `export` take that of one, --rank R"
+        )
     ranks = range(num_ranks) if rank is None else [rank]
     weighted: np.ndarray = np.zeros(1)
     total, updates, env_steps = 0.0, [], 0

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import gymnasium as gym
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
@@ -20,8 +20,9 @@ from galampi.environments import Simulators
 from galampi.environments.making import render_modes, spec_of
 from galampi.environments.rows import Row
 from galampi.environments.vector import Games, atari_settings
-from galampi.errors import UserError
+from galampi.errors import USERS_FAILURES, UserError
 from galampi.job import Environment
+from galampi.job.modules import one_line
 
 ATARI_FRAMES_PER_S = 60
 LEAST_HEIGHT = 400
@@ -59,14 +60,23 @@ class Video:
         self._simulators = Simulators(
             self._vector, 1, is_atari=environment.is_atari, life_ends_return=False, settings={}
         )
-        self._observations = self._simulators.reset()
-        first = self._picture()
-        try:
-            self._container = self._av.open(str(path), "w")
-            self._stream = self._container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
-        except (ValueError, OSError):
-            # Of formats that are known some hold no H.264, as .webm.
-            raise UserError(f"--video is {path}; its name must end in .mp4, .mkv or another that holds H.264") from None
+        self._path = path
+        # What lies there stays until there is another whole film.
+        self._part = path.with_name(f".{path.stem}.part{path.suffix}")
+        with ExitStack() as stack:
+            stack.callback(self._simulators.close)
+            self._observations = self._simulators.reset()
+            first = self._picture()
+            try:
+                self._container = self._av.open(str(self._part), "w")
+                stack.callback(self._discard_file)
+                self._stream = self._container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
+            except (ValueError, OSError):
+                # Of formats that are known some hold no H.264, as .webm.
+                raise UserError(
+                    f"--video is {path}; its name must end in .mp4, .mkv or another that holds H.264"
+                ) from None
+            stack.pop_all()
         self._stream.pix_fmt = "yuv420p"
         self._stream.height, self._stream.width = first.shape[:2]
         self._write(first)
@@ -98,10 +108,16 @@ class Video:
         self._write(self._picture())
 
     def close(self) -> None:
-        """Finish the file and end the twin."""
+        """Finish the file, put it in its place and end the twin."""
         for packet in self._stream.encode(None):
             self._container.mux(packet)
         self._container.close()
+        self._part.replace(self._path)
+        self._simulators.close()
+
+    def discard(self) -> None:
+        """End the twin, and leave no film."""
+        self._discard_file()
         self._simulators.close()
 
     def __enter__(self) -> Self:
@@ -111,8 +127,15 @@ class Video:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; of a film that is not whole nothing stays."""
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def _discard_file(self) -> None:
+        self._container.close()
+        self._part.unlink(missing_ok=True)
 
     def _picture(self) -> np.ndarray:
         """Return the picture [height, width, 3] uint8 with even sides, as the encoder wants them."""
@@ -121,12 +144,15 @@ class Video:
         else:
             try:
                 picture = np.asarray(self._vector.render()[0])
-            except (gym.error.Error, ImportError) as error:
-                raise UserError(f"--video: the environment cannot be drawn: {' '.join(str(error).split())}") from None
+            except USERS_FAILURES as error:
+                hint = "; without a display set MUJOCO_GL=egl or osmesa" if "OpenGL" in str(error) else ""
+                raise UserError(f"--video: the environment cannot be drawn: {one_line(error)}{hint}") from None
+            if picture.dtype.kind == "f" and picture.size and 0 <= picture.min() <= picture.max() <= 1:
+                picture = np.rint(255 * picture).astype(np.uint8)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
             raise UserError(
-                f"--video: the environment draws {picture.dtype} of shape {picture.shape}; must be uint8 of "
-                "[height, width, 3]"
+                f"--video: the environment draws {picture.dtype} of shape {picture.shape}; must be uint8, or numbers "
+                "from 0 to 1, of [height, width, 3]"
             )
         scale = -(-LEAST_HEIGHT // picture.shape[0])
         picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -153,4 +179,4 @@ def _drawn(environment: Environment, seed: int) -> tuple[Row, int]:
         raise UserError(f"--video: {environment.id} draws no pictures: it has no render mode 'rgb_array'")
     # No window is opened, so SDL need not look for a display, and tell of one that is missing.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    return Row(environment, [0], 0, seed, "rgb_array"), round(frames_per_s)
+    return Row(environment, [0], 0, seed, "rgb_array"), max(1, round(frames_per_s))

@@ -104,7 +104,8 @@ def set_aside(out: Path) -> Path:
     try:
         aside.mkdir()
         names = ("job.h5", "checkpoint", "checkpoint.new", "kept", EVALUATION_FILE_NAME)
-        for path in [*(out / name for name in names), *_rank_files(out)]:
+        evaluated = [*out.glob("evaluation-rank-*.h5"), *out.glob("evaluation-update-*.h5")]
+        for path in [*(out / name for name in names), *evaluated, *_rank_files(out)]:
             if path.exists():
                 path.rename(aside / path.name)
     except OSError as error:

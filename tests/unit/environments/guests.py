@@ -159,6 +159,24 @@ class Gambler(Guest):
         return super().step(action)
 
 
+class Worn(gym.Env):
+    """Ends later with each simulator, and shows what is no number once it goes on."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, number):
+        self.length, self.now = 3 + 20 * number, 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        shown = np.full(2, 0.0 if self.now <= self.length else np.nan, np.float32)
+        return shown, 1.0, self.now == self.length, False, {}
+
+
 class MaskedBox(Guest):
     observation_space = gym.spaces.Dict(allowed=gym.spaces.MultiBinary(3), x=gym.spaces.Box(-1, 1, (2,)))
     action_space = gym.spaces.Box(-1, 1, (2,))

@@ -30,6 +30,28 @@ class Trunk(nn.Module):
         return self.frozen(x)
 
 
+class Forgets(nn.Module):
+    """Keeps a constant where nothing moves it."""
+
+    def __init__(self, encoding):
+        super().__init__()
+        self.constant = torch.ones(encoding.shape[0], 3)
+
+    def forward(self, x):
+        return x @ self.constant
+
+
+class Branches(nn.Module):
+    """Goes another way for other observations, which no graph does."""
+
+    def __init__(self, encoding):
+        super().__init__()
+        self.layer = nn.Linear(encoding.shape[0], 3)
+
+    def forward(self, x):
+        return torch.stack([self.layer(row) if row[0] > 100 else 2 * self.layer(row) for row in x])
+
+
 class Raises(nn.Module):
     def __init__(self, encoding):
         raise ValueError("no\nwidth")

@@ -205,4 +205,7 @@ def test_a_factor_that_is_divided_by_is_refused() -> None:
     with pytest.raises(
         JobError, match=r"^command line: learner\.reward_scale does nothing: learner\.normalize_returns is true"
     ):
-        load_job(None, {"learner.normalize_returns": "true", "learner.reward_scale": "0.1"})
+        load_job(
+            None,
+            {"environment.id": "CartPole-v1", "learner.normalize_returns": "true", "learner.reward_scale": "0.1"},
+        )

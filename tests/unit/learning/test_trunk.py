@@ -11,7 +11,7 @@ from galampi.job import Network
 from galampi.learning.architectures import has_large_convolutions
 from galampi.learning.plain import PlainNetwork
 from galampi.learning.policy import Policy
-from galampi.learning.trunk import ModuleTrunk, WrittenTrunk
+from galampi.learning.trunk import ModuleTrunk, WrittenTrunk, make_trunk
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 VECTOR = gym.spaces.Box(-1, 1, (3,), np.float32)
@@ -56,6 +56,16 @@ def observations_of(space, num):
     space.seed(0)
     encoding = Encoding(space)
     return np.concatenate([encoding(space.sample())[None].reshape(1, *encoding.shape) for _ in range(num)])
+
+
+def test_a_constant_that_does_not_move_with_its_module_is_told_in_one_line():
+    encoding = Encoding(gym.spaces.Box(-1, 1, (4,), np.float32))
+    network = Network(kind="nets:Forgets")
+    make_trunk(network, encoding, seed=0, device=torch.device("cpu"), precision=torch.float32)
+    line = r"the network raises RuntimeError: .* in bfloat16 on cpu; a constant of its own must be moved with it"
+    with pytest.raises(UserError, match=line) as error:
+        make_trunk(network, encoding, seed=0, device=torch.device("cpu"), precision=torch.bfloat16)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])

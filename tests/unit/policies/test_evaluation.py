@@ -11,6 +11,7 @@ import pytest
 from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 
+from galampi import cli
 from galampi.environments import Simulators
 from galampi.errors import UserError
 from galampi.job import parse_job
@@ -413,6 +414,8 @@ class OwnRandomness(gym.Env):
 def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
     pytest.importorskip("av")
     gym.register("OwnRandomness-v0", OwnRandomness)
+    evaluate(find_policy(store("CartPole-v1")), tmp_path / "e.h5", num_episodes=1, video=tmp_path / "film.mp4")
+    before = (tmp_path / "film.mp4").read_bytes()
     try:
         stored = find_policy(store("OwnRandomness-v0"))
         with pytest.raises(UserError, match="environments with randomness of their own cannot be filmed"):
@@ -432,7 +435,113 @@ def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
         with pytest.raises(UserError, match=r"OwnRandomness-v0 draws no pictures"):
             evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
     finally:
+        OwnRandomness.metadata["render_modes"] = ["rgb_array"]
         del gym.registry["OwnRandomness-v0"]
+    # A film that was there before is still.
+    assert (tmp_path / "film.mp4").read_bytes() == before
+    assert not list(tmp_path.glob(".film*"))
+
+
+class Drawn(gym.Env):
+    """Draws itself as it is told to, at a port that no other simulator may have."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": None}  # noqa: RUF012
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    ports: set[int] = set()  # noqa: RUF012
+
+    def __init__(self, number=0, draws="numbers", render_mode=None):
+        self.render_mode, self.draws, self.number = render_mode, draws, number
+        if number in self.ports:
+            raise OSError("Address already in use")
+        self.ports.add(number)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        return np.zeros(2, np.float32), 1.0, self.now == 4, False, {}
+
+    def render(self):
+        if self.draws == "nothing":
+            raise RuntimeError("an OpenGL platform library\nhas not been loaded")
+        return np.full((8, 8, 3), 0.5 if self.draws == "numbers" else 1.5)
+
+    def close(self):
+        self.ports.discard(self.number)
+
+
+@pytest.fixture
+def drawn(store, monkeypatch):
+    """Return the policy of a run whose environment draws as it is told to."""
+    monkeypatch.setitem(gym.registry, "Drawn-v0", gym.envs.registration.EnvSpec("Drawn-v0", entry_point=Drawn))
+    kwargs = '{{ number = "{{simulator}}", draws = "{draws}" }}'
+
+    def make(draws):
+        return find_policy(store("Drawn-v0", settings={"environment.kwargs": kwargs.format(draws=draws)}))
+
+    return make
+
+
+def test_a_film_has_no_simulator_beside_those_that_play(drawn, tmp_path) -> None:
+    av = pytest.importorskip("av")
+    evaluate(drawn("numbers"), tmp_path / "e.h5", num_episodes=2, video=tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == 5
+    assert abs(int(np.median(pictures[0])) - 128) <= 3
+    assert not Drawn.ports
+
+
+@pytest.mark.parametrize(
+    ("draws", "told"),
+    [
+        ("nothing", r"cannot be drawn: RuntimeError: an OpenGL platform library has not been loaded; .*MUJOCO_GL=egl"),
+        ("bright", r"draws float64 of shape \(8, 8, 3\); must be uint8, or numbers from 0 to 1"),
+    ],
+)
+def test_what_does_not_draw_itself_is_told_before_anything_is_played(drawn, tmp_path, draws, told) -> None:
+    pytest.importorskip("av")
+    with pytest.raises(UserError, match=told) as error:
+        evaluate(drawn(draws), tmp_path / "e.h5", num_episodes=1, video=tmp_path / "film.mp4")
+    assert "\n" not in str(error.value)
+    assert not Drawn.ports and not list(tmp_path.glob("*.mp4")) and not (tmp_path / "e.h5").exists()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_comes_after_an_episode_does_not_matter(store, tmp_path, monkeypatch, vectorization) -> None:
+    monkeypatch.setattr("galampi.policies.play.num_cores", lambda: 2)
+    settings = {
+        "environment.kwargs": '{ number = "{simulator}" }',
+        "environment.vectorization": vectorization,
+        "environment.num_envs": "2",
+    }
+    stored = find_policy(store("guests:Worn", settings=settings))
+    evaluate(stored, tmp_path / "e.h5", num_episodes=2, ways=["sample"])
+    assert load_evaluation(tmp_path / "e.h5").episodes["sample"]["return"].tolist() == [3, 23]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "evaluation.h5"),
+        (["--rank", "1"], "evaluation-rank-1.h5"),
+        (["--checkpoint", "40"], "evaluation-update-40.h5"),
+        (["--rank", "0", "--checkpoint", "40"], "evaluation-rank-0-update-40.h5"),
+    ],
+)
+def test_what_another_policy_plays_replaces_nothing_of_the_runs(store, words, name) -> None:
+    run = store("CartPole-v1", weights=(1.0, 1.0), kept=40)
+    assert cli.run(["evaluate", str(run), "--episodes", "1", "--sample", *words]) == 0
+    assert [path.name for path in run.glob("evaluation*")] == [name]
+
+
+def test_the_only_policy_there_is_is_the_runs(store) -> None:
+    run = store("CartPole-v1", weights=(1.0, 1.0), settings={"gossip.method": "none"})
+    assert cli.run(["evaluate", str(run), "--episodes", "1", "--sample", "--rank", "1"]) == 0
+    assert (run / "evaluation.h5").exists()
 
 
 def test_no_file_of_another_kind_gives_way(store, tmp_path) -> None:

@@ -113,8 +113,29 @@ def test_the_metadata_say_how_to_act(store, tmp_path) -> None:
     assert log_std.tolist() == stored.z[-1:].tolist()
     assert (about["actions"], about["low"], about["high"]) == ("gaussian", [-2.0], [2.0])
     assert (about["middle"], about["half_range"]) == ([0.0], [2.0])
+    assert about["whole_numbers"] is False
     assert about["environment"]["id"] == "Pendulum-v1"
     assert (about["policy"], about["env_steps"]) == ("mean", 1000)
+
+
+@pytest.mark.parametrize(("environment_id", "is_masked"), [("Taxi-v4", True), ("CartPole-v1", False)])
+def test_the_metadata_say_whether_there_are_masks(store, tmp_path, environment_id, is_masked) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    export_policy(find_policy(store(environment_id)), tmp_path / "p.safetensors")
+    with safetensors.safe_open(tmp_path / "p.safetensors", "np") as file:
+        assert json.loads(file.metadata()["galampi"])["masked"] is is_masked
+
+
+def test_a_network_that_is_no_graph_is_told_in_one_line(store, tmp_path, capfd) -> None:
+    pytest.importorskip("onnxscript")
+    stored = find_policy(store("CartPole-v1", settings={"network.kind": "nets:Branches"}))
+    with pytest.raises(
+        UserError, match=r"--onnx: 'nets:Branches' cannot be made a graph: .*; --policy writes it"
+    ) as error:
+        export_onnx(stored, tmp_path / "p.onnx")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert not (tmp_path / "p.onnx").exists()
+    assert len("".join(capfd.readouterr()).splitlines()) <= 1
 
 
 class Counts(gym.Env):

@@ -149,8 +149,8 @@ def test_what_a_start_that_was_cut_short_left_goes_and_what_is_named_alike_stays
 
 
 def test_what_is_said_of_a_run_is_set_aside_with_it(tmp_path) -> None:
-    for name in ("job.h5", "rank-0000.h5", "evaluation.h5", "thesis.txt"):
+    for name in ("job.h5", "rank-0000.h5", "evaluation.h5", "evaluation-rank-3.h5", "thesis.txt"):
         (tmp_path / name).touch()
     aside = set_aside(tmp_path)
-    assert sorted(os.listdir(aside)) == ["evaluation.h5", "job.h5", "rank-0000.h5"]
+    assert sorted(os.listdir(aside)) == ["evaluation-rank-3.h5", "evaluation.h5", "job.h5", "rank-0000.h5"]
     assert sorted(os.listdir(tmp_path)) == ["before-1", "thesis.txt"]
