@@ -6,12 +6,11 @@ import errno
 import io
 import os
 import sys
-import traceback
 from types import TracebackType
 
-from galampi.errors import BrokenRunError, UserError
+from galampi.errors import UserError
 from galampi.ranks.launched import launched_rank, prepare_libraries
-from galampi.ranks.starting import end_ranks, let_rank_0_speak
+from galampi.ranks.starting import end_failed, end_ranks, let_rank_0_speak
 
 _STDERR = 2
 _INTERRUPTED = 130
@@ -44,14 +43,9 @@ def main() -> int:
         # Open MPI's launcher kills all at the first non-zero exit.
         let_rank_0_speak()
         return 2
-    except BrokenRunError as error:
-        let_rank_0_speak()
-        print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
-        end_ranks(1)
-        return 1
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
-            _fail(rank)
+            end_failed(error)
             return 1
         from galampi.cli.settings import mute_output
 
@@ -64,8 +58,8 @@ def main() -> int:
             print("galampi: interrupted", file=sys.stderr, flush=True)
         end_ranks(_INTERRUPTED)
         return _INTERRUPTED
-    except BaseException:
-        _fail(rank)
+    except BaseException as error:
+        end_failed(error)
         return 1
 
 
@@ -93,13 +87,6 @@ def _ignore_released_files() -> None:
             sys.__unraisablehook__(unraisable)
 
     sys.excepthook, sys.unraisablehook = printed, ignored
-
-
-def _fail(rank: int) -> None:
-    """Print this rank's traceback, and end the job."""
-    text = traceback.format_exc()
-    print("\n".join(f"[rank {rank}] {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
-    end_ranks(1)
 
 
 if __name__ == "__main__":

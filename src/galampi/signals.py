@@ -45,6 +45,16 @@ class StopSignals:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
 
+    def hold(self) -> list[str]:
+        """Catch them again where the user's code has taken some since, and return their names. Local."""
+        if not may_catch():
+            return []
+        taken = [number for number in self._before if signal.getsignal(number) != self._catch]
+        for number in self._before:
+            # Also where nothing is to be seen of it, as of `faulthandler`.
+            signal.signal(number, self._catch)
+        return [signal.Signals(number).name for number in taken]
+
     def release(self) -> None:
         """Let whoever took them before have them again. Local; from the thread that caught them."""
         for number, handler in self._before.items():

@@ -1,4 +1,5 @@
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from launching import assert_sound, newest_checkpoint, rank_of, wait_for
 from limits import DEADLOCK_S
 
 from galampi.policies.stored import find_policy
-from galampi.results import JobFile, load_checkpoint, open_run
+from galampi.results import JobFile, RankWriter, load_checkpoint, open_run
 
 
 def checkpoints(out):
@@ -128,11 +129,19 @@ def test_resume_on_fewer_and_on_more_ranks(galampi, small_job, tmp_path) -> None
     after = load_checkpoint(checkpoints(out)[0])
     assert np.linalg.norm(after["learner"]["z"] - mean) < 0.05 * np.linalg.norm(mean)
     assert_sound(out, num_ranks=2, status="finished")
+    # What somebody keeps beside checkpoints is none.
+    copy = out / "checkpoint/rank-0000-old.h5"
+    shutil.copy(out / "checkpoint/rank-0000.h5", copy)
     train(3, 12000, "--resume")
     assert_sound(out, num_ranks=3, status="finished")
     run = open_run(out)
     assert sum(int(rank.updates["env_steps"][-1]) for rank in run.ranks) >= 12000
     assert "3 ranks instead of 2" in run.ranks[2].restarts["reason"][-1]
+    # As a resume on more ranks leaves it that is cut short before there are checkpoints of all.
+    RankWriter(out / "rank-0003.h5", rank=3).close()
+    train(4, 14000, "--resume")
+    assert_sound(out, num_ranks=4, status="finished")
+    assert copy.exists()
 
 
 @pytest.mark.one_mpi
@@ -217,7 +226,7 @@ def test_a_new_run_begins_with_the_policy_of_another(galampi, small_job, tmp_pat
     assert run.attributes["origin"] == str(old)
     assert run.attributes["origin_env_steps"] >= 2000
     assert run.ranks[0].updates["update"][0] == 1
-    again = galampi("train", "--out", new, "--resume", "--total_env_steps", 16)
+    again = galampi("train", "--out", new, "--resume", "--total_env_steps", 400)
     assert again.finish()[0] == 0
     goes_on = open_run(new).attributes
     assert goes_on["num_restarts"] == 1

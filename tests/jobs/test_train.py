@@ -230,6 +230,30 @@ def test_ranks_that_are_given_other_jobs_are_refused(tmp_path) -> None:
     assert not (tmp_path / "run/job.h5").exists()
 
 
+FAILS = """
+import gymnasium as gym
+from mpi4py import MPI
+
+from galampi import load_job, train
+from galampi.training import loop
+
+if MPI.COMM_WORLD.rank == 1:
+    update = loop._update
+    loop._update = lambda rank, *given, **named: update(rank, *given, **named) if rank.update < 50 else 1 / 0
+train(load_job("cartpole", {"total_env_steps": 10**12, "gossip.method": "none"}), "run", quiet=True)
+"""
+
+
+@pytest.mark.one_mpi
+def test_a_rank_of_a_script_that_fails_ends_the_job(tmp_path) -> None:
+    (tmp_path / "script.py").write_text(FAILS)
+    command = ["mpirun", "-n", "2", sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLOCK_S, check=False)
+    assert done.returncode != 0
+    assert "[rank 1] ZeroDivisionError: division by zero" in done.stderr
+    assert open_run(tmp_path / "run").status == "failed"
+
+
 @pytest.mark.one_mpi
 @pytest.mark.slow
 def test_a_script_that_its_simulators_would_run_again_is_told(tmp_path) -> None:

@@ -43,8 +43,11 @@ def test_library_placement_and_launcher(comm, monkeypatch) -> None:
             here = placement.place(comm)
         assert here.num_torch_threads == (number or here.num_threads)
         assert ("3 threads for torch (OMP_NUM_THREADS), " in str(here)) == (number is not None)
-    for num_cpus, expected in ((1, "warning"), (2, "ok")):
-        crowded = replace(here, cpus=frozenset(range(num_cpus)), num_sharing=2)
+    # Ranks that are more than cores, as many, and with more threads than a site's OMP_NUM_THREADS leaves cores for.
+    for cores, num_torch_threads, expected in ((1, 1, "warning"), (2, 1, "ok"), (2, 2, "warning"), (4, 2, "ok")):
+        crowded = replace(
+            here, cpus=frozenset(range(8)), num_cores=cores, num_sharing=2, num_torch_threads=num_torch_threads
+        )
         with monkeypatch.context() as patch:
             patch.setattr(placement, "place", lambda comm, crowded=crowded: crowded)
             ranks, binding = launcher.check_placement(comm)

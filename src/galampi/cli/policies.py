@@ -45,7 +45,12 @@ def add_evaluate(parser: Parser) -> None:
         metavar="FILE.mp4",
         help="film the first episode, played the better way; needs galampi[video]",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.h5", help="results file [RUN/evaluation.h5]")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.h5",
+        help="results file [RUN/evaluation.h5, of another policy evaluation-rank-R.h5]",
+    )
     parser.set_defaults(run=_evaluate)
 
 
@@ -66,9 +71,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     # RUN may also be given as its job.h5.
     run = open_run(arguments.run_path)
-    # What the run comes to is that of its newest policy, which others do not replace.
-    has_mean = run.num_ranks > 1 and stored.job.gossip.method != "none"
-    words = ["rank", str(arguments.rank)] if arguments.rank is not None and has_mean else []
+    # What the run comes to is that of its newest policy, which others do not replace. Ranks that exchange nothing have
+    # none in common: the first stands for them.
+    first = "rank 0" if stored.job.gossip.method == "none" else "mean"
+    is_the_runs = arguments.checkpoint is None and (stored.source == first or run.num_ranks == 1)
+    words = ["rank", str(arguments.rank)] if arguments.rank is not None and not is_the_runs else []
     words += ["update", str(arguments.checkpoint)] if arguments.checkpoint is not None else []
     name = "-".join([Path(EVALUATION_FILE_NAME).stem, *words])
     path = arguments.out or run.path / f"{name}{Path(EVALUATION_FILE_NAME).suffix}"

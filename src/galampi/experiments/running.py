@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from galampi.analysis.interrupts import terminated_as_interrupted
-from galampi.errors import UserError
+from galampi.errors import UnreadableError, UserError
 from galampi.experiments import outside
 from galampi.experiments.faults import read_suffered
 from galampi.experiments.kept import chosen_factors, read_kept
@@ -100,7 +100,7 @@ def _part(
                 failures.append(f"{path}: cannot be kept: {error}")
 
     def keep_what_is_told() -> None:
-        with suppress(sweep.QueueError):  # The last time it must say.
+        with suppress(sweep.QueueError, UnreadableError):  # The last time it must say.
             keep()
 
     def started_by(run: SweptRun) -> list[str]:

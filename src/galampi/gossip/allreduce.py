@@ -21,15 +21,20 @@ class AllReduce:
         stop: Whether some rank has asked to stop.
     """
 
-    def __init__(self, comm: MPI.Intracomm, gives_up: Callable[[float], bool] = lambda waited_s: False) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, gives_up: Callable[[float, float], bool] = lambda waited_s, own_s: False
+    ) -> None:
         """Take part in the averaging. Local.
 
         Args:
             comm: The ranks.
-            gives_up: Whether to wait no longer for the slowest rank, asked with the seconds waited so far.
+            gives_up: Whether to wait no longer for the slowest rank, asked with the seconds waited so far, and those
+                that this one has taken for an update at most.
         """
         self._comm = comm
         self._gives_up = gives_up
+        self._longest_s = 0.0
+        self._left_s = MPI.Wtime()
         self.progress: Int64s = np.zeros(comm.size, dtype=np.int64)
         self.stop = False
 
@@ -50,8 +55,11 @@ class AllReduce:
         Raises:
             LostRankError: The slowest rank was waited for for too long, or the checksums differ.
         """
+        self._longest_s = max(self._longest_s, MPI.Wtime() - self._left_s)
         facts = np.empty((self._comm.size, 4), dtype=np.int64)
         own = np.array([num_samples, progress, stop, checksum], dtype=np.int64)
+        # Kept: where it is waited for no longer, MPI still reads and writes there.
+        self._exchanged = own, facts
         self._wait(self._comm.Iallgather(own, facts))
         self.progress[:] = facts[:, 1]
         self.stop = bool(facts[:, 2].any())
@@ -60,10 +68,11 @@ class AllReduce:
             raise LostRankError(f"rank {self._comm.rank} and ranks {others} no longer have the same parameters")
         gradient *= np.float32(num_samples / max(1, facts[:, 0].sum()))
         self._wait(self._comm.Iallreduce(MPI.IN_PLACE, gradient))
+        self._left_s = MPI.Wtime()
 
     def _wait(self, request: MPI.Request) -> None:
         since_s = MPI.Wtime()
         while not request.Test():
-            if self._gives_up(MPI.Wtime() - since_s):
+            if self._gives_up(MPI.Wtime() - since_s, self._longest_s):
                 raise LostRankError(f"a rank has not answered for {MPI.Wtime() - since_s:.0f} s")
             os.sched_yield()

@@ -13,11 +13,11 @@ from pathlib import Path
 from galampi.errors import UserError
 from galampi.job import Job, dump_job, fields, job_of_run, parse_job
 from galampi.launch.status import SUBMITTED, run_status
-from galampi.results import RankFile, open_run
-from galampi.results.schema import RANK_FILE
+from galampi.results import open_run
+from galampi.results.folder import rank_files, refuse_results_without_run
 
 # What a batch system or an editor puts there is no run's, and a start that was cut short leaves these.
-_OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "job.h5.part", SUBMITTED)
+_OF_NO_RUN = (".*", "*~", "*.log", "*.out", "*.err", "lock", "job.h5.part", "before-[1-9]*", SUBMITTED)
 
 
 def job_to_train(job: Job, path: Path, overrides: Mapping[str, str], out: Path) -> Job:
@@ -86,14 +86,11 @@ def _holds_run(out: Path) -> bool:
         names = sorted(path.name for path in out.iterdir())
     except OSError as error:
         raise UserError(f"{out}: cannot be the folder of a run: {error.strerror}") from None
-    of_ranks = [name for name in names if RANK_FILE.fullmatch(name)]
-    foreign = [name for name in names if name not in of_ranks and not any(map(Path(name).match, _OF_NO_RUN))]
+    known = {*(path.name for path in rank_files(out)), "checkpoint"}
+    foreign = [name for name in names if name not in known and not any(map(Path(name).match, _OF_NO_RUN))]
     if foreign:
         raise UserError(f"{out}: not empty: it holds {foreign[0]}, and no run to go on with; choose another --out")
-    for name in of_ranks:
-        # Of a start that was cut short they are empty.
-        if name.endswith(".h5") and RankFile(out / name, 0).updates.num_rows:
-            raise UserError(f"{out}: holds results of a run whose job.h5 is missing; choose another --out")
+    refuse_results_without_run(out)
     if not os.access(out, os.W_OK | os.X_OK):
         raise UserError(f"{out}: cannot be written: Permission denied")
     return False

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from galampi.errors import UserError
+from galampi.errors import UnreadableError, UserError
 from galampi.job import Job, difference_of, load_job, shipped_jobs
 from galampi.launch import sweep
 from galampi.launch.axes import combinations, parse_axes
@@ -227,7 +227,7 @@ class _Reader:
         """Return the runs; None if that cannot be told now, which is said once."""
         try:
             runs = sweep.read_sweep(self._folder)
-        except sweep.QueueError as error:
+        except (sweep.QueueError, UnreadableError) as error:
             if not self._due_s:
                 self._display.say(f"{error}; asks again until it does")
             self._due_s = time.monotonic() + _ASK_AGAIN_S

@@ -80,9 +80,9 @@ def watch(jobs: Sequence[Rehearsed], notice: Notice) -> bool:
     """
     try:
         while any(job.outcome is None for job in jobs):
-            states = _states([job_id for job in jobs for job_id in job.job_ids]) or {}
-            for job in jobs if states else ():
-                if job.outcome is None:
+            states = _states([job_id for job in jobs for job_id in job.job_ids])
+            for job in jobs:
+                if states is not None and job.outcome is None:
                     # What Slurm has forgotten has ended.
                     _look(job, [states.get(job_id, "COMPLETED") for job_id in job.job_ids], notice)
                     if job.outcome is not None:

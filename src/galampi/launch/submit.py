@@ -25,7 +25,10 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*\Z")
 SIGNALS = ("USR1", "USR2")
 LAUNCHERS = ("srun", "mpirun")
 # A controller that is busy may take a job and say so too late.
-_UNANSWERED = re.compile("timed out|zero bytes|send/recv|unexpected message", re.IGNORECASE)
+_UNANSWERED = re.compile(
+    "timed out|zero bytes|unexpected message|reset by peer|(send|recv|receive|shutdown) (operation|failure)",
+    re.IGNORECASE,
+)
 
 
 class UnansweredError(UserError):

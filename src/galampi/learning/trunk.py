@@ -177,10 +177,13 @@ class ModuleTrunk(Trunk):
         self._precision = precision
         try:
             self.forward(self.new_activations(2))
+        except torch.OutOfMemoryError:
+            raise
         except USERS_FAILURES as error:
             raise UserError(
                 f"network.kind: the network raises {one_line(error)}, in {str(precision).removeprefix('torch.')} on "
-                f"{device}; a constant of its own must be moved with it, as register_buffer(..., persistent=False) does"
+                f"{device}; a constant of its own, if it has one, must be moved with it, as "
+                "register_buffer(..., persistent=False) does"
             ) from error
 
     def bind(self, weights: Sequence[Tensor]) -> None:

@@ -107,7 +107,7 @@ def evaluate(
         if video is not None:
             # What cannot be filmed is told before hours of play. The twin is gone meanwhile: it has the number of a
             # simulator that plays, by which environments name ports and files.
-            Video(video, stored.job.environment, first_seed).discard()
+            Video(video, stored.job.environment, first_seed).try_out()
         for actions in ways:
             progress = Progress(tell, stored.job.environment.id, actions, bounds)
             filmed = firsts[actions] if video is not None else None

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from galampi import __version__
-from galampi.environments import make_simulators
+from galampi.environments import Simulators, make_simulators
 from galampi.environments.actuation import Actuation
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job.modules import one_line
@@ -108,8 +108,7 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
         learner = make_learner(stored, simulators, action_seed=0)
         policy = learner.policy
         space, encoding = simulators.single_action_space, simulators.encoding
-        simulators.reset()
-        is_masked = simulators.masks is not None
+        is_masked = _is_masked(simulators)
     network = PlainNetwork(policy, learner.normalization)
     about = {
         "trunk": policy.trunk.description,
@@ -136,6 +135,15 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
     else:
         about["input_low"], about["input_range"] = bounds[0]
     return network, about | _about_actions(simulators.actuation, space)
+
+
+def _is_masked(simulators: Simulators) -> bool | None:
+    """Whether there are masks of actions, as a first observation tells; None where there is none to be had."""
+    try:
+        simulators.reset()
+    except UserError:
+        return None
+    return simulators.masks is not None
 
 
 def _told(values: np.ndarray) -> float | list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -76,10 +76,10 @@ class Video:
                 raise UserError(
                     f"--video is {path}; its name must end in .mp4, .mkv or another that holds H.264"
                 ) from None
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.height, self._stream.width = first.shape[:2]
+            self._write(first)
             stack.pop_all()
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.height, self._stream.width = first.shape[:2]
-        self._write(first)
 
     def follow(self, action: np.ndarray, reward: float, terminated: bool, truncated: bool) -> None:
         """Take a step and add its picture.
@@ -108,17 +108,35 @@ class Video:
         self._write(self._picture())
 
     def close(self) -> None:
-        """Finish the file, put it in its place and end the twin."""
-        for packet in self._stream.encode(None):
-            self._container.mux(packet)
-        self._container.close()
-        self._part.replace(self._path)
-        self._simulators.close()
+        """Finish the file, put it in its place and end the twin.
+
+        Raises:
+            UserError: The file cannot be written, or its format holds no such film.
+        """
+        try:
+            self._finish()
+            self._part.replace(self._path)
+        except BaseException:
+            self._discard_file()
+            raise
+        finally:
+            self._simulators.close()
 
     def discard(self) -> None:
         """End the twin, and leave no film."""
         self._discard_file()
         self._simulators.close()
+
+    def try_out(self) -> None:
+        """See that a film could be finished, and leave none.
+
+        Raises:
+            UserError: As from `close`.
+        """
+        try:
+            self._finish()
+        finally:
+            self.discard()
 
     def __enter__(self) -> Self:
         """Return the video, to be closed at the end of the block."""
@@ -133,8 +151,18 @@ class Video:
         else:
             self.discard()
 
+    def _finish(self) -> None:
+        try:
+            for packet in self._stream.encode(None):
+                self._container.mux(packet)
+            self._container.close()
+        except (ValueError, OSError) as error:
+            # Some formats tell only at the end that they hold no H.264, as .ogg.
+            raise UserError(f"--video is {self._path}; it cannot be written: {one_line(error)}") from None
+
     def _discard_file(self) -> None:
-        self._container.close()
+        with suppress(ValueError, OSError):
+            self._container.close()
         self._part.unlink(missing_ok=True)
 
     def _picture(self) -> np.ndarray:

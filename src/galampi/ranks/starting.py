@@ -7,10 +7,11 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from galampi.errors import UserError
+from galampi.errors import BrokenRunError, UserError
 from galampi.ranks.launched import launched_rank
 from galampi.signals import STOP_SIGNALS, StopSignals, may_catch
 
@@ -71,6 +72,18 @@ def let_rank_0_speak() -> None:
     """Wait, on every other rank, for what all ranks meet at once: rank 0 tells it, and may end the others."""
     if launched_rank() > 0:
         time.sleep(_PATIENCE_S)
+
+
+def end_failed(error: BaseException) -> None:
+    """Print what has ended this rank alone, and end the others, which would wait for it for ever."""
+    rank = launched_rank()
+    if isinstance(error, BrokenRunError):
+        let_rank_0_speak()
+        print(f"galampi: rank {rank}: {error}", file=sys.stderr, flush=True)
+    else:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        print("\n".join(f"[rank {rank}] {line}" for line in lines), file=sys.stderr, flush=True)
+    end_ranks(1)
 
 
 def end_ranks(code: int) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 POWERCAP = Path("/sys/class/powercap")
 # RAPL counters wrap after 262 kJ on most processors, a quarter of an hour at 300 W.
 _PERIOD_S = 30.0
+_MOST_W = 600.0
+"""No package of processors uses more for long."""
 
 
 @dataclass
@@ -36,18 +38,23 @@ class _Counter:
     wraps_at: int | None
     _last: int = 0
     _total: int = 0
+    _read_s: float = 0.0
 
     def start(self) -> None:
         """Count from here."""
-        self._last, self._total = self.read(), 0
+        self._last, self._total, self._read_s = self.read(), 0, time.monotonic()
 
     def counted_j(self) -> float:
         """Return what was counted since the start; to be called at least once a wrap.
 
         Raises:
-            OSError: It cannot be read any more, or was reset.
+            OSError: It cannot be read any more, was reset, or may have wrapped more than once.
         """
         value = self.read()
+        unread_s = time.monotonic() - self._read_s
+        if self.wraps_at is not None and unread_s * _MOST_W > self.wraps_at * self.unit_j:
+            raise OSError(f"not read for {unread_s:.0f} s, in which the counter may have wrapped")
+        self._read_s += unread_s
         step = value - self._last
         if step < 0:
             if self.wraps_at is None:

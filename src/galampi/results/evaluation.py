@@ -168,4 +168,6 @@ def load_evaluation(path: Path) -> Evaluation:
             taken = {actions: file["taken"][actions][:] for actions in episodes} if "taken" in file else {}
             return Evaluation(attributes, episodes, taken)
     except FileNotFoundError as error:
-        raise ResultsError(f"{path}: no such evaluation; python -m galampi evaluate writes it") from error
+        others = sorted(each.name for each in path.parent.glob(f"{path.stem}-*{path.suffix}"))
+        beside = f"; beside it lies {others[0]}, of another policy" if others else ""
+        raise ResultsError(f"{path}: no such evaluation; python -m galampi evaluate writes it{beside}") from error

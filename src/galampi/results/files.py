@@ -21,6 +21,9 @@ LIBVER = ("v110", "v110")
 """The oldest file format that allows reading while writing; HDF5 1.10 (2016) and newer read it."""
 
 
+_BLOCK_BYTES = 1 << 20
+
+
 def partial_name(path: Path) -> Path:
     """Name under which a file is made before it takes the place of `path`."""
     return path.with_name(path.name + ".part")
@@ -55,7 +58,8 @@ def require_room(path: Path, size_bytes: int) -> None:
     try:
         with path.open("wb") as file:
             try:
-                file.write(bytes(size_bytes))
+                for start in range(0, size_bytes, _BLOCK_BYTES):
+                    file.write(bytes(min(_BLOCK_BYTES, size_bytes - start)))
                 file.flush()
             finally:
                 file.truncate(0)

@@ -10,6 +10,9 @@ from galampi.results import sketch as sketching
 from galampi.results.schema import COMPONENT, EPISODES, NUM_ROWS, NUM_ROWS_DESCRIPTION, Column, TableSchema
 from galampi.results.sketch import Sketch
 
+_COPIED_NUMBERS = 1 << 20
+"""Numbers of a column that are copied at once."""
+
 
 class TableWriter:
     """A table: its buffered rows, its datasets, its committed length."""
@@ -93,7 +96,12 @@ class TableWriter:
                     f"{where} has sketches of size {column.shape[1]}, the job now asks for {dataset.shape[1]}"
                 )
             dataset.resize(num_rows, axis=0)
-            dataset[...] = column[:num_rows]
+            # A run of days has gigabytes of sketches, and all ranks of a node copy at once.
+            width = int(np.prod(column.shape[1:], dtype=np.int64))
+            step = max(1, _COPIED_NUMBERS // max(1, width) // self.schema.chunk_rows) * self.schema.chunk_rows
+            for start in range(0, num_rows, step):
+                stop = min(start + step, num_rows)
+                dataset[start:stop] = column[start:stop]
         self.num_rows = num_rows
         self.commit()
 

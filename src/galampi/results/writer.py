@@ -8,7 +8,7 @@ looks past it, so a process killed between the two leaves nothing torn.
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -247,17 +247,32 @@ class RankWriter:
     @contextmanager
     def _new_file(self) -> Iterator[None]:
         """Make a file in the body, which then takes the place of one that is there."""
-        require_room(partial_name(self.path), _LEAST_ROOM_BYTES)
-        self._file = create(partial_name(self.path), RANK_FORMAT)
-        try:
-            yield
-            self._sync()
-            self._file.swmr_mode = True
-        except BaseException:
-            self._file.close()
-            partial_name(self.path).unlink()
-            raise
+        copied_bytes = self.path.stat().st_size if self.path.exists() else 0
+        require_room(partial_name(self.path), _LEAST_ROOM_BYTES + copied_bytes)
+        with writing(partial_name(self.path)):
+            self._file = create(partial_name(self.path), RANK_FORMAT)
+            try:
+                yield
+                self._sync()
+                self._file.swmr_mode = True
+            except BaseException:
+                partial_name(self.path).unlink(missing_ok=True)
+                self._close_unwritten()
+                raise
         move_into_place(self.path)
+
+    def _close_unwritten(self) -> None:
+        """Close a file that nobody is to read: what HDF5 has yet to write of it goes to memory, and is gone with it.
+
+        On a full disk it would fail to, and end the process when the parts of the file are let go.
+        """
+        if hasattr(os, "memfd_create"):  # Of Linux.
+            elsewhere = os.memfd_create("galampi")
+            os.ftruncate(elsewhere, os.fstat(self._file.id.get_vfd_handle()).st_size)
+            os.dup2(elsewhere, self._file.id.get_vfd_handle(), inheritable=False)
+            os.close(elsewhere)
+        with suppress(OSError, RuntimeError):
+            self._file.close()
 
     def _make_tables(self) -> TableWriter:
         """Create all tables, and return the one that is never written again."""

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import TracebackType
 from typing import Literal, get_args
 
 from mpi4py import MPI
@@ -23,7 +24,7 @@ from galampi.job import Job, difference_of, import_again, one_line
 from galampi.memory import keep_freed_memory
 from galampi.paths import expanded, refuse_undecoded
 from galampi.ranks.placement import end_with_launcher, place, refuse_singletons, together
-from galampi.ranks.starting import stop_before_training
+from galampi.ranks.starting import end_failed, stop_before_training
 from galampi.results import JobFile, new_folder, open_run
 from galampi.signals import StopNow, StopSignals
 from galampi.training.display import Display, no_return
@@ -81,6 +82,8 @@ def train(
         if signals is None:
             signals = StopSignals()
             stack.callback(signals.release)
+            if comm.size > 1:
+                stack.push(_end_others)
         try:
             with signals:
                 with together(comm):
@@ -103,6 +106,11 @@ def train(
                     if is_resumed and comm.rank == 0:
                         import_again(job, open_run(out).attributes.get("modules", ()), log.info)
                 rank = make_rank(job, out, placement, comm, start, signals)
+                if taken := signals.hold():
+                    log.warning(
+                        "code of the job has taken %s, by which a job is asked to save; galampi takes it back",
+                        ", ".join(taken),
+                    )
         except StopNow:
             # The end of the other ranks is this one's too.
             stack.close()
@@ -125,6 +133,12 @@ def train(
             if isinstance(error, SystemExit):
                 raise BrokenRunError(f"code of the job left the program by {one_line(error)}") from error
             raise
+
+
+def _end_others(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    """End the job where this rank alone has failed in a script: at its end Python would wait for the others."""
+    if isinstance(error, Exception) and not isinstance(error, UserError):
+        end_failed(error)
 
 
 def _refuse_simulators_process() -> None:

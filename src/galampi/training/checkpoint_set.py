@@ -26,15 +26,14 @@ from galampi.results import (
     previous_checkpoint,
     save_checkpoint,
 )
-from galampi.results.schema import LEFT_JOB
+from galampi.results.schema import LEFT_JOB, RANK_FILE
 
 log = logging.getLogger(__name__)
 
 
 def saved_ranks(out: Path) -> list[int]:
     """Return the ranks that have a checkpoint, or the one before."""
-    paths = {*(out / "checkpoint").glob("rank-*.h5"), *(out / "checkpoint" / "previous").glob("rank-*.h5")}
-    return sorted({_rank_of(path) for path in paths})
+    return sorted({_rank_of(path) for name in (".", "previous") for path in _checkpoints(out / "checkpoint" / name)})
 
 
 def load(out: Path, rank: int, without: tuple[str, ...] = ()) -> tuple[dict[str, Any], bool]:
@@ -64,7 +63,7 @@ def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
         if comm.rank == 0:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir()
-            for path in sorted(old.glob("rank-*.h5")):
+            for path in _checkpoints(old):
                 rank = _rank_of(path)
                 if rank >= comm.size:
                     state = load(out, rank)[0]
@@ -75,6 +74,10 @@ def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
         save_checkpoint(new / checkpoint_path(out, comm.rank).name, own)
     with together(comm):
         if comm.rank == 0:
+            for path in old.iterdir():
+                # What somebody keeps there, as a copy of one.
+                if path.name != "previous" and not RANK_FILE.fullmatch(path.name):
+                    path.rename(new / path.name)
             (new / "complete").touch()
             shutil.rmtree(old)
             recover(old)
@@ -113,6 +116,11 @@ def _cut_rows(out: Path, rank: int, state: dict[str, Any], num_ranks: int) -> No
         ),
     )
     writer.close()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, rank by rank; copies under other names are none."""
+    return sorted(path for path in folder.glob("rank-*.h5") if RANK_FILE.fullmatch(path.name))
 
 
 def _rank_of(path: Path) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +19,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from galampi.digits import returned
 from galampi.environments import time_limit
 from galampi.job import Environment, Job
+
+log = logging.getLogger(__name__)
 
 _LINE_PERIOD_S = 10.0
 _LIVE_PERIOD_S = 0.5
@@ -74,7 +78,8 @@ class Display:
     ) -> None:
         """Leave the terminal as it was."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     @property
     def due(self) -> bool:
@@ -96,11 +101,19 @@ class Display:
             text = f"{rate:,.0f} steps/s  {result}  left {_duration(left_s)}"
             self._live.update(self._task, completed=min(env_steps, self._total), description=text)
             return
-        print(
+        text = (
             f"{env_steps:,} / {self._total:,} steps  {env_steps / self._total:.0%}  {rate:,.0f} steps/s  "
-            f"return {returned(mean_return, 1) if has_return else f'- ({self._no_return})'}  left {_duration(left_s)}",
-            flush=True,
+            f"return {returned(mean_return, 1) if has_return else f'- ({self._no_return})'}  left {_duration(left_s)}"
         )
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            # Nobody reads it any more, or its disk is full: no reason to end what is trained.
+            self._due_s = math.inf
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+            log.warning("the progress cannot be printed (%s), and is no more", error.strerror)
 
 
 def _launcher_terminal() -> os.terminal_size | None:

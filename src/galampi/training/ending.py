@@ -76,7 +76,7 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     # Before anybody is waited for.
     rank.save(exact=False)
     hears = is_heard_of(rank.job.gossip.method)
-    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else rank.job.gossip.silent_after_s, hears=hears)
+    patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else rank.silent_after_s, hears=hears)
     if not hears and comm.rank == 0 and (rank.mailboxes.stages < Stage.SENT_ALL)[1:].any():
         log.info("rank 0 has done its part, and waits for the others, which it hears nothing of until they have")
     is_exact = rank.gossip.drain(

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from galampi.errors import ResultsError, UserError
-from galampi.results import RankFile, load_checkpoint
+from galampi.errors import UserError
 from galampi.results.evaluation import EVALUATION_FILE_NAME
 from galampi.results.files import is_still_at
-from galampi.results.schema import RANK_FILE
+from galampi.results.folder import rank_files, refuse_results_without_run
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ def claimed(out: Path, *, resume: bool, is_new: bool = False) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             if (out / "job.h5").exists():
                 raise UserError(f"{out}: holds a run; add --resume to go on with it, or choose another --out")
-            _refuse_others(out)
+            refuse_results_without_run(out)
         lock = _locked(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
@@ -105,7 +104,7 @@ def set_aside(out: Path) -> Path:
         aside.mkdir()
         names = ("job.h5", "checkpoint", "checkpoint.new", "kept", EVALUATION_FILE_NAME)
         evaluated = [*out.glob("evaluation-rank-*.h5"), *out.glob("evaluation-update-*.h5")]
-        for path in [*(out / name for name in names), *evaluated, *_rank_files(out)]:
+        for path in [*(out / name for name in names), *evaluated, *rank_files(out)]:
             if path.exists():
                 path.rename(aside / path.name)
     except OSError as error:
@@ -124,38 +123,8 @@ def put_back(out: Path, aside: Path) -> None:
     log.info("no other run has begun: the files of the run before are in %s again", out)
 
 
-def _refuse_others(out: Path) -> None:
-    """Raise unless what lies there without a job.h5 is what a start that was cut short leaves: files without rows."""
-    for path in _rank_files(out):
-        if path.suffix == ".h5" and path.stat().st_size and RankFile(path, 0).updates.num_rows:
-            raise UserError(f"{out}: holds results of a run whose job.h5 is missing; choose another --out")
-    # Of a run the first checkpoint comes before its job.h5; others are of one whose job.h5 is gone, or of no run.
-    for name in ("checkpoint", "checkpoint.new", "kept"):
-        for path in (out / name).glob("*"):
-            if name != "checkpoint" or not _is_first_checkpoint(path):
-                raise UserError(
-                    f"{out}: holds {name}/{path.name}, where a run keeps its checkpoints, and no job.h5; choose "
-                    "another --out"
-                )
-
-
-def _is_first_checkpoint(path: Path) -> bool:
-    """Whether a file is what a rank saves before it trains, or a part of it."""
-    if not RANK_FILE.fullmatch(path.name):
-        return False
-    try:
-        counters = load_checkpoint(path, without=("learner",))["counters"]
-    except (ResultsError, KeyError):
-        return path.suffix == ".part"
-    return int(counters["update"]) == 0
-
-
 def _clear(out: Path) -> None:
     """Remove what a start that was cut short has left, and nothing else is there."""
-    for path in [*_rank_files(out), out / "job.h5.part"]:
+    for path in [*rank_files(out), out / "job.h5.part"]:
         path.unlink(missing_ok=True)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
-
-
-def _rank_files(out: Path) -> list[Path]:
-    return [path for path in out.iterdir() if RANK_FILE.fullmatch(path.name)]

@@ -28,6 +28,7 @@ def train_to_end(rank: Rank, signals: StopSignals, display: Display | None) -> N
     """Train until the budget is spent, a signal has come, or a rank that all wait for does not answer."""
     recorder = Recorder(rank, display)
     while not rank.is_to_stop(signalled=signals.caught is not None or rank.fails_too_often):
+        began_s = time.monotonic()
         collected = _collect(rank, signals)
         try:
             signalled = signals.caught is not None or rank.fails_too_often
@@ -39,6 +40,7 @@ def train_to_end(rank: Rank, signals: StopSignals, display: Display | None) -> N
             return
         if row is not None and collected is not None:
             recorder.record(row, collected[1])
+        rank.longest_update_s = max(rank.longest_update_s, time.monotonic() - began_s)
 
 
 def _collect(rank: Rank, signals: StopSignals) -> tuple[Rollout, list[Episode]] | None:

@@ -66,6 +66,7 @@ class Rank:
         num_failures: What its simulators have raised in this start.
         last_failure: The newest of it, in a line.
         lost_rank: Whether it has given up waiting for another.
+        longest_update_s: Time its longest update in this start has taken, the rollout included.
     """
 
     job: Job
@@ -94,6 +95,7 @@ class Rank:
     num_failures: int = 0
     last_failure: str = ""
     lost_rank: bool = False
+    longest_update_s: float = 0.0
     _checkpoint_due_s: float = 0.0
     _folder: os.stat_result = field(init=False)
 
@@ -112,6 +114,11 @@ class Rank:
     def fails_too_often(self) -> bool:
         """Whether its simulators have raised more than the job outlives."""
         return self.num_failures > self.job.environment.max_failures
+
+    @property
+    def silent_after_s(self) -> float:
+        """Time after which another rank counts as silent: one that is as slow as this one is given two updates."""
+        return max(self.job.gossip.silent_after_s, 2 * self.longest_update_s)
 
     @property
     def job_time_s(self) -> float:
@@ -190,8 +197,8 @@ class Rank:
 
     def say_failed(self) -> None:
         """Record that the run has failed: by an error, unlike one whose ranks were killed. Local."""
-        # Without its launcher a rank fails for want of that.
-        if os.getppid() == LAUNCHER_PID:
+        # Without its launcher a rank of several fails for want of that.
+        if self.comm.size == 1 or os.getppid() == LAUNCHER_PID:
             # What keeps this from being written may be the error itself, which is told in any case.
             with suppress(OSError, ResultsError):
                 JobFile.fail(self.out, self.comm.rank)

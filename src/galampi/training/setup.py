@@ -235,7 +235,7 @@ def _make_exchange(
     mailboxes.progress[:] = start.progress
     allreduce = None
     if settings.method == "allreduce":
-        allreduce = AllReduce(comm, lambda waited_s: _gives_up(waited_s, job, signals, mailboxes))
+        allreduce = AllReduce(comm, lambda waited_s, own_s: _gives_up(waited_s, own_s, job, signals, mailboxes))
         _make_equal(learner, start, comm)
     mixing = UniformAverage() if settings.method == "gala" else PushSum(settings.weight_floor, lerp)
     if isinstance(mixing, PushSum):
@@ -307,6 +307,11 @@ def _open_rank_file(
         rows = RankFile(path, comm.rank).episodes.read("time_s", "return", start=max(0, stop - 100), stop=stop)
         returns.extend(zip(rows["time_s"].tolist(), rows["return"].tolist(), strict=True))
     try:
+        if start.num_restarts and start.position is None and path.exists():
+            # Of a resume on more ranks that was cut short before this one had a checkpoint.
+            if RankFile(path, comm.rank).updates.num_rows:
+                raise UserError(f"{path}: holds rows that no checkpoint counts; move it away to resume without them")
+            path.unlink()
         writer = RankWriter(
             path,
             rank=comm.rank,
@@ -347,9 +352,9 @@ def _gpus_of_node(device: str, placement: Placement, comm: MPI.Intracomm) -> lis
     return list(dict.fromkeys(uuid for uuids in of_node for uuid in uuids)) if of_node else None
 
 
-def _gives_up(waited_s: float, job: Job, signals: StopSignals, mailboxes: Mailboxes) -> bool:
+def _gives_up(waited_s: float, own_s: float, job: Job, signals: StopSignals, mailboxes: Mailboxes) -> bool:
     """Whether an allreduce waits no longer: for a silent rank, a signal, or with another rank."""
-    limit_s = SIGNALLED_PATIENCE_S if signals.caught is not None else job.gossip.silent_after_s
+    limit_s = SIGNALLED_PATIENCE_S if signals.caught is not None else max(job.gossip.silent_after_s, 2 * own_s)
     return waited_s > limit_s or mailboxes.stop_announced
 
 

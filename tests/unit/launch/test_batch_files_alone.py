@@ -315,10 +315,21 @@ def test_preempt_saves_often_unless_told_how_often(stage, arguments) -> None:
     assert told.endswith(" --checkpoint.every_updates 1000 --checkpoint.every_updates 5")
 
 
-@pytest.mark.parametrize(("number", "is_kept"), [("200", True), ("1_000", False), ("5000", False)])
-def test_preempt_keeps_the_number_of_a_job_file_that_saves_more_often(stage, number, is_kept) -> None:
+@pytest.mark.parametrize(
+    ("text", "is_kept"),
+    [
+        ("[checkpoint]\nevery_updates = 200 # of updates\nevery_s = 300.0\n", True),
+        ("[checkpoint]\nkeep_every_updates = 5\nevery_updates = 1_000\n", False),
+        ("[checkpoint]\nevery_updates = 5000\n", False),
+        ("[record]\nevery_updates = 10\n[ checkpoint ] # saved\nevery_s = 9.0\nevery_updates=5000\n", False),
+        ("checkpoint.every_updates = 200\n[record]\nevery_updates = 5000\n", True),
+        ("checkpoint = { keep_every_updates = 7, every_updates = 200 }\n", True),
+        ("checkpoint = { keep_every_updates = 200 }\nevery_updates = 7\n", False),
+    ],
+)
+def test_preempt_keeps_the_number_of_a_job_file_that_saves_more_often(stage, text, is_kept) -> None:
     job = stage.folder / "job.toml"
-    job.write_text(f"seed = 1\n[checkpoint]\nevery_updates = {number} # of updates\nevery_s = 300.0\n")
+    job.write_text(f"seed = 1\n{text}")
     stage.run("preempt", str(job), "run")
     (call,) = [call for call in stage.calls if TRAIN in call]
     assert ("--checkpoint.every_updates" in call) != is_kept

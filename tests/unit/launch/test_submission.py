@@ -26,7 +26,7 @@ from galampi.launch.submit import (
     sbatch_arguments,
     slug,
 )
-from galampi.results import JobFile, RankWriter
+from galampi.results import JobFile, RankWriter, save_checkpoint
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "launch"
@@ -297,7 +297,11 @@ def test_a_chain_of_a_sweep(slurm, monkeypatch) -> None:
     [
         (lambda out: out.write_text(""), "Not a directory"),
         (lambda out: (out.mkdir(), (out / "notes.txt").touch()), "not empty: it holds notes.txt"),
-        (lambda out: (out / "checkpoint").mkdir(parents=True), "not empty: it holds checkpoint"),
+        (
+            lambda out: ((out / "checkpoint").mkdir(parents=True), (out / "checkpoint/a.pt").touch()),
+            r"holds checkpoint/a\.pt, where a run keeps its checkpoints, and no job\.h5",
+        ),
+        (lambda out: (out / "kept").mkdir(parents=True), "not empty: it holds kept"),
         (lambda out: (out.mkdir(), (out / "job.h5").touch()), "job.h5: no HDF5 file"),
     ],
 )
@@ -317,6 +321,10 @@ def test_what_is_no_run_s_does_not_matter(slurm) -> None:
     for name in (".nfs01", ".a.toml.swp", "a.toml~", "galampi-12.log", "slurm-12.out", "lock", "job.h5.part"):
         (Path("run") / name).touch()
     RankWriter(Path("run/rank-0000.h5"), rank=0).close()
+    # As a full disk, a kill after the first checkpoints and one while a run was set aside leave it.
+    Path("run/rank-0001.h5").touch()
+    save_checkpoint(Path("run/checkpoint/rank-0000.h5"), {"counters": {"update": 0}})
+    Path("run/before-1").mkdir()
     assert run(["submit", "a.toml", "--out", "run"]) == 0
 
 

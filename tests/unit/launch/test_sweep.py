@@ -16,7 +16,7 @@ from galampi.job import Job, load_job
 from galampi.launch import here, rehearsal, status, sweep
 from galampi.launch.axes import combinations, parse_axes
 from galampi.launch.commands import status_of
-from galampi.launch.submit import Resources
+from galampi.launch.submit import Notice, Resources
 from galampi.launch.sweep_display import SweepDisplay
 from galampi.results import JobFile
 
@@ -143,6 +143,14 @@ def test_a_queue_that_does_not_answer_is_no_queue_without_jobs(monkeypatch) -> N
     assert [call[0] for call in calls] == ["squeue", "scancel", "scancel"] * 2 + ["squeue"]
     assert [call[-2:] for call in calls[1:3]] == [["7", "8"]] * 2
     assert calls[5][-1] == "7" and "8" not in calls[5]
+
+
+def test_what_slurm_has_forgotten_has_ended(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(rehearsal, "_states", lambda job_ids: {})
+    monkeypatch.setattr(rehearsal, "_PERIOD_S", 0.0)
+    jobs = [rehearsal.Rehearsed("limit", tmp_path, ["7"])]
+    assert not rehearsal.watch(jobs, Notice())
+    assert "its job ended before it had trained: COMPLETED" in capsys.readouterr().out
 
 
 def test_a_sweep_may_gain_runs_while_it_is_trained(tmp_path, capsys) -> None:

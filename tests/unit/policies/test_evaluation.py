@@ -420,10 +420,11 @@ def test_what_cannot_be_filmed_is_told(store, tmp_path, monkeypatch) -> None:
         stored = find_policy(store("OwnRandomness-v0"))
         with pytest.raises(UserError, match="environments with randomness of their own cannot be filmed"):
             evaluate(stored, tmp_path / "e.h5", video=tmp_path / "film.mp4")
-        for name in ("film.foo", "film.webm", "film"):
-            with pytest.raises(UserError, match=rf"{name}; its name must end in"):
-                evaluate(stored, tmp_path / "e.h5", video=tmp_path / name)
-            assert not (tmp_path / name).exists()
+        # Of what an .ogg cannot hold is told at its end alone.
+        for name in ("film.foo", "film.webm", "film", "film.ogg"):
+            with pytest.raises(UserError, match=rf"{name}; it(s name must end in| cannot be written)"):
+                evaluate(stored, tmp_path / "other.h5", video=tmp_path / name)
+            assert not (tmp_path / name).exists() and not (tmp_path / "other.h5").exists()
         # The twentieth is the last of the episode; the film takes the steps after it.
         monkeypatch.setattr(OwnRandomness, "random", "ends")
         monkeypatch.setattr(OwnRandomness, "num_steps", 0)
@@ -538,10 +539,16 @@ def test_what_another_policy_plays_replaces_nothing_of_the_runs(store, words, na
     assert [path.name for path in run.glob("evaluation*")] == [name]
 
 
-def test_the_only_policy_there_is_is_the_runs(store) -> None:
+def test_of_ranks_that_exchange_nothing_the_first_stands_for_the_run(store) -> None:
     run = store("CartPole-v1", weights=(1.0, 1.0), settings={"gossip.method": "none"})
-    assert cli.run(["evaluate", str(run), "--episodes", "1", "--sample", "--rank", "1"]) == 0
-    assert (run / "evaluation.h5").exists()
+    with pytest.raises(UserError, match=r"no such evaluation; python -m galampi evaluate writes it$"):
+        load_evaluation(run / "evaluation.h5")
+    for rank, name in ((1, "evaluation-rank-1.h5"), (0, "evaluation.h5")):
+        assert cli.run(["evaluate", str(run), "--episodes", "1", "--sample", "--rank", str(rank)]) == 0
+        assert load_evaluation(run / name).attributes["policy"] == f"rank {rank}"
+        if rank:
+            with pytest.raises(UserError, match=r"beside it lies evaluation-rank-1\.h5, of another policy"):
+                load_evaluation(run / "evaluation.h5")
 
 
 def test_no_file_of_another_kind_gives_way(store, tmp_path) -> None:

@@ -53,6 +53,19 @@ def test_packages_and_dram_are_counted_and_nothing_twice(powercap):
     assert counted == pytest.approx({"package-0": 1.0, "package-0/dram": 1.0, "package-1": 1.0})
 
 
+def test_a_counter_that_may_have_wrapped_unseen_is_read_no_more(powercap, monkeypatch) -> None:
+    """262 kJ at 600 W are seven minutes; updates that take longer leave readings farther apart."""
+    now_s = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    meter = EnergyMeter(gpus=None, powercap=powercap)
+    num_sources = len(meter.sources)
+    now_s[0] += 400
+    assert len(meter.counted_j()) == num_sources > 0
+    now_s[0] += 500
+    assert not meter.counted_j()
+    assert any("not read for 500 s, in which the counter may have wrapped" in reason for reason in meter.unread)
+
+
 def test_a_counter_that_wraps_goes_on(powercap):
     meter = EnergyMeter(gpus=None, powercap=powercap)
     set_all(powercap, package0=3_000_000, dram0=5_500_000, package1=7)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -285,6 +286,46 @@ except OSError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "File too large\n", "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("room_kib", [300, 1000, 3000])
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_disk_that_is_full_at_a_resume_leaves_the_old_file_alone(tmp_path, room_kib, is_checked) -> None:
+    """Whether it is found out before, or another has taken the room meanwhile."""
+    path = tmp_path / "rank-0000.h5"
+    position = write_rows(tmp_path / "whole.h5", 500)
+    size_kib = (tmp_path / "whole.h5").stat().st_size >> 10
+    assert size_kib > 3000
+    check = "" if is_checked else "writer.require_room = lambda path, size_bytes: None"
+    program = f"""
+import gc
+import os
+import shutil
+from pathlib import Path
+from galampi.results import Position, RankWriter, Restart, Sketch, writer
+{check}
+path = Path({str(path)!r})
+shutil.move({str(tmp_path / "whole.h5")!r}, path)
+before = path.read_bytes()
+restart = Restart(update=500, time_s=500.0, reason="", weights_restarted=True)
+try:
+    RankWriter(path, rank=0, sketch=Sketch(8, 100), resume_at=Position(*{tuple(position)}), restart=restart)
+except OSError as error:
+    print(error.strerror)
+gc.collect()
+print(os.listdir(path.parent), path.read_bytes() == before)
+"""
+    # What is moved into the folder goes into what is mounted there.
+    (tmp_path / "disk").mkdir()
+    program = program.replace(str(path), str(tmp_path / "disk/rank-0000.h5"))
+    size = f"size={size_kib + room_kib}k"
+    mount = f'mount -t tmpfs -o {size} tmpfs {shlex.quote(str(tmp_path / "disk"))} && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.stderr.startswith(("unshare:", "mount:")):
+        pytest.skip("no file systems may be mounted here")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "No space left on device\n['rank-0000.h5'] True\n"
 
 
 def test_updates_of_a_rank_that_left_and_came_back_are_its_own(tmp_path) -> None:

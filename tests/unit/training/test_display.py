@@ -25,6 +25,20 @@ def test_hours_that_are_left_may_be_many(monkeypatch, capsys, total, left) -> No
     assert re.search(r"1 steps/s  return 1.0  left ([\d:]+)$", capsys.readouterr().out).group(1) == left
 
 
+def test_progress_that_cannot_be_printed_ends_nothing(monkeypatch, caplog) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with Display(Job(), 0, 0.0) as display:
+            display.update(0, 1.0)
+            display.update(10, 1.0)
+            assert not display.due
+        print("what comes after", flush=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the progress cannot be printed (No space left on device), and is no more"
+    ]
+
+
 def test_a_stream_in_memory_is_no_terminal(monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     for stream in (io.StringIO(), None):

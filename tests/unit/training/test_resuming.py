@@ -77,6 +77,26 @@ assert taken == [signal.SIGTERM, "interrupt"]
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+def test_signals_that_the_users_code_has_taken_are_taken_back() -> None:
+    program = """
+import faulthandler, os, signal
+from galampi.signals import StopSignals
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signals = StopSignals()
+assert signals.hold() == []
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+faulthandler.register(signal.SIGUSR1)
+assert signals.hold() == ["SIGINT"]
+os.kill(os.getpid(), signal.SIGHUP)
+assert signals.caught is None
+os.kill(os.getpid(), signal.SIGUSR1)
+assert signals.caught == signal.SIGUSR1
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
 def test_a_process_that_an_environment_has_forked_ends_as_any_other() -> None:
     program = """
 import os, signal, time
