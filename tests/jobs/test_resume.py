@@ -156,6 +156,7 @@ def test_the_energy_of_every_start_is_counted(small_job, tmp_path) -> None:
         "class Meter:\n"
         "    unread, sources, due = [], ('package-0',), False\n"
         "    def __init__(self, *, gpus): pass\n"
+        "    def start(self): pass\n"
         "    def counted_j(self): return {'package-0': 9.0 if '--resume' in sys.argv else 7.0}\n"
         "setup.EnergyMeter = Meter\n"
         "sys.exit(main())\n"

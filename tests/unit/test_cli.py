@@ -92,6 +92,24 @@ def test_a_variable_that_is_not_set_is_no_path(words) -> None:
         run(words)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["export", "x", "--rliable", "s.json", "--rank", "1"], "--rank is of --policy and --onnx; neither is given"),
+        (["export", "x", "--tensorboard", "tb", "--checkpoint", "5"], "--checkpoint is of --policy and --onnx"),
+        (["export", "x", "--tensorboard", "tb", "--modules-folder", "."], "--modules-folder is of --policy and"),
+        (["export", "x", "--policy", "p.safetensors", "--score", "training"], "--score is of --rliable, which is not"),
+        (["simulate", "--like", "x", "--out", "f.json"], "--out does nothing beside --like"),
+        (["simulate", "--like", "x", "--weight-floor", "0.2"], "--weight-floor does nothing beside --like"),
+        (["simulate", "--check", "5", "--seed", "3"], "--seed does nothing beside --check"),
+        (["simulate", "--replay", "5", "--check", "100"], "--check does nothing beside --replay"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(words, told) -> None:
+    with pytest.raises(UserError, match=f"^{told}"):
+        run(words)
+
+
 def test_what_the_terminal_cannot_show_is_no_failure(tmp_path) -> None:
     run_path = tmp_path / "\u03c0"
     done = galampi("status", str(run_path), env={"PYTHONIOENCODING": "ascii"})

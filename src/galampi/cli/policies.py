@@ -15,6 +15,7 @@ from galampi.job import import_again
 from galampi.ranks.importing import heavy_imports
 
 if TYPE_CHECKING:
+    from galampi.analysis.export import Score
     from galampi.policies.stored import StoredPolicy
 
 
@@ -74,7 +75,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     # What the run comes to is that of its newest policy, which others do not replace. Ranks that exchange nothing have
     # none in common: the first stands for them.
     first = "rank 0" if stored.job.gossip.method == "none" else "mean"
-    is_the_runs = arguments.checkpoint is None and (stored.source == first or run.num_ranks == 1)
+    is_the_runs = stored.source == first or run.num_ranks == 1
     words = ["rank", str(arguments.rank)] if arguments.rank is not None and not is_the_runs else []
     words += ["update", str(arguments.checkpoint)] if arguments.checkpoint is not None else []
     name = "-".join([Path(EVALUATION_FILE_NAME).stem, *words])
@@ -153,7 +154,6 @@ def add_export(parser: Parser) -> None:
     parser.add_argument(
         "--score",
         choices=["training", "evaluation", "evaluation-greedy"],
-        default="training",
         help="of --rliable: mean return of the last 100 episodes of training, or of the episodes in evaluation.h5 "
         "whose actions were drawn, as in training, or of the greedy ones there [training]",
     )
@@ -166,6 +166,13 @@ def add_export(parser: Parser) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     if not any((arguments.tensorboard, arguments.rliable, arguments.policy, arguments.onnx)):
         raise UserError("export needs one of --tensorboard, --rliable, --policy, --onnx")
+    if not (arguments.policy or arguments.onnx):
+        for option in ("rank", "checkpoint", "modules_folder"):
+            if getattr(arguments, option) is not None:
+                raise UserError(f"--{option.replace('_', '-')} is of --policy and --onnx; neither is given")
+    if arguments.score is not None and not arguments.rliable:
+        raise UserError("--score is of --rliable, which is not given")
+    score: Score = arguments.score or "training"
     paths, to_come = runs_in(arguments.folders)
     if to_come:
         print(f"{len(to_come)} of {len(paths) + len(to_come)} runs have not begun and are left out")
@@ -180,11 +187,11 @@ def _export(arguments: argparse.Namespace) -> int:
         num_events = sum(write_tensorboard(run, arguments.tensorboard) for run in runs)
         print(f"{arguments.tensorboard}: {num_events:,} events; tensorboard --logdir {arguments.tensorboard}")
     if arguments.rliable:
-        games, told = write_rliable(runs, arguments.rliable, arguments.score)
+        games, told = write_rliable(runs, arguments.rliable, score)
         for line in told:
             print(line)
         which = {"evaluation": "evaluation, actions drawn", "evaluation-greedy": "evaluation, most probable actions"}
-        scores = which.get(arguments.score, arguments.score)
+        scores = which.get(score, score)
         print(f"{arguments.rliable}: raw scores of {scores}; games in order: {', '.join(games)}")
     if arguments.policy or arguments.onnx:
         from galampi.policies.export import export_onnx, export_policy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 from galampi.errors import UserError
 from galampi.job import Job, allowed, fields
 from galampi.paths import expanded, refuse_undecoded
+from galampi.streams import lead_nowhere
 
 JOB_HELP = "job file, or the name of one that `jobs` lists; the built-in job without it"
 
@@ -101,7 +101,7 @@ def settings_given(arguments: argparse.Namespace) -> dict[str, str]:
 
 def mute_output(error: OSError) -> None:
     """Let what is printed go nowhere from now on. Who read it, as `head` does, has seen enough; a full disk is news."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    lead_nowhere(sys.stdout)
     if error.errno == errno.ENOSPC:
         print(f"galampi: what it prints cannot be written: {error.strerror}", file=sys.stderr, flush=True)
 

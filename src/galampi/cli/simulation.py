@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from galampi.cli.settings import Parser, positive, whole
@@ -42,10 +44,15 @@ def add_simulate(parser: Parser) -> None:
     add("--check", type=positive, metavar="N", help="rather simulate N random jobs, and check what must hold of each")
     add("--first", type=whole, default=0, metavar="SEED", help="seed of the first of them [0]")
     add("--replay", type=whole, metavar="SEED", help="rather tell and check the random job of a seed")
-    parser.set_defaults(run=_simulate)
+    defaults = {action.dest: action.default for action in parser.actions if action.dest != "help"}
+    parser.set_defaults(run=partial(_simulate, defaults=defaults))
 
 
-def _simulate(arguments: argparse.Namespace) -> int:
+def _simulate(arguments: argparse.Namespace, defaults: Mapping[str, object]) -> int:
+    given = [name for name, default in defaults.items() if getattr(arguments, name) != default]
+    for mode, with_it in (("replay", ()), ("check", ("first",)), ("like", ("seed",))):
+        if mode in given and (idle := [name for name in given if name not in (mode, *with_it)]):
+            raise UserError(f"--{idle[0].replace('_', '-')} does nothing beside --{mode}")
     if arguments.replay is not None:
         return _replay(arguments.replay)
     if arguments.check is not None:

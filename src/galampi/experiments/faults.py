@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -55,11 +56,18 @@ class Suffered:
         wall_s: Time for which the command was under way, s; of a job that was interrupted, in all its starts.
         num_faults: Faults that happened; one that was to come after the end did not.
         lost_env_steps: Env steps that were on the disk and had to be done again, to some seconds of flushing.
+        faults: Those that were to happen, as `told` writes them; '' in files of an earlier galampi.
     """
 
     wall_s: float
     num_faults: int
     lost_env_steps: int
+    faults: str = ""
+
+
+def told(faults: Sequence[Fault]) -> str:
+    """Write faults as JSON."""
+    return json.dumps([asdict(fault) for fault in faults])
 
 
 def read_suffered(out: Path) -> Suffered | None:
@@ -77,6 +85,7 @@ class _Hurt:
         # What happened before an interruption does not happen again.
         self._before = read_suffered(out) or Suffered(0.0, 0, 0)
         self._num_faults, self._lost_env_steps = self._before.num_faults, self._before.lost_env_steps
+        self._faults = told(faults)
         self._left = sorted(faults, key=lambda fault: fault.after)[self._num_faults :]
         self._out = out
         self._command = command
@@ -104,7 +113,7 @@ class _Hurt:
         self._kept_s = time.monotonic()
         wall_s = self._before.wall_s + self._kept_s - self._began_s
         if (self._out / "job.h5").exists():
-            suffered = Suffered(wall_s, self._num_faults, self._lost_env_steps)
+            suffered = Suffered(wall_s, self._num_faults, self._lost_env_steps, self._faults)
             replace_text(self._out / FILE, json.dumps(asdict(suffered)) + "\n")
 
     def _happen(self, fault: Fault, done: int) -> None:
@@ -113,8 +122,7 @@ class _Hurt:
         self._keep()
         processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         if fault.kind == "stop":
-            # Under every launcher the ranks are what starts no more.
-            rank = next(process for process in reversed(processes) if not process.children())
+            rank = next(process for process in reversed(processes) if _is_rank(process))
             rank.suspend()
             time.sleep(fault.stop_s)
             rank.resume()
@@ -135,6 +143,14 @@ class _Hurt:
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
         self._is_to_end = True
         self._process.send_signal(number)
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    """Whether a process is a rank, and no launcher or process of simulators."""
+    with suppress(psutil.Error, ValueError):
+        python, *words = process.cmdline()
+        return words[:3] == ["-m", "galampi", "train"] and Path(python).name.startswith("python")
+    return False
 
 
 def _progress(out: Path) -> tuple[int, int]:

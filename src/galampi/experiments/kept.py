@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from galampi.errors import UserError
+from galampi.experiments.faults import told
 from galampi.experiments.plan import Plan, PlannedRun, plan_path, tuning_name, tuning_runs
 from galampi.experiments.record import RecordedRun, check_sum, read_record, read_sums
 from galampi.job import difference_of, parse_job
@@ -41,6 +42,9 @@ def read_kept(folder: Path, part: str, plan: Plan, planned: Mapping[str, Planned
             raise _another(path, folder, "num_ranks", there, num_ranks)
         if differing := difference_of(parse_job(str(about["job_toml"]), str(path)), each.job):
             raise _another(path, folder, *differing)
+        # Of an earlier galampi it is not known.
+        if each.faults is not None and (suffered := str(about.get("faults", ""))) not in ("", told(each.faults)):
+            raise _another(path, folder, "faults", suffered, told(each.faults))
     return kept
 
 

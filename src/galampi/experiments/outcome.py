@@ -32,6 +32,15 @@ class Arm:
     factor: float | None
     runs: dict[int, RecordedRun]
 
+    @property
+    def number(self) -> float | None:
+        """Its value as a number; None if it is none."""
+        try:
+            number = float(self.value)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
+
     @cached_property
     def with_returns(self) -> dict[int, RecordedRun]:
         """Those of its runs in which enough episodes ended for a final return and a curve."""

@@ -203,27 +203,35 @@ def _draw_successes(axes: Axes, outcome: Outcome) -> None:
 
 def _draw_distances(axes: Axes, outcome: Outcome) -> None:
     """Draw distance and bound by what is compared, a point for each run, and their interquartile means."""
-    arms = [arm for group in outcome.groups.values() for arm in group if arm.runs]
-    places = range(len(arms))
+    groups = {name: there for name, arms in outcome.groups.items() if (there := [arm for arm in arms if arm.runs])}
+    arms = [arm for group in groups.values() for arm in group]
     # Between names there is nothing to be read off a line.
-    are_numbers = all(arm.value.isdigit() for arm in arms)
+    are_numbers = all(arm.number is not None for arm in arms)
     if not are_numbers:
         axes.set_xlim(-0.5, len(arms) - 0.5)
     for what, color in zip(("distance", "bound"), line_colors(2), strict=True):
-        means = [interquartile_mean(relative(arm, what)).value for arm in arms]
-        axes.plot(
-            places,
-            means,
-            "-" if are_numbers else "_",
-            markersize=30,
-            color=color,
-            label=what if what == "distance" else "bound of Proposition 1",
-        )
-        for place, arm in zip(places, arms, strict=True):
-            axes.plot([place] * len(arm.runs), relative(arm, what), ".", color=color, alpha=0.5)
+        first = 0
+        for group in groups.values():
+            places = range(first, first + len(group))
+            axes.plot(
+                places,
+                [interquartile_mean(relative(arm, what)).value for arm in group],
+                "-" if are_numbers else "_",
+                markersize=30,
+                color=color,
+                label=None if first else what if what == "distance" else "bound of Proposition 1",
+            )
+            for place, arm in zip(places, group, strict=True):
+                axes.plot([place] * len(arm.runs), relative(arm, what), ".", color=color, alpha=0.5)
+            first += len(group)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xticks(places, [arm.value for arm in arms])
+    labels = [
+        arm.value if len(groups) == 1 else f"{arm.value}\n{textwrap.fill(name, 16)}"
+        for name, group in groups.items()
+        for arm in group
+    ]
+    axes.set_xticks(range(len(arms)), labels)
     axes.set_xlabel(outcome.plan.compared)
     axes.set_ylabel("% of the norm of the parameters")
     axes.legend()

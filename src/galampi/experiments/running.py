@@ -6,18 +6,16 @@ recorded already is trained no more, so a plan goes on where its runs are gone.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.errors import UnreadableError, UserError
 from galampi.experiments import outside
-from galampi.experiments.faults import read_suffered
+from galampi.experiments.faults import read_suffered, told
 from galampi.experiments.kept import chosen_factors, read_kept
 from galampi.experiments.plan import (
     OUTSIDE,
@@ -91,10 +89,10 @@ def _part(
             recorded.add(run.name)
             path = records / f"{run.name}.h5"
             try:
-                told = _told_of_faults(run.out, planned[run.name])
+                missed = _told_of_faults(run.out, planned[run.name])
                 record(run.out, path, _facts())
                 write_checksums(records)
-                tell(f"recorded {path}{told}")
+                tell(f"recorded {path}{missed}")
             # What is still being trained goes on, and is kept if it can be.
             except (OSError, UserError) as error:
                 failures.append(f"{path}: cannot be kept: {error}")
@@ -107,8 +105,7 @@ def _part(
         faults = planned[run.name].faults if run.name in planned else None
         if faults is None:
             return []
-        text = json.dumps([asdict(fault) for fault in faults])
-        return [sys.executable, "-m", "galampi.experiments.faults", text, str(run.out)]
+        return [sys.executable, "-m", "galampi.experiments.faults", told(faults), str(run.out)]
 
     code = here.train_sweep(
         runs,
@@ -159,11 +156,19 @@ def _lay_out(planned: Mapping[str, PlannedRun], lacking: Mapping[str, PlannedRun
         has_begun = run.name in jobs and run.state != "missing"
         if has_begun and (differing := difference_of(load_job(run.job_file), jobs[run.name])):
             key, value, asked = differing
-            raise UserError(
-                f"{runs}: holds the runs of another plan: {key} is {value!r} in {run.name}, and {asked!r} in the plan; "
-                "choose another --runs"
-            )
+            raise _another(runs, run.name, key, value, asked)
+        faults = planned[run.name].faults if has_begun else None
+        suffered = read_suffered(run.out) if faults is not None else None
+        if faults is not None and suffered is not None and suffered.faults not in ("", told(faults)):
+            raise _another(runs, run.name, "faults", suffered.faults, told(faults))
     sweep.change(runs, jobs)
+
+
+def _another(runs: Path, name: str, key: str, there: object, asked: object) -> UserError:
+    return UserError(
+        f"{runs}: holds the runs of another plan: {key} is {there!r} in {name}, and {asked!r} in the plan; choose "
+        "another --runs"
+    )
 
 
 def _part_outside(

@@ -11,7 +11,7 @@ import os
 import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from galampi.analysis.comparison import Estimate, median
 from galampi.bench import contestants
 from galampi.bench.timed_train import Disturbance
 from galampi.errors import ResultsError, UserError
-from galampi.experiments.plan import read_as, read_toml
+from galampi.experiments.plan import plan_path, read_as, read_toml
 from galampi.experiments.record import check_sum, make_writable, read_sums, write_checksums
 from galampi.experiments.tables import WIDTH, aligned
 from galampi.ranks.processor import processor
@@ -65,7 +65,34 @@ class SpeedPlan(BaseModel):
             raise ValueError(f"baseline is {self.baseline!r}; must be one of methods: {list(self.methods)}")
         if len(set(self.methods)) < len(self.methods):
             raise ValueError("methods has one twice")
+        for name, condition in self.conditions.items():
+            told = _unlike_a_disturbance(condition, self.num_ranks)
+            if told:
+                raise ValueError(f"conditions.{name}: {told}")
         return self
+
+    def measured(self, condition: str) -> dict[str, Any]:
+        """Return what decides a sample under a condition, as JSON has it."""
+        decides = {"num_ranks": self.num_ranks, "precision": self.precision, **vars(self.conditions[condition])}
+        return {**decides, "disturbance": asdict(self.conditions[condition].disturbance)}
+
+
+def _unlike_a_disturbance(condition: Condition, num_ranks: int) -> str:
+    """Say which setting of a disturbance would disturb nothing; '' if none."""
+    given = condition.disturbance
+    for name in ("slow_rank", "stopped_rank"):
+        number = getattr(given, name)
+        if number is not None and not 0 <= number < num_ranks:
+            return f"{name} is {number}; must lie in [0, {num_ranks - 1}]"
+    if given.slow_factor < 1:
+        return f"slow_factor is {given.slow_factor:g}; must be at least 1"
+    for name in ("simulator_s", "simulator_sigma", "stop_after_s", "stop_s"):
+        if getattr(given, name) < 0:
+            return f"{name} is {getattr(given, name):g}; must be at least 0"
+    ends_s = contestants.SETTLING_S + condition.seconds
+    if given.stopped_rank is not None and given.stop_after_s >= ends_s:
+        return f"stop_after_s is {given.stop_after_s:g}; all is over after {ends_s:g} s"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,7 @@ class Sample:
     Attributes:
         steps_per_s: Env steps of all ranks a second.
         effective_step: How far the ensemble moves over what its optimizer steps ask for.
+        measured: As `SpeedPlan.measured` tells; None in files of an earlier galampi.
     """
 
     round: int
@@ -85,6 +113,7 @@ class Sample:
     processor: str
     date: str
     load_average: float
+    measured: dict[str, Any] | None = None
 
 
 def is_about_speed(folder: Path) -> bool:
@@ -102,7 +131,9 @@ def measure_plan(folder: Path, tell: Callable[[str], None]) -> None:
         UserError: There is no plan, or a sample cannot be taken.
     """
     plan = read_as(SpeedPlan, folder)
-    samples = {(each.round, each.condition, each.method): each for each in _read(folder)}
+    kept = _read(folder)
+    _planned(plan, kept, folder)
+    samples = {(each.round, each.condition, each.method): each for each in kept}
     make_writable(_path(folder).parent)
     if samples:
         # Of what was kept last the sum may have been cut off.
@@ -130,6 +161,7 @@ def measure_plan(folder: Path, tell: Callable[[str], None]) -> None:
                     processor(),
                     time.strftime("%Y-%m-%d"),
                     load,
+                    plan.measured(name),
                 )
                 samples[number, name, method] = sample
                 _write(folder, list(samples.values()))
@@ -161,7 +193,8 @@ def speed_table(folder: Path) -> str:
     Raises:
         UserError: There is no plan, or nothing was measured.
     """
-    plan, samples = read_as(SpeedPlan, folder), _read_kept(folder)
+    plan = read_as(SpeedPlan, folder)
+    samples = _planned(plan, _read_kept(folder), folder)
     if not samples:
         raise UserError(f"{folder}: nothing was measured; --runs DIR measures it")
     dates = sorted({each.date for each in samples})
@@ -215,7 +248,8 @@ def compared_with_baseline(folder: Path) -> Ratios:
     Raises:
         UserError: There is no plan.
     """
-    plan, samples = read_as(SpeedPlan, folder), _read_kept(folder)
+    plan = read_as(SpeedPlan, folder)
+    samples = _planned(plan, _read_kept(folder), folder)
     found: dict[str, dict[str, Estimate]] = {}
     for condition in plan.conditions:
         for method in plan.methods:
@@ -223,6 +257,28 @@ def compared_with_baseline(folder: Path) -> Ratios:
             if method != plan.baseline and len(each):
                 found.setdefault(condition, {})[method] = median(each)
     return Ratios(plan.baseline, found)
+
+
+def _planned(plan: SpeedPlan, samples: list[Sample], folder: Path) -> list[Sample]:
+    """Return those of some samples that a plan asks for.
+
+    Raises:
+        UserError: One was measured under another plan.
+    """
+    planned = [
+        each
+        for each in samples
+        if each.condition in plan.conditions and each.method in plan.methods and each.round <= plan.num_rounds
+    ]
+    for each in planned:
+        asked = plan.measured(each.condition)
+        for key, value in (each.measured or {}).items():
+            if asked.get(key) != value:
+                raise UserError(
+                    f"{_path(folder)}: round {each.round} of {each.condition} was measured under another plan: {key} "
+                    f"is {value!r} there, and {asked.get(key)!r} by {plan_path(folder)}"
+                )
+    return planned
 
 
 def _path(folder: Path) -> Path:

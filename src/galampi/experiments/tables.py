@@ -18,10 +18,11 @@ WIDTH = 110
 _LEGENDS = {
     "return": "final return: mean of the last 100 episodes; area: mean of the learning curve from the tenth episode "
     "on; both as interquartile means over runs; factor: on the tuned setting; in the ball: runs within the bound of "
-    "Proposition 1 whenever they were seen; intervals of 95 %",
+    "Proposition 1 whenever they were seen; differences: paired, mean over the seeds of both; intervals of 95 %",
     "steps": "env steps to it: of all ranks, until the mean return of 100 episodes first is the threshold, to a 200th "
     "of the budget; of the runs that get there the median, least and greatest; final return: mean of the last 100 "
-    "episodes, as interquartile mean over runs; intervals of 95 %",
+    "episodes, as interquartile mean over runs; differences: paired, mean over the seeds of both that get there; "
+    "intervals of 95 %",
     "distance": "distance: of all ranks to their mean, over the norm of their parameters, and the bound of Proposition "
     "1 on it, medians over time; final return: mean of the last 100 episodes; all as interquartile means over runs; in "
     "the ball: runs within the bound whenever they were seen, of runs that average no messages those that end within "
@@ -31,7 +32,8 @@ _LEGENDS = {
     "stated: 1 / sqrt(2 size)",
     "faults": "faults: of each run, mean; env steps lost: done and done again, a run, mean; time lost: under way for "
     "longer than the baseline's run of the same seed, mean; final return: mean of the last 100 episodes; area: mean of "
-    "the learning curve from the tenth episode on; both as interquartile means over runs; intervals of 95 %",
+    "the learning curve from the tenth episode on; both as interquartile means over runs; differences: paired, mean "
+    "over the seeds of both; intervals of 95 %",
 }
 
 
@@ -187,7 +189,7 @@ def _distances(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
             )
         )
     yield from aligned(rows)
-    numbers = [arm for arm in arms if arm.value.isdigit() and int(arm.value) > 0]
+    numbers = [arm for arm in arms if (arm.number or 0.0) > 0]
     distance, bound = (growth(numbers, what) for what in ("distance", "bound"))
     if distance is not None and bound is not None:
         yield f"  exponent of their growth with {plan.compared} above 0: distance {distance:.2f}, bound {bound:.2f}"

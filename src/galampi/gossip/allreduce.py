@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
+from statistics import median
 
 import numpy as np
 from mpi4py import MPI
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 
 from galampi.errors import LostRankError
 from galampi.gossip.mixing import Int64s
+
+_TYPICAL_OF = 9
+"""Updates whose median says how long one takes: a single stall says nothing."""
 
 
 class AllReduce:
@@ -29,12 +34,12 @@ class AllReduce:
         Args:
             comm: The ranks.
             gives_up: Whether to wait no longer for the slowest rank, asked with the seconds waited so far, and those
-                that this one has taken for an update at most.
+                that this one takes for an update.
         """
         self._comm = comm
         self._gives_up = gives_up
-        self._longest_s = 0.0
-        self._left_s = MPI.Wtime()
+        self._took_s: deque[float] = deque([0.0], maxlen=_TYPICAL_OF)
+        self._left_s: float | None = None
         self.progress: Int64s = np.zeros(comm.size, dtype=np.int64)
         self.stop = False
 
@@ -55,7 +60,8 @@ class AllReduce:
         Raises:
             LostRankError: The slowest rank was waited for for too long, or the checksums differ.
         """
-        self._longest_s = max(self._longest_s, MPI.Wtime() - self._left_s)
+        if self._left_s is not None:
+            self._took_s.append(MPI.Wtime() - self._left_s)
         facts = np.empty((self._comm.size, 4), dtype=np.int64)
         own = np.array([num_samples, progress, stop, checksum], dtype=np.int64)
         # Kept: where it is waited for no longer, MPI still reads and writes there.
@@ -73,6 +79,6 @@ class AllReduce:
     def _wait(self, request: MPI.Request) -> None:
         since_s = MPI.Wtime()
         while not request.Test():
-            if self._gives_up(MPI.Wtime() - since_s, self._longest_s):
+            if self._gives_up(MPI.Wtime() - since_s, median(self._took_s)):
                 raise LostRankError(f"a rank has not answered for {MPI.Wtime() - since_s:.0f} s")
             os.sched_yield()

@@ -15,6 +15,9 @@ from pathlib import Path
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job.settings import Job
 
+_FOLDERS: set[str] = set()
+"""Those that jobs of this process have had modules in."""
+
 
 def named_modules(job: Job) -> Iterator[tuple[str, str]]:
     """Yield the settings that name a module, each with the module's name."""
@@ -57,12 +60,41 @@ def import_modules(job: Job) -> None:
     Raises:
         UserError: A module cannot be imported.
     """
-    if job.modules_folder and job.modules_folder not in sys.path:
-        sys.path.insert(0, job.modules_folder)
+    if job.modules_folder and sys.path[:1] != [job.modules_folder]:
+        # Before the folders of other jobs, which may have modules of the same names.
+        sys.path[:] = [job.modules_folder, *(each for each in sys.path if each != job.modules_folder)]
         importlib.invalidate_caches()
     found = find_modules(job)
     for key, module in named_modules(job):
+        _forget_another_jobs(module, job)
         import_module(module, f"{key}: module {module!r} ({found[module]})")
+        if another := _loaded_from_elsewhere(module, job):
+            raise UserError(
+                f"{key}: module {module!r} ({found[module]}): another of that name is imported already, from "
+                f"{another}; give it another name"
+            )
+    if job.modules_folder:
+        _FOLDERS.add(job.modules_folder)
+
+
+def _loaded_from_elsewhere(module: str, job: Job) -> str:
+    """Return from where a module is imported that lies beside the job too; '' if it is that one, or is not."""
+    first = module.partition(".")[0]
+    beside = PathFinder.find_spec(first, [job.modules_folder]) if job.modules_folder else None
+    loaded = getattr(sys.modules.get(first), "__file__", None)
+    if beside is None or beside.origin is None or loaded is None:
+        return ""
+    return "" if Path(loaded).resolve() == Path(beside.origin).resolve() else str(loaded)
+
+
+def _forget_another_jobs(module: str, job: Job) -> None:
+    """Let a module be imported anew, with all of its folder, where that of another job has its name."""
+    another = _loaded_from_elsewhere(module, job)
+    folder = next((each for each in _FOLDERS if Path(each) in Path(another).parents), None)
+    for name, each in list(sys.modules.items()) if another and folder is not None else ():
+        path = Path(getattr(each, "__file__", None) or "")
+        if folder is not None and Path(folder) in path.parents and "site-packages" not in path.parts:
+            del sys.modules[name]
 
 
 def import_again(job: Job, before: Sequence[str], tell: Callable[[str], None]) -> None:

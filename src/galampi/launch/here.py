@@ -34,6 +34,7 @@ NUM_RANKS = 2
 """Ranks of a run, as in sweep.sbatch."""
 _PERIOD_S = 0.5
 _ASK_AGAIN_S = 10.0
+_UNREADABLE_S = 300.0
 STOPPED = 3
 """Exit code of what a signal has ended, and that can go on."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -216,7 +217,7 @@ class _Reader:
     def __init__(self, folder: Path, display: SweepDisplay) -> None:
         self._folder = folder
         self._display = display
-        self._due_s = 0.0
+        self._due_s = self._since_s = 0.0
 
     @property
     def is_due(self) -> bool:
@@ -228,9 +229,14 @@ class _Reader:
         try:
             runs = sweep.read_sweep(self._folder)
         except (sweep.QueueError, UnreadableError) as error:
+            now_s = time.monotonic()
             if not self._due_s:
-                self._display.say(f"{error}; asks again until it does")
-            self._due_s = time.monotonic() + _ASK_AGAIN_S
+                self._display.say(f"{error}; asks again until that can be told")
+                self._since_s = now_s
+            # What may not be read stays so; a queue comes back.
+            if isinstance(error, UnreadableError) and now_s - self._since_s > _UNREADABLE_S:
+                raise
+            self._due_s = now_s + _ASK_AGAIN_S
             return None
         self._due_s = 0.0
         return runs

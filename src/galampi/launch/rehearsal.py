@@ -15,6 +15,7 @@ from galampi.errors import ResultsError
 from galampi.launch.status import run_status
 from galampi.launch.submit import Notice, clean_environment
 from galampi.results import open_run
+from galampi.results.schema import rank_file_name
 
 EVENTS = {
     "limit": "notice of the time limit",
@@ -190,7 +191,9 @@ def _has_checkpoints(out: Path) -> bool:
     except ResultsError:
         return False
     # The first is saved before training begins; by the second it is the one before the newest.
-    return num_ranks > 0 and len(list((out / "checkpoint" / "previous").glob("rank-*.h5"))) >= num_ranks
+    return num_ranks > 0 and all(
+        (out / "checkpoint" / "previous" / rank_file_name(rank)).exists() for rank in range(num_ranks)
+    )
 
 
 def _restart(out: Path) -> int | None:

@@ -12,7 +12,6 @@ The job files are the sweep: whoever adds or removes one changes it.
 
 from __future__ import annotations
 
-import getpass
 import itertools
 import json
 import os
@@ -320,10 +319,11 @@ def _told_if_damaged(path: Path) -> Iterator[None]:
 
 def _users_of(folder: Path) -> str:
     """Return who may have submitted a sweep: whoever asks, and whoever recorded the last array."""
-    users = {getpass.getuser()}
-    with suppress(OSError, KeyError):
-        users.add((folder / SUBMISSIONS).owner())
-    return ",".join(sorted(users))
+    # By number: not every user of a container has a name.
+    users = {os.getuid()}
+    with suppress(OSError):
+        users.add((folder / SUBMISSIONS).stat().st_uid)
+    return ",".join(map(str, sorted(users)))
 
 
 def _in_queue(recorded: Sequence[Mapping[str, object]], users: str) -> dict[int, str]:

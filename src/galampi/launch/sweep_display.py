@@ -20,6 +20,7 @@ from galampi.digits import returned
 from galampi.errors import ResultsError
 from galampi.job import load_job
 from galampi.launch.sweep import SweptRun
+from galampi.streams import lead_nowhere
 
 _LIVE_PERIOD_S = 2.0
 _LINE_PERIOD_S = 60.0
@@ -49,9 +50,7 @@ class _Lasting:
             yield
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.EIO, errno.EBADF):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
+                lead_nowhere(self._stream)
 
 
 class SweepDisplay:

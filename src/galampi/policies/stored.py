@@ -15,6 +15,7 @@ import numpy as np
 from galampi.errors import ResultsError
 from galampi.job import Job, parse_job
 from galampi.results import load_checkpoint, open_run
+from galampi.results.schema import RANK_FILE
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ def _num_ranks_then(out: Path, update: int) -> int:
     Raises:
         ResultsError: There are none, or the first is damaged.
     """
-    kept = sorted(checkpoint_path(out, 0, update).parent.glob("rank-*.h5"))
+    files = checkpoint_path(out, 0, update).parent.glob("rank-*.h5")
+    kept = sorted(path for path in files if RANK_FILE.fullmatch(path.name))
     if not kept:
         raise ResultsError(f"{out}: no checkpoint of update {update}; {_kept(out)}")
     try:

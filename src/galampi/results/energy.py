@@ -7,6 +7,7 @@ caller's part.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 POWERCAP = Path("/sys/class/powercap")
 # RAPL counters wrap after 262 kJ on most processors, a quarter of an hour at 300 W.
 _PERIOD_S = 30.0
-_MOST_W = 600.0
-"""No package of processors uses more for long."""
+_MOST_W = {"package": 600.0, "dram": 100.0}
+"""More than a package of processors, or its memory, uses for long."""
 
 
 @dataclass
@@ -52,8 +55,9 @@ class _Counter:
         """
         value = self.read()
         unread_s = time.monotonic() - self._read_s
-        if self.wraps_at is not None and unread_s * _MOST_W > self.wraps_at * self.unit_j:
-            raise OSError(f"not read for {unread_s:.0f} s, in which the counter may have wrapped")
+        most_w = _MOST_W["dram" if self.name.endswith("dram") else "package"]
+        if self.wraps_at is not None and unread_s * most_w > self.wraps_at * self.unit_j:
+            raise OSError(f"not read for {unread_s:.0f} s, in which its counter may have wrapped")
         self._read_s += unread_s
         step = value - self._last
         if step < 0:
@@ -88,6 +92,15 @@ class EnergyMeter:
                 self.unread.append(f"{counter.name}: {_reason(error)}")
         self._due_s = time.monotonic() + _PERIOD_S
 
+    def start(self) -> None:
+        """Count from here: what comes before training, which may take long, is no part of it."""
+        for counter in list(self._counters):
+            try:
+                counter.start()
+            except OSError as error:
+                self._drop(counter, error)
+        self._due_s = time.monotonic() + _PERIOD_S
+
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the counters that are read."""
@@ -106,9 +119,13 @@ class EnergyMeter:
             try:
                 counted[counter.name] = counter.counted_j()
             except OSError as error:
-                self._counters.remove(counter)
-                self.unread.append(f"{counter.name}: {_reason(error)}")
+                self._drop(counter, error)
         return counted
+
+    def _drop(self, counter: _Counter, error: OSError) -> None:
+        self._counters.remove(counter)
+        self.unread.append(f"{counter.name}: {_reason(error)}")
+        log.warning("the energy of %s is counted no more: %s", counter.name, _reason(error))
 
     def _rapl(self, powercap: Path) -> list[_Counter]:
         """Find packages and their dram. The zone psys holds the packages once more, as does intel-rapl-mmio."""

@@ -168,6 +168,8 @@ def load_evaluation(path: Path) -> Evaluation:
             taken = {actions: file["taken"][actions][:] for actions in episodes} if "taken" in file else {}
             return Evaluation(attributes, episodes, taken)
     except FileNotFoundError as error:
-        others = sorted(each.name for each in path.parent.glob(f"{path.stem}-*{path.suffix}"))
+        is_the_runs = path.name == EVALUATION_FILE_NAME
+        kinds = ("rank", "update") if is_the_runs else ()
+        others = sorted(each.name for kind in kinds for each in path.parent.glob(f"evaluation-{kind}-*.h5"))
         beside = f"; beside it lies {others[0]}, of another policy" if others else ""
         raise ResultsError(f"{path}: no such evaluation; python -m galampi evaluate writes it{beside}") from error

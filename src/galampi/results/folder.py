@@ -41,6 +41,12 @@ def rank_files(out: Path) -> list[Path]:
     return [path for path in out.iterdir() if RANK_FILE.fullmatch(path.name)]
 
 
+def holds_rows(path: Path) -> bool:
+    """Whether a rank has made an update by its file: with thinning the first rows are of episodes."""
+    rank = RankFile(path, 0)
+    return bool(rank.updates.num_rows or rank.episodes.num_rows)
+
+
 def refuse_results_without_run(out: Path) -> None:
     """Refuse a folder without a job.h5 in which there is more than a start that was cut short leaves.
 
@@ -48,7 +54,7 @@ def refuse_results_without_run(out: Path) -> None:
         UserError: There are rows, or checkpoints but for those that are saved before there is a run.
     """
     for path in rank_files(out):
-        if path.suffix == ".h5" and path.stat().st_size and RankFile(path, 0).updates.num_rows:
+        if path.suffix == ".h5" and path.stat().st_size and holds_rows(path):
             raise UserError(f"{out}: holds results of a run whose job.h5 is missing; choose another --out")
     for name in ("checkpoint", "checkpoint.new", "kept"):
         for path in (out / name).glob("*"):

@@ -247,7 +247,8 @@ class RankWriter:
     @contextmanager
     def _new_file(self) -> Iterator[None]:
         """Make a file in the body, which then takes the place of one that is there."""
-        copied_bytes = self.path.stat().st_size if self.path.exists() else 0
+        # Where a file that does not fit cannot be closed, room is looked for before.
+        copied_bytes = self.path.stat().st_size if self.path.exists() and not _can_close_unwritten() else 0
         require_room(partial_name(self.path), _LEAST_ROOM_BYTES + copied_bytes)
         with writing(partial_name(self.path)):
             self._file = create(partial_name(self.path), RANK_FORMAT)
@@ -266,7 +267,7 @@ class RankWriter:
 
         On a full disk it would fail to, and end the process when the parts of the file are let go.
         """
-        if hasattr(os, "memfd_create"):  # Of Linux.
+        if _can_close_unwritten():
             elsewhere = os.memfd_create("galampi")
             os.ftruncate(elsewhere, os.fstat(self._file.id.get_vfd_handle()).st_size)
             os.dup2(elsewhere, self._file.id.get_vfd_handle(), inheritable=False)
@@ -339,6 +340,10 @@ class RankWriter:
             if FAILURES.name in old:
                 self._failures.copy(old, None)
             restarts.copy(old, None)
+
+
+def _can_close_unwritten() -> bool:
+    return hasattr(os, "memfd_create")  # Of Linux.
 
 
 def _column_name(name: str) -> str:

@@ -69,7 +69,8 @@ def train(
         The folder, and what the run came to; None if it had been finished before.
 
     Raises:
-        UserError: On every rank, before anything is written over.
+        UserError: On every rank, before anything is written over. What one rank of several meets later ends the program
+            on all, after a line that says what it was.
     """
     if not isinstance(job, Job):
         raise UserError(f"train takes a job, as load_job returns one, and not {job!r}")
@@ -82,8 +83,8 @@ def train(
         if signals is None:
             signals = StopSignals()
             stack.callback(signals.release)
-            if comm.size > 1:
-                stack.push(_end_others)
+        if comm.size > 1:
+            stack.push(_end_others)
         try:
             with signals:
                 with together(comm):
@@ -136,7 +137,7 @@ def train(
 
 
 def _end_others(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-    """End the job where this rank alone has failed in a script: at its end Python would wait for the others."""
+    """End the job where this rank alone has failed: at its end Python would wait for the others."""
     if isinstance(error, Exception) and not isinstance(error, UserError):
         end_failed(error)
 

@@ -74,10 +74,8 @@ def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
         save_checkpoint(new / checkpoint_path(out, comm.rank).name, own)
     with together(comm):
         if comm.rank == 0:
-            for path in old.iterdir():
-                # What somebody keeps there, as a copy of one.
-                if path.name != "previous" and not RANK_FILE.fullmatch(path.name):
-                    path.rename(new / path.name)
+            for path in _foreign(old):
+                path.rename(new / path.name)
             (new / "complete").touch()
             shutil.rmtree(old)
             recover(old)
@@ -91,6 +89,8 @@ def recover(folder: Path) -> None:
         (new / "complete").unlink()
         new.rename(folder)
     elif new.exists() and folder.exists():
+        for path in _foreign(new):
+            path.rename(folder / path.name)
         shutil.rmtree(new)
     elif new.exists():
         # Only the marker is gone: the set was complete and about to be renamed.
@@ -121,6 +121,11 @@ def _cut_rows(out: Path, rank: int, state: dict[str, Any], num_ranks: int) -> No
 def _checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, rank by rank; copies under other names are none."""
     return sorted(path for path in folder.glob("rank-*.h5") if RANK_FILE.fullmatch(path.name))
+
+
+def _foreign(folder: Path) -> list[Path]:
+    """Return what somebody keeps among checkpoints, as a copy of one."""
+    return [path for path in folder.iterdir() if path.name != "previous" and not RANK_FILE.fullmatch(path.name)]
 
 
 def _rank_of(path: Path) -> int:

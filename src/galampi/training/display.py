@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from galampi.digits import returned
 from galampi.environments import time_limit
 from galampi.job import Environment, Job
+from galampi.streams import lead_nowhere
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +111,8 @@ class Display:
         except OSError as error:
             # Nobody reads it any more, or its disk is full: no reason to end what is trained.
             self._due_s = math.inf
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+            if sys.stdout is sys.__stdout__ and sys.__stdout__ is not None:
+                lead_nowhere(sys.__stdout__)
             log.warning("the progress cannot be printed (%s), and is no more", error.strerror)
 
 

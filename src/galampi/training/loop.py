@@ -9,6 +9,7 @@ import zlib
 
 from galampi.environments import Failure
 from galampi.errors import LostRankError
+from galampi.gossip import is_heard_of
 from galampi.learning import Episode, Rollout
 from galampi.results import UpdateRow, flush_period_s
 from galampi.signals import StopNow, StopSignals
@@ -40,7 +41,7 @@ def train_to_end(rank: Rank, signals: StopSignals, display: Display | None) -> N
             return
         if row is not None and collected is not None:
             recorder.record(row, collected[1])
-        rank.longest_update_s = max(rank.longest_update_s, time.monotonic() - began_s)
+        rank.took_s.append(time.monotonic() - began_s)
 
 
 def _collect(rank: Rank, signals: StopSignals) -> tuple[Rollout, list[Episode]] | None:
@@ -159,7 +160,8 @@ class Recorder:
             writer.flush()
             self._flush_due_s = time.monotonic() + self._flush_period_s
         if time.monotonic() >= self._look_due_s:
-            rank.silence.look(rank.mailboxes.progress, rank.gossip)
+            if is_heard_of(rank.job.gossip.method):
+                rank.silence.look(rank.mailboxes.progress, rank.gossip, rank.silent_after_s)
             self._look_due_s = time.monotonic() + _LOOK_PERIOD_S
         rank.save_if_due()
         if self._display is not None and self._display.due:

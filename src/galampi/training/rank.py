@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from galampi.training.silence import Silence
 
 log = logging.getLogger(__name__)
 
+_TYPICAL_OF = 9
+"""Updates whose median says how long one takes: a single stall says nothing."""
 _FIRST_CHECKPOINT = 0.1
 """The first checkpoint comes after this part of the time between two."""
 
@@ -66,7 +69,7 @@ class Rank:
         num_failures: What its simulators have raised in this start.
         last_failure: The newest of it, in a line.
         lost_rank: Whether it has given up waiting for another.
-        longest_update_s: Time its longest update in this start has taken, the rollout included.
+        took_s: Time that its last updates took, their rollouts included.
     """
 
     job: Job
@@ -95,7 +98,7 @@ class Rank:
     num_failures: int = 0
     last_failure: str = ""
     lost_rank: bool = False
-    longest_update_s: float = 0.0
+    took_s: deque[float] = field(default_factory=lambda: deque([0.0], maxlen=_TYPICAL_OF))
     _checkpoint_due_s: float = 0.0
     _folder: os.stat_result = field(init=False)
 
@@ -106,6 +109,8 @@ class Rank:
     def begin(self) -> None:
         """Begin to count time."""
         self.started_s = time.monotonic()
+        if self.energy is not None:
+            self.energy.start()
         # Ranks save at moments of their own, so that they do not meet at the file system.
         stagger = 1 + self.comm.rank / self.comm.size
         self._checkpoint_due_s = self.started_s + _FIRST_CHECKPOINT * self.job.checkpoint.every_s * stagger
@@ -118,7 +123,7 @@ class Rank:
     @property
     def silent_after_s(self) -> float:
         """Time after which another rank counts as silent: one that is as slow as this one is given two updates."""
-        return max(self.job.gossip.silent_after_s, 2 * self.longest_update_s)
+        return max(self.job.gossip.silent_after_s, 2 * median(self.took_s))
 
     @property
     def job_time_s(self) -> float:

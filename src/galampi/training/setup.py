@@ -31,7 +31,6 @@ from galampi.gossip import (
     Mailboxes,
     PushSum,
     UniformAverage,
-    is_heard_of,
     topology_of,
 )
 from galampi.gossip.mixing import StepScale
@@ -49,6 +48,7 @@ from galampi.results import (
     save_checkpoint,
     visible_gpus,
 )
+from galampi.results.folder import holds_rows
 from galampi.signals import StopSignals
 from galampi.training.checkpoint_set import replace_set
 from galampi.training.rank import Rank
@@ -162,8 +162,7 @@ def make_rank(
         comm.Bcast(learning.learner.moments, root=0)
         learning.learner.refresh()
     hostnames = comm.allgather(placement.hostname)
-    silent_after_s = job.gossip.silent_after_s if is_heard_of(job.gossip.method) else math.inf
-    silence = Silence(hostnames, comm.rank, silent_after_s)
+    silence = Silence(hostnames, comm.rank)
     mailboxes, gossip, allreduce = _make_exchange(job, learning.learner, comm, start, signals)
     gpus = _gpus_of_node(learning.device, placement, comm)
     with together(comm):
@@ -309,7 +308,7 @@ def _open_rank_file(
     try:
         if start.num_restarts and start.position is None and path.exists():
             # Of a resume on more ranks that was cut short before this one had a checkpoint.
-            if RankFile(path, comm.rank).updates.num_rows:
+            if holds_rows(path):
                 raise UserError(f"{path}: holds rows that no checkpoint counts; move it away to resume without them")
             path.unlink()
         writer = RankWriter(

@@ -6,6 +6,7 @@ Knows counts and times, not what they mean.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -20,17 +21,16 @@ log = logging.getLogger(__name__)
 class Silence:
     """Notices ranks that make no progress, as gossip tells it, and says so while they do not."""
 
-    def __init__(self, hostnames: Sequence[str], rank: int, after_s: float) -> None:
+    def __init__(self, hostnames: Sequence[str], rank: int) -> None:
         """Begin with every rank heard.
 
         Args:
             hostnames: Of every rank.
             rank: This one.
-            after_s: Time without progress after which a rank is silent, s, and between two lines about it.
         """
         self._hostnames = hostnames
         self._rank = rank
-        self._after_s = after_s
+        self._after_s = math.inf
         now_s = time.monotonic()
         self._heard_s = np.full(len(hostnames), now_s)
         self._said_s = np.zeros(len(hostnames))
@@ -38,9 +38,16 @@ class Silence:
         self._moved_s = now_s
         self._moves = (-1, -1)
 
-    def look(self, progress: Int64s, gossip: Gossip) -> None:
-        """Take in every rank's progress and this one's counts of messages, and say who has fallen silent. Local."""
+    def look(self, progress: Int64s, gossip: Gossip, after_s: float) -> None:
+        """Take in every rank's progress and this one's counts of messages, and say who has fallen silent. Local.
+
+        Args:
+            progress: Of every rank, as gossip tells it, [n].
+            gossip: This rank's part in the exchange.
+            after_s: Time without progress after which a rank is silent, s, and between two lines about it.
+        """
         now_s = time.monotonic()
+        self._after_s = after_s
         is_heard = progress != self._progress
         for rank in np.flatnonzero(is_heard & (self._said_s > 0)).tolist():
             if self._speaks(now_s):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,9 +16,10 @@ from made_runs import make_run
 from galampi import cli
 from galampi.analysis.summary import RunReport
 from galampi.errors import ResultsError, UserError
+from galampi.experiments import faults as faults_program
 from galampi.experiments import running
-from galampi.experiments.faults import Fault, Suffered
-from galampi.experiments.kept import chosen_factors
+from galampi.experiments.faults import Fault, Suffered, told
+from galampi.experiments.kept import chosen_factors, read_kept
 from galampi.experiments.outcome import Arm, Outcome, growth, read_outcome, relative
 from galampi.experiments.picture import _colors, save_picture, save_pictures
 from galampi.experiments.plan import Plan, PlannedRun, read_plan
@@ -93,9 +95,35 @@ def test_a_run_whose_faults_could_not_happen_is_refused(tmp_path) -> None:
     hurt = PlannedRun(job, faults)
     with pytest.raises(UserError, match=r"was not trained by `experiment`.* remove it, and it is trained again"):
         running._told_of_faults(tmp_path, hurt)
-    for num_faults, told in ((1, "; 1 of its 2 faults were to come after its end"), (2, "")):
+    for num_faults, words in ((1, "; 1 of its 2 faults were to come after its end"), (2, "")):
         (tmp_path / "faults.json").write_text(json.dumps(asdict(Suffered(1.0, num_faults, 0))))
-        assert running._told_of_faults(tmp_path, hurt) == told
+        assert running._told_of_faults(tmp_path, hurt) == words
+
+
+def test_runs_that_suffered_other_faults_are_of_another_plan(tmp_path) -> None:
+    job = parse_job(MADE, "made", {"total_env_steps": "32000"})
+    run = make_run(tmp_path / "run", settings={"total_env_steps": "32000"})
+    faults = (Fault("kill", 0.5),)
+    (run / "faults.json").write_text(json.dumps(asdict(Suffered(1.0, 1, 0, told(faults)))))
+    record(run, tmp_path / "results/run.h5", FACTS)
+    write_checksums(tmp_path / "results")
+    plan = SimpleNamespace(num_ranks=2)
+    assert read_kept(tmp_path, "results", plan, {"run": PlannedRun(job, faults)})
+    with pytest.raises(UserError, match=r"run\.h5: is of another run: faults is .*0\.5.* there, and .*0\.75"):
+        read_kept(tmp_path, "results", plan, {"run": PlannedRun(job, (Fault("kill", 0.75),))})
+
+
+@pytest.mark.parametrize(
+    ("words", "is_rank"),
+    [
+        (["python3.11", "-m", "galampi", "train", "job.toml"], True),
+        (["/venv/bin/mpirun", "-n", "2", "/venv/bin/python", "-m", "galampi", "train", "job.toml"], False),
+        (["/venv/bin/python", "-c", "from multiprocessing.forkserver import main; main(5, 6)"], False),
+        ([], False),
+    ],
+)
+def test_who_is_stopped_is_a_rank(words, is_rank) -> None:
+    assert faults_program._is_rank(SimpleNamespace(cmdline=lambda: list(words))) is is_rank
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,54 @@ def measured(tmp_path, monkeypatch):
     return tmp_path, taken
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("num_ranks = 4", "num_ranks = 64", "num_ranks is 4 there, and 64 by"),
+        ("slow_rank = 3", "slow_rank = 3, slow_factor = 9.0", "disturbance is {'slow_rank': 3, "),
+        ("[conditions.calm]\nseconds = 2", "[conditions.calm]\nseconds = 999", "seconds is 2.0 there, and 999.0 by"),
+        ("baseline =", 'precision = "bfloat16"\nbaseline =', "precision is 'float32' there, and 'bfloat16' by"),
+    ],
+)
+def test_what_was_measured_under_another_plan_is_refused(measured, old, new, told) -> None:
+    folder, _ = measured
+    speed.measure_plan(folder, lambda line: None)
+    changed = PLAN.replace(old, new)
+    assert changed != PLAN
+    (folder / "plan.toml").write_text(changed)
+    for ask in (speed.speed_table, lambda folder: speed.measure_plan(folder, lambda line: None)):
+        with pytest.raises(UserError, match=r"rounds\.json: round 1 of .* was measured under another plan: ") as error:
+            ask(folder)
+        assert told in str(error.value)
+
+
+def test_what_a_plan_asks_for_no_more_does_not_count(measured) -> None:
+    folder, taken = measured
+    speed.measure_plan(folder, lambda line: None)
+    (folder / "plan.toml").write_text(PLAN.replace("num_rounds = 3", "num_rounds = 2"))
+    assert "8 of 8 samples" in speed.speed_table(folder)
+    (folder / "plan.toml").write_text(PLAN)
+    speed.measure_plan(folder, lambda line: None)
+    assert len(taken) == 12
+
+
+@pytest.mark.parametrize(
+    ("disturbance", "told"),
+    [
+        ("slow_rank = 4", r"slow_rank is 4; must lie in \[0, 3\]"),
+        ("stopped_rank = -1, stop_s = 1.0", r"stopped_rank is -1; must lie in \[0, 3\]"),
+        ("slow_rank = 1, slow_factor = 0.5", r"slow_factor is 0\.5; must be at least 1"),
+        ("simulator_s = -0.1", r"simulator_s is -0\.1; must be at least 0"),
+        ("stopped_rank = 1, stop_after_s = 60.0, stop_s = 1.0", r"stop_after_s is 60; all is over after 4 s"),
+    ],
+)
+def test_a_disturbance_that_disturbs_nothing_is_refused(measured, disturbance, told) -> None:
+    folder, _ = measured
+    (folder / "plan.toml").write_text(PLAN.replace("slow_rank = 3", disturbance))
+    with pytest.raises(UserError, match=rf"conditions\.one is slow: {told}"):
+        read_as(speed.SpeedPlan, folder)
+
+
 def test_methods_take_turns_and_a_round_is_compared_with_itself(measured) -> None:
     folder, taken = measured
     assert speed.is_about_speed(folder)

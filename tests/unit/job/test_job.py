@@ -15,6 +15,7 @@ from galampi.job import (
     dump_job,
     fields,
     find_modules,
+    import_modules,
     job_of_run,
     load_job,
     named_modules,
@@ -244,6 +245,31 @@ def test_modules_are_looked_for_beside_the_job_file_wherever_the_job_goes(tmp_pa
     assert load_job(file).modules_folder == str(tmp_path / "shared")
     file.write_text("")
     assert load_job(file).modules_folder == ""
+
+
+ITS_FILE = '[environment]\nid = "its_envs:E"\n'
+
+
+def test_a_module_of_another_job_is_not_taken_for_that_of_this_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "its_envs.py").write_text("from its_parts import who\n")
+        (tmp_path / name / "its_parts.py").write_text(f"who = {name!r}\n")
+        (tmp_path / name / "job.toml").write_text(ITS_FILE)
+    path = list(sys.path)
+    try:
+        for name in ("a", "b", "a"):
+            import_modules(load_job(tmp_path / name / "job.toml"))
+            assert sys.modules["its_envs"].who == name
+        # One that is no other job's stays what it is.
+        (tmp_path / "a/platform.py").write_text("")
+        (tmp_path / "a/job.toml").write_text('[environment]\nid = "platform:E"\n')
+        with pytest.raises(UserError, match=r"module 'platform' .*: another of that name is imported already, from "):
+            import_modules(load_job(tmp_path / "a/job.toml"))
+    finally:
+        sys.path[:] = path
+        for name in ("its_envs", "its_parts"):
+            sys.modules.pop(name, None)
 
 
 def test_modules_are_named_by_id_wrappers_and_nothing_else() -> None:

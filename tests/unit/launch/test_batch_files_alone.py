@@ -324,12 +324,14 @@ def test_preempt_saves_often_unless_told_how_often(stage, arguments) -> None:
         ("[record]\nevery_updates = 10\n[ checkpoint ] # saved\nevery_s = 9.0\nevery_updates=5000\n", False),
         ("checkpoint.every_updates = 200\n[record]\nevery_updates = 5000\n", True),
         ("checkpoint = { keep_every_updates = 7, every_updates = 200 }\n", True),
+        ("[checkpoint]\r\nevery_updates = 200\r\n", True),
+        ('["checkpoint"]\n"every_updates" = 200\n', True),
         ("checkpoint = { keep_every_updates = 200 }\nevery_updates = 7\n", False),
     ],
 )
 def test_preempt_keeps_the_number_of_a_job_file_that_saves_more_often(stage, text, is_kept) -> None:
-    job = stage.folder / "job.toml"
-    job.write_text(f"seed = 1\n{text}")
+    job = stage.folder / "seed=3.toml"
+    job.write_text(f"seed = 1\n{text}", newline="")
     stage.run("preempt", str(job), "run")
     (call,) = [call for call in stage.calls if TRAIN in call]
     assert ("--checkpoint.every_updates" in call) != is_kept

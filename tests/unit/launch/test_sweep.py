@@ -211,7 +211,7 @@ def test_a_sweep_outlasts_a_queue_that_does_not_answer(tmp_path, monkeypatch, ca
     ]
     lines = capsys.readouterr().out.splitlines()
     # Of each time that it does not answer there is one line.
-    assert len([line for line in lines if line.endswith("no controller; asks again until it does")]) == 2
+    assert len([line for line in lines if line.endswith("no controller; asks again until that can be told")]) == 2
 
 
 def test_a_job_that_is_asked_for_twice(tmp_path) -> None:

@@ -1,5 +1,6 @@
 """The progress of a job, as lines."""
 
+import errno
 import io
 import re
 import sys
@@ -29,14 +30,24 @@ def test_progress_that_cannot_be_printed_ends_nothing(monkeypatch, caplog) -> No
     monkeypatch.setenv("TERM", "dumb")
     with open("/dev/full", "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "__stdout__", stream)
         with Display(Job(), 0, 0.0) as display:
             display.update(0, 1.0)
             display.update(10, 1.0)
             assert not display.due
         print("what comes after", flush=True)
+
+        class Tee:
+            def write(self, text):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(sys, "stdout", Tee())
+        with Display(Job(), 0, 0.0) as display:
+            display.update(0, 1.0)
+            display.update(10, 1.0)
     assert [record.getMessage() for record in caplog.records] == [
         "the progress cannot be printed (No space left on device), and is no more"
-    ]
+    ] * 2
 
 
 def test_a_stream_in_memory_is_no_terminal(monkeypatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from galampi.errors import UserError
 from galampi.policies.stored import checkpoint_path
 from galampi.results import load_checkpoint, save_checkpoint
+from galampi.training.checkpoint_set import recover
 from galampi.training.folder import claimed, put_back, set_aside
 
 
@@ -127,6 +128,20 @@ def test_the_first_checkpoints_come_before_a_run_and_hold_no_later_start_up(tmp_
     save(tmp_path, 0, 0)
     put_back(tmp_path, aside)
     assert load_checkpoint(checkpoint_path(tmp_path, 0))["counters"]["update"] == 70
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_what_somebody_keeps_among_checkpoints_outlives_a_kill(tmp_path, is_complete) -> None:
+    for name in ("checkpoint/rank-0000.h5", "checkpoint.new/rank-0000.h5", "checkpoint.new/rank-0000-best.h5"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    if is_complete:
+        (tmp_path / "checkpoint.new/complete").touch()
+    recover(tmp_path / "checkpoint")
+    assert sorted(os.listdir(tmp_path / "checkpoint")) == ["rank-0000-best.h5", "rank-0000.h5"]
+    kept = "checkpoint.new" if is_complete else "checkpoint"
+    assert (tmp_path / "checkpoint/rank-0000.h5").read_text() == f"{kept}/rank-0000.h5"
+    assert not (tmp_path / "checkpoint.new").exists()
 
 
 def test_later_checkpoints_of_a_run_that_is_gone_stay(tmp_path) -> None:

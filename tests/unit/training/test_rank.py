@@ -41,7 +41,7 @@ def test_ranks_save_by_the_clock_too_each_at_a_moment_of_its_own_and_first_early
     """Updates of 10 s, and 300 s between two checkpoints; of two ranks one first saves after 30 s, one after 45."""
     clock, saved = [0], []
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    rank = SimpleNamespace(job=load_job(None, {}), comm=SimpleNamespace(rank=number, size=2))
+    rank = SimpleNamespace(job=load_job(None, {}), comm=SimpleNamespace(rank=number, size=2), energy=None)
     rank.save = lambda exact: saved.append(clock[0])
     Rank.begin(rank)
     for rank.update in range(1, 70):

@@ -8,7 +8,7 @@ import pytest
 from galampi.errors import UserError
 from galampi.job import parse_job
 from galampi.training.resuming import Start
-from galampi.training.setup import _with_means_of_their_own, make_learning
+from galampi.training.setup import _gives_up, _with_means_of_their_own, make_learning
 
 
 def test_wrappers_that_normalise_by_what_one_simulator_has_seen_are_named() -> None:
@@ -23,6 +23,25 @@ wrappers = ["gymnasium.wrappers:NormalizeReward", "mine:NormalizeReward",
         "gymnasium.wrappers:NormalizeObservation",
     ]
     assert _with_means_of_their_own(parse_job("", "test")) == []
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "own_s", "caught", "announced", "gives_up"),
+    [
+        (59, 0.1, None, False, False),
+        (61, 0.1, None, False, True),
+        # It is itself as slow.
+        (599, 300, None, False, False),
+        (601, 300, None, False, True),
+        (4, 300, "SIGTERM", False, False),
+        (6, 300, "SIGTERM", False, True),
+        (0, 0.1, None, True, True),
+    ],
+)
+def test_a_slow_rank_is_waited_for_by_those_that_are_as_slow(waited_s, own_s, caught, announced, gives_up) -> None:
+    job = parse_job("", "test")
+    signals, mailboxes = SimpleNamespace(caught=caught), SimpleNamespace(stop_announced=announced)
+    assert _gives_up(waited_s, own_s, job, signals, mailboxes) is gives_up
 
 
 def test_a_policy_of_another_network_names_its_run() -> None:

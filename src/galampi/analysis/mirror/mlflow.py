@@ -11,7 +11,6 @@ for is written last: of a row that SIGKILL has cut off the others may be there t
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import re
@@ -94,7 +93,7 @@ class MlflowPlace(LastingPlace):
         whole = hashlib.sha256(f"{self._uri}\n{self._run}".encode()).hexdigest()[:16]
         try:
             self._stack.enter_context(
-                sole_writer(Path(tempfile.gettempdir()) / f"galampi-mirror-{getpass.getuser()}-{whole}")
+                sole_writer(Path(tempfile.gettempdir()) / f"galampi-mirror-{os.getuid()}-{whole}")
             )
         except UserError:
             raise UserError(f"--mlflow {self._uri}: another process mirrors {self._run} there") from None
