@@ -17,6 +17,46 @@ def test_gradients_by_hand(comm) -> None:
     assert allreduce.stop == (comm.size == 3)
 
 
+@pytest.mark.mpi(ranks=[1])
+def test_who_waits_says_how_long_it_takes_itself(comm, monkeypatch) -> None:
+    """The first update counts, and a single stall does not."""
+    from types import SimpleNamespace
+
+    from mpi4py import MPI
+
+    from galampi.gossip import allreduce
+    from galampi.gossip.allreduce import AllReduce
+
+    now_s = [0.0]
+    monkeypatch.setattr(allreduce, "MPI", SimpleNamespace(Wtime=lambda: now_s[0], IN_PLACE=MPI.IN_PLACE))
+
+    class Slow:
+        """An answer that comes when it was asked for once."""
+
+        def __init__(self, request) -> None:
+            self.request, self.asked = request, False
+
+        def Test(self) -> bool:  # noqa: N802
+            if not self.asked:
+                self.asked = True
+                return False
+            return bool(self.request.Test())
+
+    slow = SimpleNamespace(
+        size=1,
+        rank=0,
+        Iallgather=lambda *buffers: Slow(comm.Iallgather(*buffers)),
+        Iallreduce=lambda *buffers: Slow(comm.Iallreduce(*buffers)),
+    )
+    own_s = []
+    averaging = AllReduce(slow, lambda waited_s, own: own_s.append(own) or False)
+    for took_s in (200, 200, 9000, 200):
+        now_s[0] += took_s
+        averaging.average(np.zeros(2, np.float32), num_samples=1, progress=1, stop=False)
+    # It is asked twice in each.
+    assert own_s == [200] * 8
+
+
 @pytest.mark.mpi(ranks=[2, 3])
 def test_algorithm_1_between_ranks(comm) -> None:
     """On the ring every rank averages itself with its predecessor: (z_r + z_(r-1)) / 2."""

@@ -122,7 +122,9 @@ class _Hurt:
         self._keep()
         processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         if fault.kind == "stop":
-            rank = next(process for process in reversed(processes) if _is_rank(process))
+            rank = next((process for process in reversed(processes) if _is_rank(process)), None)
+            if rank is None:  # They are about to end.
+                return
             rank.suspend()
             time.sleep(fault.stop_s)
             rank.resume()

@@ -38,8 +38,8 @@ class AllReduce:
         """
         self._comm = comm
         self._gives_up = gives_up
-        self._took_s: deque[float] = deque([0.0], maxlen=_TYPICAL_OF)
-        self._left_s: float | None = None
+        self._took_s: deque[float] = deque(maxlen=_TYPICAL_OF)
+        self._left_s = MPI.Wtime()
         self.progress: Int64s = np.zeros(comm.size, dtype=np.int64)
         self.stop = False
 
@@ -60,8 +60,7 @@ class AllReduce:
         Raises:
             LostRankError: The slowest rank was waited for for too long, or the checksums differ.
         """
-        if self._left_s is not None:
-            self._took_s.append(MPI.Wtime() - self._left_s)
+        self._took_s.append(MPI.Wtime() - self._left_s)
         facts = np.empty((self._comm.size, 4), dtype=np.int64)
         own = np.array([num_samples, progress, stop, checksum], dtype=np.int64)
         # Kept: where it is waited for no longer, MPI still reads and writes there.

@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job.settings import Job
 
-_FOLDERS: set[str] = set()
-"""Those that jobs of this process have had modules in."""
+_IMPORTED: dict[str, set[str]] = {}
+"""Modules that jobs of this process have brought, by the folder they lie in."""
 
 
 def named_modules(job: Job) -> Iterator[tuple[str, str]]:
@@ -60,41 +60,52 @@ def import_modules(job: Job) -> None:
     Raises:
         UserError: A module cannot be imported.
     """
-    if job.modules_folder and sys.path[:1] != [job.modules_folder]:
-        # Before the folders of other jobs, which may have modules of the same names.
-        sys.path[:] = [job.modules_folder, *(each for each in sys.path if each != job.modules_folder)]
-        importlib.invalidate_caches()
+    folder = job.modules_folder
+    if folder:
+        _forget_those_of_others(folder)
+        if sys.path[:1] != [folder]:
+            sys.path[:] = [folder, *(each for each in sys.path if each != folder)]
+            importlib.invalidate_caches()
     found = find_modules(job)
-    for key, module in named_modules(job):
-        _forget_another_jobs(module, job)
-        import_module(module, f"{key}: module {module!r} ({found[module]})")
-        if another := _loaded_from_elsewhere(module, job):
-            raise UserError(
-                f"{key}: module {module!r} ({found[module]}): another of that name is imported already, from "
-                f"{another}; give it another name"
-            )
-    if job.modules_folder:
-        _FOLDERS.add(job.modules_folder)
+    before = set(sys.modules)
+    try:
+        for key, module in named_modules(job):
+            import_module(module, f"{key}: module {module!r} ({found[module]})")
+            if another := _loaded_from_elsewhere(module, folder):
+                raise UserError(
+                    f"{key}: module {module!r} ({found[module]}) is not what is imported already, from {another}; give "
+                    "it another name, or install what lies there (pip install -e)"
+                )
+    finally:
+        if folder:
+            _IMPORTED.setdefault(folder, set()).update(_below(folder, sys.modules.keys() - before))
 
 
-def _loaded_from_elsewhere(module: str, job: Job) -> str:
-    """Return from where a module is imported that lies beside the job too; '' if it is that one, or is not."""
+def _forget_those_of_others(folder: str) -> None:
+    """Let modules be imported anew that jobs of other folders have brought: they may have the names of this one's."""
+    for other in _IMPORTED.keys() - {folder}:
+        for name in _IMPORTED.pop(other):
+            sys.modules.pop(name, None)
+
+
+def _below(folder: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield those of some modules that lie below a folder, but for what is installed there."""
+    for name in names:
+        module = sys.modules.get(name)
+        # Of a package without a file of its own its parts have one.
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        if place is not None and Path(folder) in Path(place).parents and "site-packages" not in Path(place).parts:
+            yield name
+
+
+def _loaded_from_elsewhere(module: str, folder: str) -> str:
+    """Return from where a module is imported that lies in a folder too; '' if it is that one, or does not."""
     first = module.partition(".")[0]
-    beside = PathFinder.find_spec(first, [job.modules_folder]) if job.modules_folder else None
+    beside = PathFinder.find_spec(first, [folder]) if folder else None
     loaded = getattr(sys.modules.get(first), "__file__", None)
     if beside is None or beside.origin is None or loaded is None:
         return ""
     return "" if Path(loaded).resolve() == Path(beside.origin).resolve() else str(loaded)
-
-
-def _forget_another_jobs(module: str, job: Job) -> None:
-    """Let a module be imported anew, with all of its folder, where that of another job has its name."""
-    another = _loaded_from_elsewhere(module, job)
-    folder = next((each for each in _FOLDERS if Path(each) in Path(another).parents), None)
-    for name, each in list(sys.modules.items()) if another and folder is not None else ():
-        path = Path(getattr(each, "__file__", None) or "")
-        if folder is not None and Path(folder) in path.parents and "site-packages" not in path.parts:
-            del sys.modules[name]
 
 
 def import_again(job: Job, before: Sequence[str], tell: Callable[[str], None]) -> None:

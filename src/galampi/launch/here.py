@@ -217,7 +217,7 @@ class _Reader:
     def __init__(self, folder: Path, display: SweepDisplay) -> None:
         self._folder = folder
         self._display = display
-        self._due_s = self._since_s = 0.0
+        self._due_s = self._unread_since_s = 0.0
 
     @property
     def is_due(self) -> bool:
@@ -232,13 +232,14 @@ class _Reader:
             now_s = time.monotonic()
             if not self._due_s:
                 self._display.say(f"{error}; asks again until that can be told")
-                self._since_s = now_s
-            # What may not be read stays so; a queue comes back.
-            if isinstance(error, UnreadableError) and now_s - self._since_s > _UNREADABLE_S:
+            # A queue comes back, and files may; what is not allowed stays so.
+            is_file = isinstance(error, UnreadableError)
+            self._unread_since_s = (self._unread_since_s or now_s) if is_file else 0.0
+            if is_file and now_s - self._unread_since_s > _UNREADABLE_S:
                 raise
             self._due_s = now_s + _ASK_AGAIN_S
             return None
-        self._due_s = 0.0
+        self._due_s = self._unread_since_s = 0.0
         return runs
 
 

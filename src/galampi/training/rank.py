@@ -98,7 +98,7 @@ class Rank:
     num_failures: int = 0
     last_failure: str = ""
     lost_rank: bool = False
-    took_s: deque[float] = field(default_factory=lambda: deque([0.0], maxlen=_TYPICAL_OF))
+    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=_TYPICAL_OF))
     _checkpoint_due_s: float = 0.0
     _folder: os.stat_result = field(init=False)
 
@@ -123,7 +123,7 @@ class Rank:
     @property
     def silent_after_s(self) -> float:
         """Time after which another rank counts as silent: one that is as slow as this one is given two updates."""
-        return max(self.job.gossip.silent_after_s, 2 * median(self.took_s))
+        return max(self.job.gossip.silent_after_s, 2 * median(self.took_s or (0.0,)))
 
     @property
     def job_time_s(self) -> float:

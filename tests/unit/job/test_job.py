@@ -261,15 +261,31 @@ def test_a_module_of_another_job_is_not_taken_for_that_of_this_one(tmp_path: Pat
         for name in ("a", "b", "a"):
             import_modules(load_job(tmp_path / name / "job.toml"))
             assert sys.modules["its_envs"].who == name
-        # One that is no other job's stays what it is.
+        # Also where its own have other names, or those of the other could not be imported; and what is no job's stays.
+        assert "__main__" in sys.modules
+        (tmp_path / "a/job.toml").write_text(ITS_FILE + 'wrappers = ["its_gone:W"]\n')
+        (tmp_path / "a/its_gone.py").write_text("import no_such_module\n")
+        with pytest.raises(UserError, match="its_gone"):
+            import_modules(load_job(tmp_path / "a/job.toml"))
+        (tmp_path / "b/its_own.py").write_text("from its_parts import who\n")
+        (tmp_path / "b/job.toml").write_text('[environment]\nid = "its_own:E"\n')
+        import_modules(load_job(tmp_path / "b/job.toml"))
+        assert sys.modules["its_own"].who == "b" and "its_envs" not in sys.modules
+        # One without an __init__.py.
+        for name in ("a", "b"):
+            (tmp_path / name / "its_folder").mkdir()
+            (tmp_path / name / "its_folder/envs.py").write_text(f"who = {name!r}\n")
+            (tmp_path / name / "job.toml").write_text('[environment]\nid = "its_folder.envs:E"\n')
+            import_modules(load_job(tmp_path / name / "job.toml"))
+            assert sys.modules["its_folder.envs"].who == name
         (tmp_path / "a/platform.py").write_text("")
         (tmp_path / "a/job.toml").write_text('[environment]\nid = "platform:E"\n')
-        with pytest.raises(UserError, match=r"module 'platform' .*: another of that name is imported already, from "):
+        with pytest.raises(UserError, match=r"module 'platform' .* is not what is imported already, from "):
             import_modules(load_job(tmp_path / "a/job.toml"))
     finally:
         sys.path[:] = path
-        for name in ("its_envs", "its_parts"):
-            sys.modules.pop(name, None)
+        for name in [name for name in sys.modules if name.startswith("its_")]:
+            del sys.modules[name]
 
 
 def test_modules_are_named_by_id_wrappers_and_nothing_else() -> None:
