@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from galampi.errors import LostRankError
 from galampi.gossip.mixing import Int64s
-
-_TYPICAL_OF = 9
-"""Updates whose median says how long one takes: a single stall says nothing."""
+from galampi.gossip.patience import TYPICAL_OF
 
 
 class AllReduce:
@@ -38,7 +36,7 @@ class AllReduce:
         """
         self._comm = comm
         self._gives_up = gives_up
-        self._took_s: deque[float] = deque(maxlen=_TYPICAL_OF)
+        self._took_s: deque[float] = deque(maxlen=TYPICAL_OF)
         self._left_s = MPI.Wtime()
         self.progress: Int64s = np.zeros(comm.size, dtype=np.int64)
         self.stop = False

@@ -9,6 +9,8 @@ from galampi.gossip.rules import Stage
 
 SIGNALLED_PATIENCE_S = 5.0
 """How long ranks that were told by a signal to stop wait for one that does not answer."""
+TYPICAL_OF = 9
+"""Updates whose median says how long one takes: a single stall says nothing."""
 
 
 def is_heard_of(method: str) -> bool:

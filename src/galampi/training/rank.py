@@ -20,6 +20,7 @@ from mpi4py import MPI
 from galampi.environments import Simulators
 from galampi.errors import ResultsError, UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum
+from galampi.gossip.patience import TYPICAL_OF
 from galampi.job import Job
 from galampi.learning import Learner, RolloutCollector
 from galampi.policies.stored import checkpoint_path
@@ -32,8 +33,6 @@ from galampi.training.silence import Silence
 
 log = logging.getLogger(__name__)
 
-_TYPICAL_OF = 9
-"""Updates whose median says how long one takes: a single stall says nothing."""
 _FIRST_CHECKPOINT = 0.1
 """The first checkpoint comes after this part of the time between two."""
 
@@ -98,7 +97,7 @@ class Rank:
     num_failures: int = 0
     last_failure: str = ""
     lost_rank: bool = False
-    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=_TYPICAL_OF))
+    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=TYPICAL_OF))
     _checkpoint_due_s: float = 0.0
     _folder: os.stat_result = field(init=False)
 
