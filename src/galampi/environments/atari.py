@@ -33,7 +33,8 @@ def most_frames(environment: Environment) -> int:
 class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
     """Skips frames, takes the maximum of the last two, shrinks it and stacks what was seen.
 
-    A game begins with FIRE where it has that button, and a number of no-ops that is drawn.
+    A game begins with FIRE where it has that button, and a number of no-ops that is drawn; FIRE counts as one of them,
+    as in ale-py's vector.
     """
 
     def __init__(self, game: gym.Env[Any, Any], environment: Environment) -> None:
@@ -55,7 +56,8 @@ class Game(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         if self._fire is not None:
             self.env.step(self._fire)
         if self._settings.max_noops:
-            for _ in range(self.unwrapped.np_random.integers(self._settings.max_noops)):
+            num_noops = self.unwrapped.np_random.integers(self._settings.max_noops) - (self._fire is not None)
+            for _ in range(num_noops):
                 self.env.step(0)
         self._num_frames = 0
         first = self._shrunk(self._screen())

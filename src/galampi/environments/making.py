@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import random
 import sys
 from contextlib import closing
 from importlib.metadata import entry_points
@@ -10,6 +11,8 @@ from typing import Any
 
 import ale_py
 import gymnasium as gym
+import numpy as np
+import torch
 from gymnasium.envs.registration import EnvSpec
 
 from galampi.environments.atari import OWN_ARGUMENTS, Game
@@ -54,7 +57,21 @@ def _register_plugins(module: str) -> None:
     """Let a package register the environments that it offers as plugins of gymnasium, which loads none by itself."""
     for plugin in entry_points(group="gymnasium.envs"):
         if plugin.module.partition(".")[0] == module.partition(".")[0]:
-            plugin.load()()
+            try:
+                plugin.load()()
+            except USERS_FAILURES as error:
+                raise UserError(
+                    f"environment.id: module {module!r} offers environments by {plugin.value!r}, which raises "
+                    f"{one_line(error)}"
+                ) from error
+
+
+def seed_global_generators(*entropy: int) -> None:
+    """Seed the generators that environments of others may draw from: Python's, numpy's and torch's own."""
+    words = np.random.SeedSequence(entropy).generate_state(3, np.uint32)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
 
 
 def make_environment(environment: Environment, number: int = 0, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -73,7 +90,11 @@ def make_environment(environment: Environment, number: int = 0, render_mode: str
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     most_steps = environment.max_episode_steps or None
+    if "max_episode_steps" in kwargs:
+        raise UserError("environment.kwargs.max_episode_steps is for environment.max_episode_steps to say")
     if environment.is_atari:
+        if kwargs.get("continuous"):
+            raise UserError("environment.kwargs.continuous is true; games of Atari have discrete actions here")
         for key in OWN_ARGUMENTS.keys() & kwargs.keys():
             raise UserError(f"environment.kwargs.{key} is for {OWN_ARGUMENTS[key]} to say")
         # A step here is a frame, so `Game` counts the steps.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import random
 import signal
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from galampi.environments.making import seed_global_generators
 from galampi.environments.simulator import Answer, Failure, Simulator
 from galampi.errors import UserError
 from galampi.job import Environment
@@ -102,7 +102,7 @@ class Row:
         self.spaces = first.observation_space, first.action_space
         for index, simulator in zip(indices, self._simulators, strict=True):
             spaces = simulator.observation_space, simulator.action_space
-            _refuse_other_spaces(environment, first_number + index, spaces, self.spaces)
+            refuse_other_spaces(environment, first_number + index, spaces, self.spaces)
         self._last: list[Answer] = []
         self._resting: set[int] = set()
 
@@ -149,7 +149,7 @@ class Row:
         )
 
 
-def _refuse_other_spaces(
+def refuse_other_spaces(
     environment: Environment,
     number: int,
     spaces: tuple[gym.Space[object], gym.Space[object]],
@@ -198,7 +198,7 @@ class Processes:
         parts: list[tuple[gym.Space[object], gym.Space[object]]] = [(part[0], part[1]) for part in self._receive()]
         self.spaces = parts[0]
         for indices, spaces in zip(self._rows, parts, strict=True):
-            _refuse_other_spaces(environment, first_number + int(indices[0]), spaces, self.spaces)
+            refuse_other_spaces(environment, first_number + int(indices[0]), spaces, self.spaces)
 
     def reset(self) -> Answers:
         """Start every simulator with its seed."""
@@ -278,10 +278,7 @@ def _serve(
     for number in STOP_SIGNALS:
         signal.signal(number, handle)
     torch.set_num_threads(1)
-    seed = first_seed + indices[0]
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    seed_global_generators(first_seed + indices[0])
     row = None
     try:
         row = Row(environment, indices, first_number, first_seed)

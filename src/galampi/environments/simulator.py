@@ -249,7 +249,7 @@ class Simulator:
     def _failed(self, error: Exception | SystemExit) -> Answer:
         self._num_failures += 1
         self._is_broken = True
-        with suppress(Exception):
+        with suppress(*USERS_FAILURES):
             self._env.close()
         where = f"{self._where()}: {one_line(error)}"
         text = "".join(traceback.format_exception(error))

@@ -28,6 +28,7 @@ NO_BOUND = 1e30
 _LEAST_SIDE = 8
 """A matrix with sides no shorter is an image of one channel, others are vectors."""
 _FEW_CHANNELS = 16
+_USUAL_CHANNELS = 4
 
 
 class UnfitError(Exception):
@@ -64,7 +65,6 @@ class Encoding:
         dtype: uint8 of an image or vector of bytes, else float32.
         scale: Factor that brings bytes into [0, 1], and is left to who computes with them; 1 for float32.
         parts: What the array holds: one part with an image's or vector's own shape, or several in a row.
-        channels_last: Whether the space has an image's channels last; the array has them first.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -86,7 +86,6 @@ class Encoding:
         self.shape: tuple[int, ...] = first.shape if self._is_whole else (start,)
         self.dtype = first.dtype if self._is_whole else np.dtype(np.float32)
         self.scale = first.scale if self._is_whole else 1.0
-        self.channels_last = isinstance(first, _Image) and self._is_whole and first.channels_last
 
     @property
     def low_and_range(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -133,6 +132,22 @@ class Encoding:
         for part, code in zip(self.parts, self._codes, strict=True):
             row[part.columns] = code.take_from(observation).ravel() * np.float32(code.scale)
         return row
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the space has an image's channels last; the array has them first."""
+        first = self._codes[0]
+        return self._is_whole and isinstance(first, _Image) and first.channels_last
+
+    def unlaid(self, observations: np.ndarray) -> np.ndarray:
+        """Return encoded observations [N, ...] with their numbers in the order of the space, where that is one Box."""
+        first = self._codes[0]
+        return first.unlaid(observations) if self._is_whole and isinstance(first, _Image) else observations
+
+    @property
+    def guesses(self) -> list[str]:
+        """What is said of images of which not all that is usual tells where their channels are, a line each."""
+        return [code.told for code in self._codes if isinstance(code, _Image) and code.is_guessed]
 
     def batch(self, observations: np.ndarray) -> np.ndarray:
         """Encode images or vectors [N, ...] of one Box space, a view of them where it can be."""
@@ -235,6 +250,15 @@ class _Image(_Leaf):
         channels, *sides = (third, first, second) if self.channels_last else (first, second, third)
         shape = (math.prod(stack) * channels, *sides)
         super().__init__(keys, space.shape, shape)
+        self._num_stacked = math.prod(stack)
+        # Of a square the third side is the channels; of other images few are, and sides are longer.
+        are_square = len({first, second, third}) == 2 and sides[0] == sides[1]
+        is_usual = channels <= _USUAL_CHANNELS and min(sides) > _FEW_CHANNELS
+        self.is_guessed = len(space.shape) > 2 and not are_square and not is_usual
+        self.told = (
+            f"observation {f'{self.name!r} ' if self.name else ''}of shape {list(space.shape)} is seen as an image of "
+            f"{sides[0]} x {sides[1]} with {channels} channels; if that is wrong, environment.wrappers can turn it"
+        )
         self._bounds: tuple[np.ndarray, np.ndarray] | None = None
         if (scale := _bytes_scale(space)) is not None:
             self.dtype, self.scale = np.dtype(np.uint8), scale
@@ -260,6 +284,11 @@ class _Image(_Leaf):
         if self.channels_last:
             values = np.moveaxis(values, -1, -3)
         return values.reshape(len(values), *self.shape)
+
+    def unlaid(self, values: np.ndarray) -> np.ndarray:
+        """Lay encoded images [N, ...] as the space has them, [N, stacked, ...]."""
+        values = values.reshape(len(values), self._num_stacked, -1, *self.shape[1:])
+        return np.moveaxis(values, -3, -1) if self.channels_last else values
 
 
 class _OneHot(_Leaf):
@@ -336,7 +365,7 @@ def _has_channels_last(first: int, second: int, third: int) -> bool:
         return True
     if first != second == third:
         return False
-    return first > _FEW_CHANNELS or first >= third
+    return first > _FEW_CHANNELS or first >= third or first > second
 
 
 def says_something(space: gym.spaces.Box, bound: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ from pathlib import Path
 from galampi.errors import USERS_FAILURES, UserError
 from galampi.job.settings import Job
 
-_IMPORTED: dict[str, set[str]] = {}
-"""Modules that jobs of this process have brought, by the folder they lie in."""
+_IMPORTED: dict[str, dict[str, str]] = {}
+"""Modules that jobs of this process have brought, by the folder they lie in, each with its source as it was then."""
 
 
 def named_modules(job: Job) -> Iterator[tuple[str, str]]:
@@ -63,6 +63,9 @@ def import_modules(job: Job) -> None:
     folder = job.modules_folder
     if folder:
         _forget_those_of_others(folder)
+        if any(_digest(name) != digest for name, digest in _IMPORTED.get(folder, {}).items()):
+            # Edited since, as beside a notebook.
+            _forget(folder)
         if sys.path[:1] != [folder]:
             sys.path[:] = [folder, *(each for each in sys.path if each != folder)]
             importlib.invalidate_caches()
@@ -78,14 +81,27 @@ def import_modules(job: Job) -> None:
                 )
     finally:
         if folder:
-            _IMPORTED.setdefault(folder, set()).update(_below(folder, sys.modules.keys() - before))
+            new = _below(folder, sys.modules.keys() - before)
+            _IMPORTED.setdefault(folder, {}).update({name: _digest(name) for name in new})
 
 
 def _forget_those_of_others(folder: str) -> None:
     """Let modules be imported anew that jobs of other folders have brought: they may have the names of this one's."""
     for other in _IMPORTED.keys() - {folder}:
-        for name in _IMPORTED.pop(other):
-            sys.modules.pop(name, None)
+        _forget(other)
+
+
+def _forget(folder: str) -> None:
+    """Let modules that jobs have brought be imported anew."""
+    for name in _IMPORTED.pop(folder):
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+
+
+def _digest(name: str) -> str:
+    """Return the SHA-256 of the source of an imported module; '' if it has none, as a package without a file."""
+    path = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _below(folder: str, names: Iterable[str]) -> Iterator[str]:
@@ -154,7 +170,7 @@ def imported_sources(job: Job) -> dict[str, str]:
         is_beside = bool(job.modules_folder) and Path(job.modules_folder) in path.parents
         # Environments may be installed within the folder.
         if path.is_file() and (name in names or (is_beside and "site-packages" not in path.parts)):
-            sources[name] = f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            sources[name] = f"{path} {_digest(name)}"
     return sources
 
 

@@ -166,8 +166,11 @@ def _idle(job: Job) -> Iterator[tuple[str, Sequence[str], str]]:
     if ":" in kind:
         yield "network", ("hidden_sizes",), f"network.kind is {kind!r}, which takes network.kwargs"
     else:
-        fixed = kind in ("cnn", "cnn-small", "cnn-tiny")
-        yield "network", ("kwargs",) + ("hidden_sizes",) * fixed, f"network.kind is {kind!r}"
+        # Other observations than images may have vectors beside them, which the network tells once it sees them.
+        sees_images_alone = (
+            kind in ("cnn", "cnn-small", "cnn-tiny") and environment.is_atari and not environment.wrappers
+        )
+        yield "network", ("kwargs",) + ("hidden_sizes",) * sees_images_alone, f"network.kind is {kind!r}"
 
 
 def allowed(field: FieldInfo) -> str:

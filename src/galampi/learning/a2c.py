@@ -226,11 +226,12 @@ class Learner:
         self.normalization.refresh()
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return copies of everything that training changes: parameters, optimizer, random numbers."""
+        """Return copies of what training changes (parameters, optimizer, random numbers), and of constants if any."""
         return {
             "z": self.z.copy(),
             **self._optimizer.state(),
             "generator": self.generator.get_state().numpy().copy(),
+            **({"constants": self.constants} if len(self.constants) else {}),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -245,7 +246,18 @@ class Learner:
         self.z[:] = state["z"]
         self._optimizer.load_state(state)
         self.generator.set_state(torch.from_numpy(np.array(state["generator"], np.uint8)))
+        if "constants" in state:
+            self.constants = state["constants"]
         self.refresh()
+
+    @property
+    def constants(self) -> np.ndarray:
+        """Constants of a network of the user's own, as bytes [C] uint8; none of any other."""
+        return self.policy.trunk.constants
+
+    @constants.setter
+    def constants(self, values: np.ndarray) -> None:
+        self.policy.trunk.load_constants(values)
 
 
 def _columns(encoding: Encoding, environment_id: str) -> np.ndarray:

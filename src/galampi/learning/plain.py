@@ -94,6 +94,8 @@ def _trunk(policy: Policy) -> nn.Module:
         elif k and isinstance(before := trunk.layers[k - 1], Convolution):
             # The features are flattened with the channels last here, and first in torch.
             weight = weight.view(-1, *before.output_shape).permute(0, 3, 1, 2).flatten(1)
+        elif not k and (order := trunk.input_order) is not None:
+            weight = weight[:, torch.from_numpy(order)]
         values[2 * k] = weight
     _fill(plain.parameters(), values)
     return plain

@@ -70,6 +70,23 @@ class Trunk(ABC):
         ]
 
     @property
+    def constants(self) -> np.ndarray:
+        """What computes beside the parameters and may have been drawn, as bytes: [C] uint8."""
+        return np.zeros(0, np.uint8)
+
+    def load_constants(self, values: np.ndarray) -> None:
+        """Compute with the constants of another trunk of this kind.
+
+        Raises:
+            UserError: They are others.
+        """
+        if len(values) != len(self.constants):
+            raise UserError(
+                f"network.kind: the network's constants (buffers) take {len(self.constants)} bytes; those that it is "
+                f"to go on with took {len(values)}"
+            )
+
+    @property
     def row_bytes(self) -> int:
         """Memory that the activations of one observation take."""
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._activations)
@@ -116,8 +133,7 @@ class WrittenTrunk(Trunk):
         shapes = [first_shape, *(layer.output_shape for layer in layers)]
         super().__init__(encoding, blocks, [(shape, precision) for shape in shapes], device, features_scale=scale)
         self._precision = precision
-        # A flat network takes an image as the space has it.
-        self._flattens_channels_last = encoding.channels_last and self._first is None
+        self._encoding = encoding
         if self._first is None:
             self.input_shape = (math.prod(encoding.shape),)
 
@@ -125,9 +141,21 @@ class WrittenTrunk(Trunk):
         """Write encoded observations [N, ...] as network input, images as `squares` of their channels."""
         if self._first is not None:
             observations = squares(observations, self._first.square, self._first.input_shape[:2])
-        elif self._flattens_channels_last:
-            observations = observations.transpose(0, 2, 3, 1)
+        else:
+            observations = self._flat(observations)
         out.copy_(torch.from_numpy(observations).reshape(out.shape), non_blocking=True)
+
+    @property
+    def input_order(self) -> np.ndarray | None:
+        """Which input of a flat network each number of an image is, in the order of the space, [length]; else None."""
+        if self._first is not None or not self._encoding.is_image:
+            return None
+        numbers = np.arange(self.input_shape[0]).reshape(1, *self._encoding.shape)
+        order: np.ndarray = np.argsort(self._flat(numbers).ravel())[self._encoding.unlaid(numbers).ravel()]
+        return order
+
+    def _flat(self, observations: np.ndarray) -> np.ndarray:
+        return observations.transpose(0, 2, 3, 1) if self._encoding.channels_last else observations
 
     @torch.no_grad()
     def forward(self, activations: Sequence[Tensor]) -> None:
@@ -172,7 +200,8 @@ class ModuleTrunk(Trunk):
         # Bytes are kept as such.
         dtype = torch.uint8 if encoding.dtype == np.uint8 else torch.float32
         super().__init__(encoding, blocks, [(encoding.shape, dtype), ((width,), precision)], device)
-        self.module = module.to(device, precision).eval()
+        self._constants = [_own(buffer.detach().cpu()) for buffer in _buffers(module)]
+        self.module = _cast(module.to(device), precision).eval()
         self.description = description
         self._precision = precision
         try:
@@ -185,6 +214,22 @@ class ModuleTrunk(Trunk):
                 f"{device}; a constant of its own, if it has one, must be moved with it, as "
                 "register_buffer(..., persistent=False) does"
             ) from error
+
+    @property
+    def constants(self) -> np.ndarray:
+        """The module's buffers as they were made, as bytes: [C] uint8."""
+        parts = [constant.reshape(-1).view(torch.uint8).numpy() for constant in self._constants]
+        return np.concatenate([np.zeros(0, np.uint8), *parts])
+
+    def load_constants(self, values: np.ndarray) -> None:
+        """Compute with the constants that another module of this kind has made."""
+        super().load_constants(values)
+        at = 0
+        for constant, buffer in zip(self._constants, _buffers(self.module), strict=True):
+            stop = at + constant.nbytes
+            constant.view(-1).view(torch.uint8).copy_(torch.from_numpy(values[at:stop].copy()))
+            buffer.copy_(constant)
+            at = stop
 
     def bind(self, weights: Sequence[Tensor]) -> None:
         """Make the weights the module's own parameters."""
@@ -223,6 +268,26 @@ class ModuleTrunk(Trunk):
         return features
 
 
+def _cast(module: nn.Module, precision: torch.dtype) -> nn.Module:
+    """Compute in a precision; what is complex stays so, of which torch's own cast would take the real part."""
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            parameter.data = parameter.data.to(precision)
+        for name, buffer in part.named_buffers(recurse=False):
+            # Of memory that is another's, or seen several times, nothing could be written.
+            setattr(part, name, _own(buffer.to(precision) if buffer.is_floating_point() else buffer))
+    return module
+
+
+def _buffers(module: nn.Module) -> list[Tensor]:
+    """Return a module's buffers, one that several of its parts share as often as it is there."""
+    return [buffer for _, buffer in module.named_buffers(remove_duplicate=False)]
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def make_trunk(
     network: Network, encoding: Encoding, *, seed: int, device: torch.device, precision: torch.dtype
 ) -> Trunk:
@@ -248,12 +313,16 @@ def make_trunk(
             )
         if not sees_images(network, encoding):
             layers = vector_layers(network, math.prod(encoding.shape))
+        elif (
+            network.hidden_sizes != Network().hidden_sizes
+            and (encoding.is_image or network.kind != "auto")
+            and all(part.kind == "image" for part in encoding.parts)
+        ):
+            raise UserError(
+                "network.hidden_sizes does nothing: observations are images, for which network.kind "
+                f"{network.kind!r} takes a cnn"
+            )
         elif encoding.is_image:
-            if network.hidden_sizes != Network().hidden_sizes:
-                raise UserError(
-                    "network.hidden_sizes does nothing: observations are images, for which network.kind "
-                    f"{network.kind!r} takes a cnn"
-                )
             layers = image_layers(network, encoding.shape)
         else:
             joined = Joined(encoding, network)

@@ -243,7 +243,8 @@ def make_learner(stored: StoredPolicy, simulators: Simulators, action_seed: int)
         device="cpu",
         precision="float32",
     )
-    learner.load_state({**learner.state(), "z": stored.z})
+    own = {"z": stored.z} | ({"constants": stored.constants} if stored.constants is not None else {})
+    learner.load_state(learner.state() | own)
     return learner
 
 

@@ -29,6 +29,8 @@ from galampi.policies.evaluation import make_learner
 from galampi.policies.stored import StoredPolicy
 from galampi.results.files import refuse_other_kind
 
+CONSTANT = "constant."
+"""What the names of buffers begin with that torch keeps in no state_dict."""
 _MOST_TOLD = 300
 
 
@@ -42,6 +44,9 @@ def export_policy(stored: StoredPolicy, path: Path) -> None:
     refuse_other_kind(path, ".safetensors")
     network, about = _plain(stored)
     tensors = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
+    # A module of the user's own may have drawn them.
+    constants = {name: buffer for name, buffer in network.named_buffers() if name not in tensors}
+    tensors |= {f"{CONSTANT}{name}": constant.contiguous().clone() for name, constant in constants.items()}
     content = safetensors.save(tensors, {"format": "pt", "galampi": json.dumps(about)})
     try:
         path.write_bytes(content)
@@ -125,15 +130,19 @@ def _plain(stored: StoredPolicy) -> tuple[PlainNetwork, dict[str, Any]]:
     }
     if network.observation_mean is not None:
         about["observation_clip"] = CLIP
-    bounds = [(_told(low), _told(extent)) for low, extent in encoding.low_and_range]
-    if len(bounds) > 1:
+    bounds = encoding.low_and_range
+    if encoding.is_image and len(policy.trunk.input_shape) == 1:
+        # A flat network takes an image as the space has it.
+        bounds = [(encoding.unlaid(low[None]).ravel(), encoding.unlaid(extent[None]).ravel()) for low, extent in bounds]
+    told = [(_told(low), _told(extent)) for low, extent in bounds]
+    if len(told) > 1:
         # What is where in a row that was put together of several.
         about["parts"] = [
             [part.name, part.kind, part.shape, part.start, *of_part]
-            for part, of_part in zip(encoding.parts, bounds, strict=True)
+            for part, of_part in zip(encoding.parts, told, strict=True)
         ]
     else:
-        about["input_low"], about["input_range"] = bounds[0]
+        about["input_low"], about["input_range"] = told[0]
     return network, about | _about_actions(simulators.actuation, space)
 
 

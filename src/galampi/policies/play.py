@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from galampi.environments import Simulators, make_simulators
+from galampi.environments.making import seed_global_generators
 from galampi.errors import UserError
 from galampi.job import Environment
 from galampi.policies.played import Bounds, Progress
@@ -58,6 +59,7 @@ def simulators_of(environment: Environment, *, first_seed: int, num_envs: int) -
     Raises:
         UserError: The environment is unknown or its package is missing.
     """
+    seed_global_generators(first_seed)
     return make_simulators(
         environment.model_copy(update={"num_envs": num_envs}),
         seed=first_seed,
@@ -91,6 +93,8 @@ def play(
     playing = np.ones(num_envs, np.bool_)
     life_lost = np.zeros(num_envs, np.bool_)
     taken: list[np.ndarray] = []
+    # Again: what chooses may have drawn from them since the simulators were made.
+    seed_global_generators(int(simulators.description["first_seed"]), 1)
     observations = simulators.reset()
     while playing.any():
         actions = choose(observations, life_lost)

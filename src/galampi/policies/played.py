@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galampi.digits import returned
+from galampi.digits import returned, score_of
 from galampi.environments import is_atari_game, time_limit
 from galampi.errors import UserError
 from galampi.job import Environment
@@ -124,9 +124,10 @@ class Progress:
 def summary(stored: StoredPolicy, played: Played) -> str:
     """Say in a few lines what an evaluation came to; first what training shows, where that was played."""
     first, *others = played.episodes
+    score = score_of(in_wrappers=bool(stored.job.environment.wrappers))
     lines = [
         f"policy    {_whose(stored)}, after {stored.env_steps:,} env steps",
-        f"return    {_told(played.returns(first))}, raw score of full games; {_PLAYED[first]}",
+        f"return    {_told(played.returns(first))}, {score}; {_PLAYED[first]}",
         *(f"{actions:10}{_told(played.returns(actions))}; {_PLAYED[actions]}" for actions in others),
     ]
     if others and _differ_widely(played.returns(first), played.returns(others[0])):

@@ -29,6 +29,7 @@ class StoredPolicy:
         updates: Updates each of the ranks that `z` comes from had made.
         env_steps: Env steps of those ranks together.
         modules: Modules that the job named when it was trained, as `imported_sources` tells them.
+        constants: Of a network of the user's own, [C] uint8; None if it has none.
     """
 
     job: Job
@@ -37,6 +38,7 @@ class StoredPolicy:
     updates: tuple[int, ...]
     env_steps: int
     modules: Sequence[str] = ()
+    constants: np.ndarray | None = None
 
 
 def checkpoint_path(out: Path, rank: int, update: int | None = None) -> Path:
@@ -73,7 +75,7 @@ def find_policy(out: Path, *, rank: int | None = None, update: int | None = None
         )
     ranks = range(num_ranks) if rank is None else [rank]
     weighted: np.ndarray = np.zeros(1)
-    total, updates, env_steps = 0.0, [], 0
+    total, updates, env_steps, constants = 0.0, [], 0, None
     for each in ranks:
         path = checkpoint_path(run.path, each, update)
         state = load_checkpoint(path)
@@ -81,6 +83,7 @@ def find_policy(out: Path, *, rank: int | None = None, update: int | None = None
             # The weights of a rank on its own do not matter, and its bytes stay as they are.
             weight = float(state["weight"]) if rank is None else 1.0
             weighted = weighted + weight * state["learner"]["z"].astype(np.float64)
+            constants = state["learner"].get("constants")
             updates.append(int(state["counters"]["update"]))
             env_steps += int(state["counters"]["env_steps"])
         except (KeyError, ValueError) as error:
@@ -88,7 +91,8 @@ def find_policy(out: Path, *, rank: int | None = None, update: int | None = None
         total += weight
     modules = run.attributes.get("modules", ())
     source = "mean" if rank is None else f"rank {rank}"
-    return StoredPolicy(job, (weighted / total).astype(np.float32), source, tuple(updates), env_steps, modules)
+    z = (weighted / total).astype(np.float32)
+    return StoredPolicy(job, z, source, tuple(updates), env_steps, modules, constants)
 
 
 def _num_ranks_then(out: Path, update: int) -> int:

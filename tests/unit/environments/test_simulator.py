@@ -1,11 +1,15 @@
 """Environments of others: how they are made, what is said when they fail, masks, and processes of their own."""
 
+import sys
+from types import SimpleNamespace
+
 import guests
 import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
 import torch
+from ale_py.vector_env import AtariVectorEnv
 from limits import DEADLOCK_S
 
 from galampi.environments import make_simulators
@@ -310,6 +314,17 @@ def test_a_game_with_arguments_may_be_longer_than_the_emulator_has_it():
     assert made.unwrapped.ale.getInt("max_num_frames_per_episode") == 0
 
 
+@pytest.mark.parametrize(("game", "frames"), [("breakout", {1, 2, 3}), ("freeway", {0, 1, 2, 3})])
+def test_fire_counts_as_one_of_the_no_ops_that_a_game_begins_with(game, frames):
+    """Breakout has the button, Freeway has not."""
+    usual = AtariVectorEnv(game, num_envs=1, noop_max=4, use_fire_reset=True)
+    seen = {int(usual.reset(seed=seed)[1]["episode_frame_number"][0]) for seed in range(40)}
+    usual.close()
+    other = make_environment(Environment(id=f"ALE/{game.capitalize()}-v5", max_noops=4, kwargs={"mode": 0}))
+    assert {other.reset(seed=seed) and other.unwrapped.ale.getEpisodeFrameNumber() for seed in range(40)} == frames
+    assert seen == frames
+
+
 @pytest.mark.parametrize("grayscale", [True, False])
 def test_a_game_with_arguments_is_played_by_the_rules_of_the_others(grayscale):
     """Under the same actions both show the same but for rounding, and give the same rewards and ends."""
@@ -354,6 +369,32 @@ def test_a_game_is_cut_after_the_steps_asked_for(kwargs):
         True,
         *[False] * 3,
     ]
+
+
+def test_a_simulator_that_leaves_the_program_when_it_is_closed_starts_anew(monkeypatch):
+    monkeypatch.setattr(guests.Guest, "close", lambda self: sys.exit())
+    taken = steps(make(num_envs=2, kwargs={"habit": "raises", "number": "{simulator}"}, vectorization="sync"), 6)
+    assert [len(step.failures) for step in taken[:4]] == [0, 0, 2, 0]
+
+
+def test_arguments_that_gymnasium_or_a_game_cannot_take_are_told():
+    told = r"^environment\.kwargs\.max_episode_steps is for environment\.max_episode_steps to say$"
+    with pytest.raises(UserError, match=told):
+        make_environment(Environment(id="CartPole-v1", kwargs={"max_episode_steps": 100}))
+    with pytest.raises(UserError, match=r"^environment\.kwargs\.continuous is true; games of Atari have discrete"):
+        make_environment(Environment(id="ALE/Pong-v5", kwargs={"continuous": True}))
+
+
+def test_a_package_whose_environments_cannot_be_had_is_told_in_a_line(monkeypatch):
+    def load():
+        raise ModuleNotFoundError("No module named 'jax'")
+
+    plugin = SimpleNamespace(module="guests", value="guests:register", load=load)
+    monkeypatch.setattr("galampi.environments.making.entry_points", lambda group: [plugin])
+    with pytest.raises(
+        UserError, match=r"^environment\.id: module 'guests' offers .* raises ModuleNotFoundError: No mod"
+    ):
+        make_environment(Environment(id="guests:Absent-v0"))
 
 
 @pytest.mark.parametrize(("key", "setting"), [("frameskip", "frame_skip"), ("full_action_space", "full_action_space")])

@@ -173,3 +173,15 @@ def test_numbers_without_a_sign_are_numbers_out_of_a_set():
     assert Encoding(Discrete(4))(np.uint64(3)).tolist() == [0, 0, 0, 1]
     space = MultiDiscrete([3, 2], dtype=np.uint64)
     assert Encoding(space)(np.array([2, 0], np.uint64)).tolist() == [0, 0, 1, 1, 0]
+
+
+def test_where_the_channels_of_an_image_are_is_told_unless_it_is_as_usual():
+    grids = {(9, 8, 29): (29, 9, 8), (5, 4, 26): (26, 5, 4), (10, 12, 29): (10, 12, 29), (7, 9, 3): (3, 7, 9)}
+    for shape, encoded in grids.items():
+        encoding = Encoding(Box(0, 1, shape, np.float32))
+        assert encoding.shape == encoded
+        channels, height, width = encoded
+        (line,) = encoding.guesses
+        assert f"shape {list(shape)} is seen as an image of {height} x {width} with {channels} channels" in line
+    for shape in [(4, 84, 84), (210, 160, 3), (3, 64, 96), (10, 10, 6), (4, 7, 7, 3), (64, 48), (5,)]:
+        assert not Encoding(Box(0, 255, shape, np.uint8)).guesses

@@ -16,6 +16,7 @@ from galampi.job import (
     fields,
     find_modules,
     import_modules,
+    imported_sources,
     job_of_run,
     load_job,
     named_modules,
@@ -282,6 +283,29 @@ def test_a_module_of_another_job_is_not_taken_for_that_of_this_one(tmp_path: Pat
         (tmp_path / "a/job.toml").write_text('[environment]\nid = "platform:E"\n')
         with pytest.raises(UserError, match=r"module 'platform' .* is not what is imported already, from "):
             import_modules(load_job(tmp_path / "a/job.toml"))
+    finally:
+        sys.path[:] = path
+        for name in [name for name in sys.modules if name.startswith("its_")]:
+            del sys.modules[name]
+
+
+def test_a_module_that_was_edited_since_is_imported_anew(tmp_path: Path) -> None:
+    """As beside a notebook that trains again."""
+    (tmp_path / "its_envs.py").write_text("from its_parts import who\n")
+    (tmp_path / "its_parts.py").write_text("who = 'first'\n")
+    (tmp_path / "job.toml").write_text(ITS_FILE)
+    path = list(sys.path)
+    try:
+        job = load_job(tmp_path / "job.toml")
+        import_modules(job)
+        module = sys.modules["its_envs"]
+        import_modules(job)
+        assert sys.modules["its_envs"] is module
+        (tmp_path / "its_parts.py").write_text("who = 'second'\n")
+        before = imported_sources(job)
+        import_modules(job)
+        assert sys.modules["its_envs"].who == "second"
+        assert imported_sources(job) == before
     finally:
         sys.path[:] = path
         for name in [name for name in sys.modules if name.startswith("its_")]:

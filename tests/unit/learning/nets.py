@@ -1,5 +1,6 @@
 """Networks as users write them, good and bad."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -154,3 +155,35 @@ class Stacked(nn.Sequential):
 
 def text(encoding):
     return "no module"
+
+
+class Drawn(nn.Module):
+    """With constants that are drawn, some of them complex."""
+
+    def __init__(self, encoding):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("waves", torch.from_numpy(np.random.normal(size=(encoding.shape[0], 4))), persistent=False)
+        self.register_buffer("turns", torch.polar(torch.ones(2), torch.tensor([0.5, 1.0])), persistent=False)
+        self.register_buffer("even", torch.tensor([True, False]), persistent=False)
+
+    def forward(self, x):
+        turned = torch.view_as_complex((x @ self.waves.to(x.dtype)).float().unflatten(1, (2, 2))) * self.turns
+        return self.layer(torch.view_as_real(turned).flatten(1).to(x.dtype))
+
+
+class Shares(nn.Module):
+    """Has one constant in two modules, and one that is a number seen many times."""
+
+    def __init__(self, encoding):
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(encoding.shape[0], 3), nn.Linear(3, 3)])
+        shared = torch.ones(3)
+        for part in self.parts:
+            part.register_buffer("mask", shared, persistent=False)
+        self.register_buffer("seen", torch.tensor(0.5).expand(2, 3), persistent=False)
+
+    def forward(self, x):
+        for part in self.parts:
+            x = part(x) * part.mask + self.seen[0]
+        return x

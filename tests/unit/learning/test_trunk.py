@@ -218,7 +218,54 @@ def test_parts_are_seen_by_networks_of_their_own_and_joined():
         make_policy(JOINED, kind="cnn")
 
 
+def test_constants_of_a_users_module_go_on_as_they_were_drawn():
+    """Whatever draws them: another module has others, until it is given those of the first."""
+    np.random.seed(1)
+    first, other = (make_policy(VECTOR, kind="nets:Drawn") for _ in range(2))
+    observations = observations_of(VECTOR, 5)
+    seen = [pass_through(policy, observations)[0] for policy in (first, other)]
+    assert not torch.equal(*seen)
+    assert not np.array_equal(first.trunk.constants, other.trunk.constants)
+    other.trunk.load_constants(first.trunk.constants)
+    np.testing.assert_array_equal(first.trunk.constants, other.trunk.constants)
+    assert torch.equal(pass_through(other, observations)[0], seen[0])
+    # They are kept as they were made, whatever it computes in, and what is complex stays so.
+    half = make_policy(VECTOR, torch.bfloat16, kind="nets:Drawn")
+    half.trunk.load_constants(first.trunk.constants)
+    np.testing.assert_array_equal(half.trunk.constants, first.trunk.constants)
+    assert half.trunk.module.turns.is_complex() and half.trunk.module.waves.dtype == torch.bfloat16
+    assert half.trunk.module.even.tolist() == [True, False]
+    assert torch.allclose(half.trunk.module.turns, first.trunk.module.turns)
+    with pytest.raises(UserError, match=r"constants \(buffers\) take 114 bytes; those that it is to go on with took 3"):
+        other.trunk.load_constants(np.zeros(3, np.uint8))
+    # Also where torch shows one piece of memory several times, or several modules have one constant.
+    for precision in (torch.float32, torch.bfloat16):
+        shared = make_policy(VECTOR, precision, kind="nets:Shares").trunk
+        kept = shared.constants
+        shared.load_constants(kept + 0)
+        np.testing.assert_array_equal(shared.constants, kept)
+    # Of the networks that come along there are none.
+    assert not len(make_policy(VECTOR).trunk.constants)
+
+
+@pytest.mark.parametrize("shape", [(4, 7, 7, 3), (7, 7, 3), (3, 7, 7), (2, 3, 7, 7)])
+def test_a_flat_network_of_torchs_own_takes_images_as_the_space_has_them(shape):
+    """So that who plays without this package gives it what the environment shows."""
+    space = gym.spaces.Box(0, 255, shape, np.uint8)
+    policy = make_policy(space, kind="mlp")
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    outputs = pass_through(policy, np.stack([Encoding(space)(image) for image in images]))[0]
+    plain = PlainNetwork(policy)
+    expected = plain(torch.from_numpy(images.reshape(2, -1)).float() * policy.trunk.input_scale)[0]
+    torch.testing.assert_close(outputs, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_hidden_sizes_of_an_mlp_that_is_none_are_refused() -> None:
+    both = gym.spaces.Dict({name: gym.spaces.Box(0, 255, (4, 84, 84), np.uint8) for name in "ab"})
+    with pytest.raises(UserError, match=r"^network\.hidden_sizes does nothing: observations are images"):
+        make_policy(both, kind="cnn", hidden_sizes=(32,))
+    with_row = gym.spaces.Dict({**both.spaces, "row": VECTOR})
+    assert make_policy(with_row, kind="cnn", hidden_sizes=(32,)).trunk.num_features == 2 * 512 + 32
     images = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
     with pytest.raises(UserError, match=r"^network\.hidden_sizes does nothing: observations are images"):
         make_policy(images, hidden_sizes=(32,))

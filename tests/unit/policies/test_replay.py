@@ -1,5 +1,6 @@
 """Evaluations replayed: as they were, and after somebody has had a hand in the file."""
 
+import random
 import sys
 
 import gymnasium as gym
@@ -249,3 +250,39 @@ def test_files_that_cannot_be_replayed(played, tmp_path) -> None:
         del file["taken"]
     with pytest.raises(ResultsError, match=r"e\.h5: holds no actions, for an older galampi wrote it"):
         verify(played)
+
+
+class Lucky(gym.Env):
+    """Draws what it pays from generators that are everybody's."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self):
+        self.most = np.random.uniform(10, 20)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return np.full(2, random.random(), np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        return np.zeros(2, np.float32), float(np.random.uniform(0, self.most)), self.now == 5, False, {}
+
+
+@pytest.mark.parametrize("network", ["auto", "nets:Drawn"])
+def test_episodes_of_an_environment_that_draws_from_everybodys_generators_are_played_again(
+    store, tmp_path, monkeypatch, network
+) -> None:
+    monkeypatch.setitem(gym.registry, "Lucky-v0", gym.envs.registration.EnvSpec("Lucky-v0", entry_point=Lucky))
+    settings = {"network.kind": network, "environment.vectorization": "sync"}
+    stored = find_policy(store("Lucky-v0", settings=settings))
+    returns = []
+    for name in ("first", "again"):
+        np.random.seed(None)
+        evaluate(stored, tmp_path / f"{name}.h5", num_episodes=3)
+        returns.append(load_evaluation(tmp_path / f"{name}.h5").episodes["sample"]["return"].tolist())
+    if network == "auto":
+        assert returns[0] == returns[1]
+    assert len(set(returns[0])) == 3
+    assert [replayed.mismatches for replayed in verify(tmp_path / "again.h5")] == [[], []]
