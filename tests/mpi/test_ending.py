@@ -43,7 +43,8 @@ def test_what_a_job_came_to_is_gathered_once(comm) -> None:
         returns=episodes[number],
         fails_too_often=False,
     )
-    outcome = sum_up(rank, z, elapsed_s=2.0)
+    # Of ranks that exchange nothing one may have been at its end when it was resumed.
+    outcome = sum_up(rank, z, elapsed_s=2.0 if number == size - 1 else 1e-3)
 
     newest = sorted(pair for each in episodes[:size] for pair in each)[-100:]
     assert outcome.mean_return == pytest.approx(np.mean([value for _, value in newest]))

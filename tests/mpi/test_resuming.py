@@ -64,3 +64,24 @@ def test_ranks_share_the_reading_of_checkpoints(comm, monkeypatch) -> None:
     np.testing.assert_allclose(start.learner["z"], weights @ z / weights.sum(), rtol=1e-5, atol=1e-6)
     assert list(start.learner) == ["z"]
     assert len({bytes(each) for each in comm.allgather(start.learner["z"])}) == 1
+
+
+@pytest.mark.mpi(ranks=[1])
+def test_a_rank_that_has_only_begun_may_leave(comm, tmp_path) -> None:
+    """As where a resume on more ranks was cut short: its file has room for sketches, and no row."""
+    from galampi.results import JobFile, RankWriter, Sketch, open_run
+    from galampi.training.checkpoint_set import _cut_rows
+
+    JobFile.create(tmp_path, {"job_toml": "", "num_restarts": 0}, 2)
+    for rank in range(2):
+        RankWriter(tmp_path / f"rank-{rank:04d}.h5", rank=rank, sketch=Sketch(16, 100)).close()
+    state = {
+        "counters": {"update": 0},
+        "time_s": 0.0,
+        "position": {"num_updates": 0, "num_episodes": 0, "num_sketches": 0},
+        "learner": {"z": np.zeros(100, np.float32)},
+    }
+    _cut_rows(tmp_path, 1, state, 1)
+    left = open_run(tmp_path).all_ranks[1]
+    assert left.restarts["reason"].tolist() == ["left the job, which went on with 1 ranks"]
+    assert left.sketches.read("value")["value"].shape == (0, 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from statistics import median
@@ -11,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from galampi.errors import LostRankError
+from galampi.errors import BrokenRunError, LostRankError
 from galampi.gossip.mixing import Int64s
 from galampi.gossip.patience import TYPICAL_OF
 
@@ -37,7 +38,7 @@ class AllReduce:
         self._comm = comm
         self._gives_up = gives_up
         self._took_s: deque[float] = deque(maxlen=TYPICAL_OF)
-        self._left_s = MPI.Wtime()
+        self._left_s = time.monotonic()
         self.progress: Int64s = np.zeros(comm.size, dtype=np.int64)
         self.stop = False
 
@@ -56,9 +57,10 @@ class AllReduce:
             checksum: Of what must be the same on every rank.
 
         Raises:
-            LostRankError: The slowest rank was waited for for too long, or the checksums differ.
+            LostRankError: The slowest rank was waited for for too long.
+            BrokenRunError: On every rank: the checksums differ.
         """
-        self._took_s.append(MPI.Wtime() - self._left_s)
+        self._took_s.append(time.monotonic() - self._left_s)
         facts = np.empty((self._comm.size, 4), dtype=np.int64)
         own = np.array([num_samples, progress, stop, checksum], dtype=np.int64)
         # Kept: where it is waited for no longer, MPI still reads and writes there.
@@ -68,14 +70,17 @@ class AllReduce:
         self.stop = bool(facts[:, 2].any())
         if (facts[:, 3] != checksum).any():
             others = np.flatnonzero(facts[:, 3] != checksum).tolist()
-            raise LostRankError(f"rank {self._comm.rank} and ranks {others} no longer have the same parameters")
+            raise BrokenRunError(
+                f"rank {self._comm.rank} and ranks {others} no longer have the same parameters, as allreduce wants; "
+                "processors of two kinds round differently: give the job nodes of one kind, and resume it"
+            )
         gradient *= np.float32(num_samples / max(1, facts[:, 0].sum()))
         self._wait(self._comm.Iallreduce(MPI.IN_PLACE, gradient))
-        self._left_s = MPI.Wtime()
+        self._left_s = time.monotonic()
 
     def _wait(self, request: MPI.Request) -> None:
-        since_s = MPI.Wtime()
+        since_s = time.monotonic()
         while not request.Test():
-            if self._gives_up(MPI.Wtime() - since_s, median(self._took_s)):
-                raise LostRankError(f"a rank has not answered for {MPI.Wtime() - since_s:.0f} s")
+            if self._gives_up(time.monotonic() - since_s, median(self._took_s)):
+                raise LostRankError(f"a rank has not answered for {time.monotonic() - since_s:.0f} s")
             os.sched_yield()

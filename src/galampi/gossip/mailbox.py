@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from queue import SimpleQueue
@@ -43,6 +44,9 @@ _LINE = 64
 _MOST_BYTES_A_PUT = 1 << 30
 _SHARED_MEMORY = "/dev/shm"
 _NETWORK_PERIOD_S = 1e-3
+_WORD_THREADS = 64
+_STUCK_S = 1.0
+"""Time after which threads of which none has come to an end count as stuck."""
 
 
 class Mailboxes(MailboxRules):
@@ -108,6 +112,7 @@ class Mailboxes(MailboxRules):
         self._word_out = np.zeros(1, dtype=np.int64)
         self._puts: dict[int, list[MPI.Request]] = {}
         self._carriers: dict[int, _Thread] = {}
+        self._words = _Words(self._fail)
         self._ended = threading.Event()
         self._driver: threading.Thread | None = None
         self._thread_error: BaseException | None = None
@@ -156,6 +161,7 @@ class Mailboxes(MailboxRules):
                 time.sleep(0)
             for carrier in self._carriers.values():
                 carrier.finish()
+            self._words.finish()
             self._comm.Barrier()
             self._ended.set()
             if self._driver is not None:
@@ -203,6 +209,7 @@ class Mailboxes(MailboxRules):
         """Do what the threads would do if there are none, and raise what has ended one."""
         if self._thread_error is not None:
             raise self._thread_error
+        self._words.look()
         if self._driver is None and self._far != MPI.WIN_NULL:
             for edge in self._payloads_out:
                 self._complete_put(edge)
@@ -294,7 +301,7 @@ class Mailboxes(MailboxRules):
             self._far.Accumulate(self._word_out, rank, at, MPI.REPLACE)
             self._far.Flush_local(rank)
         else:
-            self._carrier(-1 - rank).give(partial(self._write_far, word, rank, at))
+            self._words.give(rank, partial(self._write_far, word, rank, at))
 
     def _store(self, word: int, rank: int, at: int) -> None:
         """Store a word in the memory of a rank of this node: eight bytes in their place are stored at once."""
@@ -307,11 +314,11 @@ class Mailboxes(MailboxRules):
         # of the window, as Open MPI's does over TCP; a request is this word's.
         _wait([self._far.Rget_accumulate(words[:1], words[1:], rank, at, op=MPI.REPLACE)])
 
-    def _carrier(self, key: int) -> _Thread:
-        """Return the thread of an edge's messages, or for -1 - rank that of the words to a rank."""
-        if key not in self._carriers:
-            self._carriers[key] = _Thread(f"galampi-carrier-{key}", self._fail)
-        return self._carriers[key]
+    def _carrier(self, edge: int) -> _Thread:
+        """Return the thread of an edge's messages."""
+        if edge not in self._carriers:
+            self._carriers[edge] = _Thread(f"galampi-carrier-{edge}", self._fail)
+        return self._carriers[edge]
 
     def _fail(self, error: BaseException) -> None:
         """Keep what has ended a thread; the rank's next call raises it."""
@@ -345,6 +352,78 @@ class _Thread:
                 task()
         except BaseException as error:
             self._fail(error)
+
+
+class _Words:
+    """Writes words to ranks, each rank's in their order, in threads that wait for the network in the giver's place.
+
+    A rank that does not answer holds up one of them. A job of a thousand ranks has no thread for each, unless many, as
+    those of a whole node, do not.
+    """
+
+    def __init__(self, fail: Callable[[BaseException], None]) -> None:
+        self._fail = fail
+        self._lock = threading.Condition()
+        self._tasks: dict[int, deque[Callable[[], None]]] = {}
+        self._ranks: SimpleQueue[int] = SimpleQueue()
+        self._num_threads, self._most_threads = 0, _WORD_THREADS
+        self._has_failed = False
+        self._done_s = time.monotonic()
+
+    def give(self, rank: int, task: Callable[[], None]) -> None:
+        """Give a task for a rank. Waits for nobody."""
+        with self._lock:
+            tasks = self._tasks.setdefault(rank, deque())
+            tasks.append(task)
+            if len(tasks) > 1:
+                return
+            if len(self._tasks) == 1:
+                self._done_s = time.monotonic()
+            self._ranks.put(rank)
+            self._add_threads()
+
+    def look(self) -> None:
+        """Let more threads work if all are stuck."""
+        if self._ranks.empty() or time.monotonic() - self._done_s < _STUCK_S:
+            return
+        with self._lock:
+            self._done_s = time.monotonic()
+            self._most_threads += _WORD_THREADS
+            self._add_threads()
+
+    def _add_threads(self) -> None:
+        for _ in range(self._num_threads, min(len(self._tasks), self._most_threads)):
+            self._num_threads += 1
+            threading.Thread(target=self._work, name=f"galampi-words-{self._num_threads}", daemon=True).start()
+
+    def finish(self) -> None:
+        """Wait until all are done, and take no more."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._tasks or self._has_failed)
+            for _ in range(self._num_threads):
+                self._ranks.put(-1)
+
+    def _work(self) -> None:
+        try:
+            while (rank := self._ranks.get()) >= 0:
+                self._do_all(rank)
+        except BaseException as error:
+            self._fail(error)
+            with self._lock:
+                self._has_failed = True
+                self._lock.notify_all()
+
+    def _do_all(self, rank: int) -> None:
+        while True:
+            # It stays in its place until it is done, so that no other thread takes the rank's next.
+            self._tasks[rank][0]()
+            with self._lock:
+                self._done_s = time.monotonic()
+                self._tasks[rank].popleft()
+                if not self._tasks[rank]:
+                    del self._tasks[rank]
+                    self._lock.notify_all()
+                    return
 
 
 def _wait(requests: Iterable[MPI.Request]) -> None:

@@ -25,11 +25,15 @@ class Stage(IntEnum):
     """How far a rank is with its end; it never goes back."""
 
     TRAINING = 0
-    SENT_ALL = 1
+    SAVING = 1
+    """It trains no more, and saves before it waits for anybody."""
+    DRAINING = 2
+    """It has saved what it had, and takes in what is under way."""
+    SENT_ALL = 3
     """It sends no more, and all it has sent has arrived."""
-    SAVED = 2
+    SAVED = 4
     """It has received all, and its part of the results is whole on the disk."""
-    SAVED_ALONE = 3
+    SAVED_ALONE = 5
     """It waits no longer for somebody; its part of the results is whole, but not what is in flight."""
 
 

@@ -19,6 +19,7 @@ from galampi.paths import expanded
 from galampi.results.distance import ConsensusDistance, consensus_distance
 from galampi.results.files import reading
 from galampi.results.schema import (
+    COMPONENT,
     EDGES,
     ENERGY,
     EPISODES,
@@ -73,7 +74,10 @@ class Table(Mapping[str, NDArray[Any]]):
         self.path = path
         self.schema = schema
         self.num_rows = 0
+        self._width = 0
         if file is not None and schema.name in file:
+            if COMPONENT.name in file[schema.name]:
+                self._width = len(file[schema.name][COMPONENT.name])
             if schema is EPISODES:
                 self.schema = with_numbers(own_numbers(file))
             self.num_rows = int(file[schema.name][NUM_ROWS][()])
@@ -117,7 +121,7 @@ class Table(Mapping[str, NDArray[Any]]):
         if not self.num_rows:
             return {
                 column.name: np.empty(
-                    (0, 0) if column.per_component else 0,
+                    (0, self._width) if column.per_component else 0,
                     object if column.is_text else column.dtype,
                 )
                 for column in chosen

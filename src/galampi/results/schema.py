@@ -78,8 +78,8 @@ class UpdateRow(NamedTuple):
     step_norm: Annotated[
         float,
         "1",
-        "Euclidean norm of the optimizer's change of z: every row up to 100,000 parameters; above, every 8th row, "
-        "NaN between",
+        "Euclidean norm of the optimizer's change of z: every row up to 100,000 parameters; above, the first "
+        "eight rows and every 8th, NaN between",
     ]
     learning_rate: Annotated[float, "1", "learning rate this update used, before its scale"]
     step_scale: Annotated[float, "1", "factor on the learning rate by which push-sum moves the ensemble as asked"]

@@ -216,7 +216,8 @@ class _Checked:
         # As if one rank did it all by itself, three times over.
         training_s = max(scenario.starts_s) + 3 * (budget + 10) * slowest_s
         stopped_s = sum(length_s for *_, length_s in scenario.pauses)
-        ending_s = 8 * max(scenario.ending.silent_after_s, SIGNALLED_PATIENCE_S) + 10 * scenario.ending.save_s
+        silent_after_s = max(scenario.ending.silent_after_s, SIGNALLED_PATIENCE_S, 2 * (slowest_s + stopped_s))
+        ending_s = 8 * silent_after_s + 20 * scenario.ending.save_s
         return training_s + stopped_s + ending_s
 
     def _check_update(self, rank: VirtualRank, change: AnyFloats) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from galampi.gossip import Gossip, Patience, PushSum, Stage, Topology, UniformAverage, is_heard_of
 from galampi.gossip.mixing import Floats
+from galampi.gossip.patience import TYPICAL_OF, silent_after_s
 from galampi.simulation.events import Events
 from galampi.simulation.machine import Exchange, Machine
 from galampi.simulation.mailbox import MemoryMailboxes, Network
@@ -66,7 +68,7 @@ class Ending:
 
     Attributes:
         budget: Progress of all ranks together at which the job ends; None for never.
-        silent_after_s: A rank that is not heard for so long is waited for no longer.
+        silent_after_s: A rank that is not heard for so long, nor for two updates, is waited for no longer.
         save_s: Time a rank takes to save.
         look_s: Time between two looks of a rank that waits.
     """
@@ -154,24 +156,30 @@ class VirtualRank:
         self._step = step
         self._on_partial = on_partial
         self._on_update = on_update
+        self._took_s: deque[float] = deque(maxlen=TYPICAL_OF)
+        self._began_s = math.nan
         self._patience: Patience | None = None
         self._is_exact = False
 
     def begin(self, moment_s: float) -> None:
         """Begin to train at a moment."""
+        self._began_s = moment_s
         self._events.at(moment_s + self._next_update_s(), self.update)
 
     def signal(self) -> None:
         """Take a signal to stop, which cuts a rollout short."""
         if self.signalled_s is None and self.outcome is None:
             self.signalled_s = self._events.now_s
-            if self.left_s is None and not self._is_stopped(self.signal_again):
-                self._leave_if_asked()
+            self.signal_again()
 
     def signal_again(self) -> None:
         """See, once it goes on, a signal that came while it was stopped."""
-        if self.left_s is None and self.outcome is None and not self._is_stopped(self.signal_again):
+        if self.outcome is not None or self._is_stopped(self.signal_again):
+            return
+        if self.left_s is None:
             self._leave_if_asked()
+        else:
+            self.mailboxes.announce_stop()
 
     def update(self) -> None:
         """End a rollout: average, step, send, and begin the next unless the job ends."""
@@ -179,6 +187,8 @@ class VirtualRank:
             return
         now_s, mailboxes, gossip = self._events.now_s, self.mailboxes, self.gossip
         self.num_updates += 1
+        self._took_s.append(now_s - self._began_s)
+        self._began_s = now_s
         if self._ending.budget is not None:
             mailboxes.progress[self.rank] = self.num_updates
         mailboxes.num_copied = 0
@@ -209,9 +219,16 @@ class VirtualRank:
         if not self.mailboxes.is_to_stop(has_reason=has_reason) and not is_done:
             return False
         self.left_s = self._events.now_s
-        self._patience = Patience(self.left_s, self._ending.silent_after_s, hears=is_heard_of(self._method))
-        self._drain()
+        limit_s = silent_after_s(self._ending.silent_after_s, self._took_s)
+        self._patience = Patience(self.left_s + self._ending.save_s, limit_s, hears=is_heard_of(self._method))
+        self.mailboxes.announce(Stage.SAVING)
+        self._events.at(self.left_s + self._ending.save_s, self._begin_drain)
         return True
+
+    def _begin_drain(self) -> None:
+        if self.outcome is None and not self._is_stopped(self._begin_drain):
+            self.mailboxes.announce(Stage.DRAINING)
+            self._drain()
 
     def _drain(self) -> None:
         """Look once at what others still send."""

@@ -29,7 +29,7 @@ from galampi.results import JobFile, new_folder, open_run
 from galampi.signals import StopNow, StopSignals
 from galampi.training.display import Display, no_return
 from galampi.training.ending import PARTIAL_CODE, Outcome, end
-from galampi.training.folder import claimed, put_back, set_aside
+from galampi.training.folder import claimed, put_back, refuse_unshared, set_aside
 from galampi.training.loop import train_to_end
 from galampi.training.resuming import find_start, new_start
 from galampi.training.setup import begin, make_rank
@@ -187,4 +187,5 @@ def _claim(job: Job, out: Path | None, resume: Resume, comm: MPI.Intracomm, clai
                 is_resumed = False
             found = folder, is_resumed
     folder, is_resumed = comm.bcast(found)
+    refuse_unshared(folder, comm)
     return folder, is_resumed

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UnreadableError
 from galampi.policies.stored import checkpoint_path
 from galampi.ranks.placement import together
 from galampi.results import (
@@ -30,6 +31,8 @@ from galampi.results.schema import LEFT_JOB, RANK_FILE
 
 log = logging.getLogger(__name__)
 
+_REPLACED = ".replaced-checkpoint-"
+
 
 def saved_ranks(out: Path) -> list[int]:
     """Return the ranks that have a checkpoint, or the one before."""
@@ -41,10 +44,13 @@ def load(out: Path, rank: int, without: tuple[str, ...] = ()) -> tuple[dict[str,
 
     Raises:
         ResultsError: Neither is.
+        UnreadableError: The newest may be.
     """
     path = checkpoint_path(out, rank)
     try:
         return load_checkpoint(path, without), False
+    except UnreadableError:
+        raise
     except ResultsError as error:
         if not previous_checkpoint(path).exists():
             raise
@@ -77,7 +83,6 @@ def replace_set(out: Path, own: dict[str, Any], comm: MPI.Intracomm) -> None:
             for path in _foreign(old):
                 path.rename(new / path.name)
             (new / "complete").touch()
-            shutil.rmtree(old)
             recover(old)
 
 
@@ -85,8 +90,9 @@ def recover(folder: Path) -> None:
     """Finish or forget a replacement that was cut short."""
     new = folder.with_name("checkpoint.new")
     if (new / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        (new / "complete").unlink()
+        if folder.exists():
+            # Not deleted yet: a file system may refuse to delete what somebody reads.
+            folder.rename(tempfile.mkdtemp(prefix=_REPLACED, dir=folder.parent))
         new.rename(folder)
     elif new.exists() and folder.exists():
         for path in _foreign(new):
@@ -95,13 +101,16 @@ def recover(folder: Path) -> None:
     elif new.exists():
         # Only the marker is gone: the set was complete and about to be renamed.
         new.rename(folder)
+    (folder / "complete").unlink(missing_ok=True)
+    for replaced in folder.parent.glob(f"{_REPLACED}*"):
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _cut_rows(out: Path, rank: int, state: dict[str, Any], num_ranks: int) -> None:
     """Drop the rows that a rank which has left the job wrote after its checkpoint."""
     path = out / f"rank-{rank:04d}.h5"
     sketches = open_run(out).all_ranks[rank].sketches
-    size = sketches.read("value", stop=1)["value"].shape[1] if sketches.num_rows else 0
+    size = sketches.read("value", stop=0)["value"].shape[1]
     writer = RankWriter(
         path,
         rank=rank,

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _LINE_PERIOD_S = 10.0
 _LIVE_PERIOD_S = 0.5
+_USUAL_COLUMNS = 80
+"""Of a terminal that does not know how wide it is."""
 
 
 def no_return(environment: Environment) -> str:
@@ -54,7 +56,7 @@ class Display:
         self._started_s = time.monotonic()
         self._ends_s = self._started_s + job.max_time_s - time_s if job.max_time_s else math.inf
         if terminal is not None:
-            console = Console(force_terminal=True, width=terminal.columns)
+            console = Console(force_terminal=True, width=terminal.columns or _USUAL_COLUMNS)
             self._live = Progress(
                 TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps"),
                 BarColumn(bar_width=None),

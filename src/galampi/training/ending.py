@@ -16,6 +16,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from galampi.errors import USERS_FAILURES
 from galampi.gossip import Patience, Stage, is_heard_of
 from galampi.gossip.mixing import Int64s
 from galampi.ranks.placement import end_job
@@ -73,15 +74,24 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
     z_while_training = rank.learner.parameters.copy()
     if signals.caught is not None:
         log.info("%s: saving", signals.caught.name)
+    rank.mailboxes.announce(Stage.SAVING)
     # Before anybody is waited for.
     rank.save(exact=False)
+    rank.mailboxes.announce(Stage.DRAINING)
     hears = is_heard_of(rank.job.gossip.method)
     patience = Patience(time.monotonic(), 0.0 if rank.lost_rank else rank.silent_after_s, hears=hears)
-    if not hears and comm.rank == 0 and (rank.mailboxes.stages < Stage.SENT_ALL)[1:].any():
+
+    def stages() -> Int64s:
+        if signals.caught is not None:
+            # What came to a rank that has done its part alone is for all.
+            rank.mailboxes.announce_stop()
+        return rank.mailboxes.stages
+
+    if not hears and comm.rank == 0 and (stages() == Stage.TRAINING)[1:].any():
         log.info("rank 0 has done its part, and waits for the others, which it hears nothing of until they have")
     is_exact = rank.gossip.drain(
         rank.learner.z,
-        lambda: patience.is_over_for_messages(rank.mailboxes.stages, time.monotonic(), signals.caught_at_s),
+        lambda: patience.is_over_for_messages(stages(), time.monotonic(), signals.caught_at_s),
     )
     rank.learner.refresh()
     rank.save(exact=is_exact)
@@ -89,9 +99,9 @@ def end(rank: Rank, signals: StopSignals) -> Outcome:
         rank.writer.write_energy(rank.job_time_s, rank.placement.hostname, rank.energy.counted_j())
     rank.writer.close()
     rank.mailboxes.announce(Stage.SAVED if is_exact else Stage.SAVED_ALONE)
-    while ((stages := rank.mailboxes.stages) < Stage.SAVED).any():
-        if patience.ends_job(comm.rank, stages, time.monotonic(), signals.caught_at_s):
-            _end_without_some(rank, stages)
+    while ((found := stages()) < Stage.SAVED).any():
+        if patience.ends_job(comm.rank, found, time.monotonic(), signals.caught_at_s):
+            _end_without_some(rank, found)
         time.sleep(_LOOK_PERIOD_S)
     is_whole = bool((rank.mailboxes.stages == Stage.SAVED).all())
     rank.mailboxes.free()
@@ -142,6 +152,8 @@ def sum_up(rank: Rank, z_while_training: np.ndarray, elapsed_s: float) -> Outcom
         "weight": mixing.weight,
         "moved": mixing.weight * mixing.moved,
         "distance": float(np.linalg.norm(z_while_training - mean)),
+        # Without exchange each ends by itself, and one that was resumed after it had done its part at once.
+        "elapsed_s": elapsed_s,
         "time_is_over": bool(limit_s and start.time_s + elapsed_s >= limit_s),
     }
     gathered = dict(zip(facts, _gather(comm, np.array(list(facts.values()), np.float64)), strict=True))
@@ -168,7 +180,7 @@ def sum_up(rank: Rank, z_while_training: np.ndarray, elapsed_s: float) -> Outcom
             status="failed" if failure else "finished" if is_finished else "stopped",
             failure=failure,
             env_steps=env_steps,
-            steps_per_s=(env_steps - start.total_env_steps(start.progress)) / elapsed_s,
+            steps_per_s=(env_steps - start.total_env_steps(start.progress)) / float(gathered["elapsed_s"].max()),
             mean_return=float(returns.mean()) if len(returns) else float("nan"),
             messages=int(gathered["sent"].sum()),
             weights=(float(weights.min()), float(weights.max()), float(weights.sum())),
@@ -200,5 +212,5 @@ def _close_simulators(rank: Rank) -> None:
     """Close the simulators; what an environment of somebody else's raises then harms nothing that is saved."""
     try:
         rank.simulators.close()
-    except Exception as error:
+    except USERS_FAILURES as error:
         log.warning("closing the simulators: %s: %s", type(error).__name__, error)

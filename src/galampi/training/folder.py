@@ -8,12 +8,17 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mpi4py import MPI
+
 from galampi.errors import UserError
+from galampi.ranks.placement import together
 from galampi.results.evaluation import EVALUATION_FILE_NAME
 from galampi.results.files import is_still_at
 from galampi.results.folder import rank_files, refuse_results_without_run
@@ -21,6 +26,10 @@ from galampi.results.folder import rank_files, refuse_results_without_run
 log = logging.getLogger(__name__)
 
 _LOCK = "lock"
+
+
+_SEEN_WITHIN_S = 20.0
+"""How long what one node makes may stay hidden from others; a name they never asked for is asked for at once."""
 
 
 @contextmanager
@@ -63,6 +72,32 @@ def claimed(out: Path, *, resume: bool, is_new: bool = False) -> Iterator[None]:
                 if is_new:
                     out.rmdir()  # If nothing else lies there.
         os.close(lock)
+
+
+def refuse_unshared(out: Path, comm: MPI.Intracomm) -> None:
+    """Raise on every rank unless all see in a folder what the first one makes there. Collective over comm."""
+    sign = out / comm.bcast(f".seen-by-all-{secrets.token_hex(8)}")
+    first = comm.bcast(MPI.Get_processor_name())
+    try:
+        with together(comm):
+            if comm.rank == 0:
+                sign.touch()
+        with together(comm):
+            if comm.rank and not _sees(sign):
+                raise UserError(
+                    f"{out}: rank {comm.rank} on {MPI.Get_processor_name()} does not see there what rank 0 on {first} "
+                    "makes; choose a folder with --out that all nodes share"
+                )
+    finally:
+        if comm.rank == 0:
+            sign.unlink(missing_ok=True)
+
+
+def _sees(path: Path) -> bool:
+    until_s = time.monotonic() + _SEEN_WITHIN_S
+    while not (is_there := path.exists()) and time.monotonic() < until_s:
+        time.sleep(0.2)
+    return is_there
 
 
 def _locked(out: Path) -> int:

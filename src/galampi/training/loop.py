@@ -34,7 +34,8 @@ def train_to_end(rank: Rank, signals: StopSignals, display: Display | None) -> N
         try:
             signalled = signals.caught is not None or rank.fails_too_often
             row = _update(rank, collected[0] if collected else None, signalled=signalled)
-        except LostRankError:
+        except LostRankError as error:
+            log.warning("%s", error)
             rank.lost_rank = True
             # The others that wait need not find out for themselves.
             rank.mailboxes.announce_stop()
@@ -116,9 +117,12 @@ def _update(rank: Rank, rollout: Rollout | None, *, signalled: bool) -> UpdateRo
 
 
 def _keeps_step_norm(rank: Rank) -> bool:
-    """Whether the norm of this update's step is kept: a pass over all parameters, of many made now and then."""
-    every = _STEP_NORM_EVERY if rank.learner.parameters.size > _FEW_PARAMETERS else 1
-    return rank.update % (every * rank.job.record.every_updates) == 0
+    """Whether the norm of this update's step is kept: a pass over all parameters, of many made now and then.
+
+    The first are kept all: the optimizer's mean of squares fills there, and its steps shrink from one to the next.
+    """
+    every = _STEP_NORM_EVERY * rank.job.record.every_updates
+    return rank.learner.parameters.size <= _FEW_PARAMETERS or rank.update <= every or rank.update % every == 0
 
 
 class Recorder:

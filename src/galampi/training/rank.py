@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from mpi4py import MPI
 from galampi.environments import Simulators
 from galampi.errors import ResultsError, UserError
 from galampi.gossip import AllReduce, Gossip, Mailboxes, PushSum
-from galampi.gossip.patience import TYPICAL_OF
+from galampi.gossip.patience import TYPICAL_OF, silent_after_s
 from galampi.job import Job
 from galampi.learning import Learner, RolloutCollector
 from galampi.policies.stored import checkpoint_path
@@ -121,8 +120,8 @@ class Rank:
 
     @property
     def silent_after_s(self) -> float:
-        """Time after which another rank counts as silent: one that is as slow as this one is given two updates."""
-        return max(self.job.gossip.silent_after_s, 2 * median(self.took_s or (0.0,)))
+        """Time after which another rank counts as silent."""
+        return silent_after_s(self.job.gossip.silent_after_s, self.took_s)
 
     @property
     def job_time_s(self) -> float:

@@ -198,7 +198,10 @@ def find_start(job: Job, out: Path, comm: MPI.Intracomm) -> Start:
         start.counters["update"] = max(int(s["counters"]["update"]) for s in summaries.values())
     if same_ranks:
         with together(comm):
-            start.learner = load(out, rank)[0]["learner"]
+            state, is_previous = load(out, rank)
+            if is_previous != (rank in found.from_previous):
+                raise UserError(f"{checkpoint_path(out, rank)}: read once, and not again; try again")
+            start.learner = state["learner"]
     else:
         start.learner = _weighted_mean(out, found.num_ranks, comm)
     return start
@@ -221,7 +224,7 @@ def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
     start = Start(progress=np.zeros(comm.size, np.int64))
     if origin is None:
         return start
-    z = None
+    state = None
     with together(comm):
         if comm.rank == 0:
             policy = find_policy(origin)
@@ -231,10 +234,10 @@ def new_start(job: Job, origin: Path | None, comm: MPI.Intracomm) -> Start:
                     raise UserError(
                         f"{origin}: its {key} is {theirs[key]!r}; this job's is {ours[key]!r}: its policy does not fit"
                     )
-            z = policy.z
+            state = {"z": policy.z} | ({"constants": policy.constants} if policy.constants is not None else {})
             values = str(origin), policy.job.environment.id, max(policy.updates), policy.env_steps
             start.origin = dict(zip(_ORIGIN, values, strict=True))
-    start.learner = {"z": comm.bcast(z)}
+    start.learner = comm.bcast(state)
     return start
 
 
@@ -306,7 +309,7 @@ def _env_steps(summary: dict[str, Any] | None) -> int:
 
 
 def _weighted_mean(out: Path, num_old: int, comm: MPI.Intracomm) -> dict[str, Any]:
-    """Average every float32 array of the learners, weighted by push-sum weight; the rest stays unset.
+    """Average every float32 array of the learners, weighted by push-sum weight; constants stay, the rest is unset.
 
     Each rank reads its part of the checkpoints. Collective over comm; the same on every rank, to the bit.
 
@@ -317,17 +320,22 @@ def _weighted_mean(out: Path, num_old: int, comm: MPI.Intracomm) -> dict[str, An
     """
     sums: dict[str, Any] = {}
     total = 0.0
+    constants = None
     with together(comm):
         for old in range(comm.rank, num_old, comm.size):
             state, _ = load(out, old)
             weight = float(state["weight"])
             total += weight
+            constants = state["learner"].get("constants")
             for key, value in state["learner"].items():
                 if isinstance(value, np.ndarray) and value.dtype == np.float32:
                     sums[key] = sums.get(key, 0.0) + weight * value.astype(np.float64)
     shapes = comm.bcast({key: value.shape for key, value in sums.items()})
     total = comm.allreduce(total)
-    mean = {}
+    mean: dict[str, Any] = {}
+    # Those of every rank are the first's.
+    if (constants := comm.bcast(constants)) is not None:
+        mean["constants"] = constants
     for key, shape in shapes.items():
         # A rank for whom there was nothing to read adds nothing.
         part = np.ascontiguousarray(sums.get(key, np.zeros(shape)))

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 import platform
-import random
 import subprocess
-import zlib
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
 from galampi.environments import Simulators, make_simulators
-from galampi.errors import UserError, os_error_line
+from galampi.environments.making import seed_global_generators
+from galampi.environments.rows import refuse_other_spaces
+from galampi.errors import USERS_FAILURES, UserError, os_error_line
 from galampi.gossip import (
     SIGNALLED_PATIENCE_S,
     AllReduce,
@@ -57,6 +60,8 @@ from galampi.training.silence import Silence
 
 log = logging.getLogger(__name__)
 
+_MOST_ROUNDING = 0.01
+"""How far parameters that two processors draw alike may be apart, over their norm. Those drawn otherwise are 1.4."""
 _PACKAGES = ("galampi", "torch", "mpi4py", "h5py", "gymnasium", "ale-py", "numpy")
 
 
@@ -98,7 +103,7 @@ def make_learning(job: Job, placement: Placement, rank: int, num_ranks: int, sta
     torch.set_num_threads(placement.num_torch_threads)
     import_modules(job)
     # After the imports, so that what a module draws when it is imported changes nothing.
-    _seed_global_generators(job.seed, num_restarts, rank)
+    seed_global_generators(job.seed, num_restarts, rank, 1)
     device = resolve_device(job.device, placement.rank_on_node)
     simulators = make_simulators(
         job.environment,
@@ -155,8 +160,9 @@ def make_rank(
     with together(comm):
         learning = make_learning(job, placement, comm.rank, comm.size, start)
     num_parameters = learning.learner.parameters.size
+    _refuse_other_spaces(job, learning.simulators, comm)
     with together(comm):
-        _check_same_network(job, learning.learner, comm, is_new=start.learner is None)
+        _begin_alike(job, learning.learner, comm, start.learner)
     if start.learner is None:
         # Moments can be averaged if their offsets are the same.
         comm.Bcast(learning.learner.moments, root=0)
@@ -203,16 +209,56 @@ def make_rank(
     return rank
 
 
-def _check_same_network(job: Job, learner: Learner, comm: MPI.Intracomm, *, is_new: bool) -> None:
-    """Raise on every rank unless all have one network, and a new one begins alike. Collective over comm."""
-    sizes = comm.allgather(learner.z.size)
+def _refuse_other_spaces(job: Job, simulators: Simulators, comm: MPI.Intracomm) -> None:
+    """Raise on every rank unless all have the spaces of the first rank's simulators. Collective over comm."""
+    own = simulators.single_observation_space, simulators.single_action_space
+    words = b""
+    with suppress(*USERS_FAILURES):
+        # A space of the user's own may be none that can be sent.
+        words = pickle.dumps(own)
+    words = comm.bcast(words)
+    with together(comm):
+        try:
+            first = pickle.loads(words)
+        except USERS_FAILURES:
+            first = own
+        refuse_other_spaces(job.environment, comm.rank * job.environment.num_envs, own, first)
+
+
+def _begin_alike(job: Job, learner: Learner, comm: MPI.Intracomm, state: dict[str, Any] | None) -> None:
+    """Give a new network the first rank's parameters on all, and its constants. Collective over comm.
+
+    Ranks draw parameters alike, and differ by rounding where their processors do.
+
+    Args:
+        job: The settings.
+        learner: Of this rank.
+        comm: The ranks of the job.
+        state: What the learner goes on with; None for a new one.
+
+    Raises:
+        UserError: On every rank: the ranks have networks of different sizes, or this one was drawn otherwise.
+    """
+    constants = learner.constants
+    sizes = comm.allgather((learner.z.size, len(constants)))
+    if len({size for size, _ in sizes}) > 1:
+        raise UserError(f"the ranks have networks of different sizes: {sorted({size for size, _ in sizes})} parameters")
     if len(set(sizes)) > 1:
-        raise UserError(f"the ranks have networks of different sizes: {sorted(set(sizes))} parameters")
-    if is_new and len(set(comm.allgather(zlib.crc32(learner.parameters.data)))) > 1:
+        raise UserError("the ranks have networks whose constants (buffers) are of different sizes")
+    if not all(comm.allgather(state is not None and "constants" in state)):
+        # What each draws in a way of its own is one network once all have the first rank's.
+        comm.Bcast(constants, root=0)
+        learner.constants = constants
+    if state is not None:
+        return
+    first = learner.parameters.copy()
+    comm.Bcast(first, root=0)
+    if not np.linalg.norm(learner.parameters - first) <= _MOST_ROUNDING * np.linalg.norm(first):
         raise UserError(
             f"network.kind is {job.network.kind!r}, which begins with other parameters on each rank; must draw them "
             "from torch's generator"
         )
+    learner.parameters[:] = first
 
 
 def _make_exchange(
@@ -282,6 +328,8 @@ def begin(rank: Rank, argv: Sequence[str]) -> None:
                 "learner.normalize_returns are meant for this",
                 name,
             )
+        for line in rank.simulators.encoding.guesses:
+            log.info("%s", line)
         log.info("%s, %s; %s parameters", rank.precision, rank.device, f"{num_parameters:,}")
     _say_placements(comm, rank.placement)
     comm.Barrier()
@@ -374,14 +422,6 @@ def _make_equal(learner: Learner, start: Start, comm: MPI.Intracomm) -> None:
     start.counters["update"] = max(updates)
 
 
-def _seed_global_generators(seed: int, num_restarts: int, rank: int) -> None:
-    """Seed the generators that environments of others may draw from: Python's, numpy's and torch's own."""
-    words = np.random.SeedSequence([seed, num_restarts, rank, 1]).generate_state(3, np.uint32)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
-
-
 def _simulator_seed(job: Job, num_restarts: int, rank: int, total_simulators: int) -> int:
     """Return the seed of a rank's first simulator; its i-th has this seed plus i.
 
@@ -423,8 +463,15 @@ def _versions() -> dict[str, str]:
 
 def _git_commit() -> str:
     """Return the commit of the checkout this package runs from, or '' if it is installed without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
+    own = Path(__file__)
+
+    def asked(*words: str) -> str:
+        command = ["git", "-C", str(own.parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # A virtual environment may lie in a checkout of something else.
+        asked("ls-files", "--error-unmatch", own.name)
+        return asked("rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return ""

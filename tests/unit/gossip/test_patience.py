@@ -3,8 +3,9 @@
 import numpy as np
 
 from galampi.gossip import SIGNALLED_PATIENCE_S, Patience, Stage
+from galampi.gossip.patience import SAVING_PATIENCE_S, silent_after_s
 
-TRAINING, SENT_ALL, SAVED, SAVED_ALONE = Stage
+TRAINING, SAVING, DRAINING, SENT_ALL, SAVED, SAVED_ALONE = Stage
 
 
 def ends(patience, rank, stages, now_s, signalled_s=None) -> bool:
@@ -53,3 +54,28 @@ def test_once_one_has_given_up_messages_the_others_do() -> None:
     patience = Patience(0.0, 60.0)
     assert not patience.is_over_for_messages(np.array([TRAINING, SENT_ALL]), 1.0, None)
     assert patience.is_over_for_messages(np.array([TRAINING, SAVED_ALONE]), 1.0, None)
+
+
+def test_one_that_saves_is_waited_for_as_long_as_its_disk_may_take() -> None:
+    patience = Patience(0.0, 60.0)
+    stages = np.array([TRAINING, SAVING])
+    assert not patience.is_over_for_messages(stages, 10.0 + SAVING_PATIENCE_S, 10.0)
+    assert patience.is_over_for_messages(stages, 10.1 + SAVING_PATIENCE_S, 10.0)
+    assert patience.is_over_for_messages(np.array([TRAINING, SENT_ALL]), 10.1 + SIGNALLED_PATIENCE_S, 10.0)
+    assert not patience.is_over_for_messages(stages, 120.0, None)
+    assert patience.is_over_for_messages(stages, 120.1, None)
+    # Nor is the job ended without it, until then.
+    patience = Patience(0.0, 60.0)
+    assert not ends(patience, 0, [SAVED, SAVING], 1.0 + SAVING_PATIENCE_S, signalled_s=1.0)
+    assert ends(patience, 0, [SAVED, SAVING], 1.1 + SAVING_PATIENCE_S + SIGNALLED_PATIENCE_S, signalled_s=1.0)
+    # One whose messages do not get through has saved.
+    patience = Patience(0.0, 60.0)
+    assert patience.is_over_for_messages(np.array([DRAINING, TRAINING]), 10.1 + SIGNALLED_PATIENCE_S, 10.0)
+
+
+def test_a_rank_that_is_as_slow_is_given_two_updates() -> None:
+    assert silent_after_s(60.0, []) == 60
+    assert silent_after_s(60.0, [25.0] * 9) == 60
+    # A single stall says nothing.
+    assert silent_after_s(60.0, [25.0] * 8 + [3600.0]) == 60
+    assert silent_after_s(60.0, [50.0] * 9) == 100

@@ -45,6 +45,14 @@ def test_ranks_that_exchange_nothing_are_left_in_peace() -> None:
     assert ranks[1].left_s - ranks[0].left_s > 70
 
 
+def test_what_comes_to_a_rank_that_has_done_its_part_is_for_all() -> None:
+    done_s = check(slow_without_exchange()).ranks[0].left_s
+    ranks = check(replace(slow_without_exchange(), signals=((done_s + 5, 0),))).ranks
+    assert {rank.outcome for rank in ranks} == {"whole"}
+    assert ranks[0].num_updates == 2000
+    assert ranks[1].left_s - done_s < 10
+
+
 def test_a_slow_rank_that_is_not_left_in_peace_is_found(monkeypatch) -> None:
     monkeypatch.setattr("galampi.simulation.ranks.is_heard_of", lambda method: True)
     with pytest.raises(BrokenInvariantError, match=r"ranks that exchange nothing have ended {'partial'}"):

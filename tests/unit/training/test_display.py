@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import re
 import sys
 import time
@@ -55,3 +56,12 @@ def test_a_stream_in_memory_is_no_terminal(monkeypatch) -> None:
     for stream in (io.StringIO(), None):
         monkeypatch.setattr(sys, "stdout", stream)
         assert _launcher_terminal() is None
+
+
+def test_a_terminal_that_does_not_know_how_wide_it_is_shows_the_progress(monkeypatch) -> None:
+    monkeypatch.setattr("galampi.training.display._launcher_terminal", lambda: os.terminal_size((0, 0)))
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with Display(Job(total_env_steps=100), 0, 0.0) as display:
+        display.update(40, 1.0)
+    assert "0 / 100 steps" in stream.getvalue()

@@ -1,14 +1,17 @@
 """The folder of a run: claimed by one job at a time, and left as it was where no run has begun."""
 
 import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from galampi.errors import UserError
+from galampi.errors import UnreadableError, UserError
 from galampi.policies.stored import checkpoint_path
 from galampi.results import load_checkpoint, save_checkpoint
-from galampi.training.checkpoint_set import recover
+from galampi.training.checkpoint_set import load, recover
 from galampi.training.folder import claimed, put_back, set_aside
 
 
@@ -169,3 +172,48 @@ def test_what_is_said_of_a_run_is_set_aside_with_it(tmp_path) -> None:
     aside = set_aside(tmp_path)
     assert sorted(os.listdir(aside)) == ["evaluation-rank-3.h5", "evaluation.h5", "job.h5", "rank-0000.h5"]
     assert sorted(os.listdir(tmp_path)) == ["before-1", "thesis.txt"]
+
+
+def test_a_set_of_checkpoints_that_cannot_be_deleted_is_replaced_all_the_same(tmp_path, monkeypatch) -> None:
+    """As NFS refuses what somebody reads; and a kill after each step of it leaves one set or the other."""
+    old, new = tmp_path / "checkpoint", tmp_path / "checkpoint.new"
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors=False: None)
+    rename = Path.rename
+
+    for number, num_renames in enumerate([0, 1, 2]):
+        for folder in (old, new):
+            folder.mkdir(exist_ok=True)
+            (folder / "rank-0000.h5").write_text(f"{folder.name} {number}")
+        (new / "complete").touch()
+        left = [num_renames]
+
+        def renamed(self, target, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", renamed)
+            with suppress(KeyboardInterrupt):
+                recover(old)
+        recover(old)
+        assert (old / "rank-0000.h5").read_text() == f"checkpoint.new {number}"
+        assert not new.exists() and not (old / "complete").exists()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_a_damaged_one(tmp_path, monkeypatch) -> None:
+    save(tmp_path, 0, 70)
+    previous = tmp_path / "checkpoint/previous"
+    previous.mkdir()
+    shutil.copy(checkpoint_path(tmp_path, 0), previous)
+    save(tmp_path, 0, 80)
+    checkpoint_path(tmp_path, 0).write_bytes(b"half")
+    assert load(tmp_path, 0)[0]["counters"]["update"] == 70
+
+    def stale(path, *, without=()):
+        raise UnreadableError(f"{path}: cannot be read: Stale file handle")
+
+    monkeypatch.setattr("galampi.training.checkpoint_set.load_checkpoint", lambda path, without=(): stale(path))
+    with pytest.raises(UnreadableError, match="Stale file handle"):
+        load(tmp_path, 0)

@@ -1,5 +1,6 @@
 """What a rank says of its job before it trains."""
 
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from galampi.errors import UserError
 from galampi.job import parse_job
+from galampi.training import setup
 from galampi.training.resuming import Start
 from galampi.training.setup import _gives_up, _with_means_of_their_own, make_learning
 
@@ -50,3 +52,22 @@ def test_a_policy_of_another_network_names_its_run() -> None:
     start = Start(learner={"z": np.zeros(3, np.float32)}, origin={"origin": "/runs/first"})
     with pytest.raises(UserError, match=r"^/runs/first: its policy does not fit this environment: .* 3 parameters"):
         make_learning(job, placement, 0, 1, start)
+
+
+def test_the_commit_is_that_of_this_package_and_of_no_checkout_around_it(tmp_path, monkeypatch) -> None:
+    """As that of a project in whose folder the virtual environment lies."""
+    module = tmp_path / ".venv/galampi/setup.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "theirs")
+    monkeypatch.setattr(setup, "__file__", str(module))
+    assert setup._git_commit() == ""
+    git("add", "--force", ".venv")
+    assert setup._git_commit() == git("rev-parse", "HEAD")
