@@ -61,10 +61,11 @@ def follow(
         What to print.
 
     Raises:
-        UserError: As from `report`; but for a run that is not there at the beginning, in the first minute of it it is
-            taken for a resume that replaces files.
+        UserError: As from `report`; but once a report was written what hinders the next may pass within a minute, and
+            a run whose files cannot be read is taken for one whose resume replaces them.
     """
     failing_since_s: float | None = None
+    has_written = False
     for path in paths:
         open_run(path)  # What is not there at the beginning is a mistake, and no resume.
     if out is None and len(paths) + len(to_come) > 1:
@@ -81,11 +82,15 @@ def follow(
                         told = report(begun, out, mixed=mixed, refresh_s=None if are_finished else FOLLOW_PERIOD_S)
                         if are_finished:
                             return told
+                        has_written = True
                         tell(f"{time.strftime('%F %T')}  wrote {told.splitlines()[-1]}")
                     else:
                         tell(f"{time.strftime('%F %T')}  no update yet")
                     failing_since_s = None
-                except ResultsError:
+                except UserError as error:
+                    # What is wrong with the runs themselves is told at once; what hinders it on the way may pass.
+                    if failing_since_s is None and not has_written and not isinstance(error, ResultsError):
+                        raise
                     failing_since_s = failing_since_s or time.monotonic()
                     if time.monotonic() - failing_since_s > _GIVE_UP_AFTER_S:
                         raise
@@ -207,7 +212,8 @@ def _by_job(runs: Sequence[RunReport]) -> list[JobReport]:
         flat = {**by_key(run.job), "ranks": run.run.num_ranks}
         # A run that was half another job's is one of its own kind.
         flat["on the way"] = "; ".join(text for _, text in settings_changed(run.run))
-        del flat["seed"]
+        # Nor where the user's own modules lay: copies of a project train one job.
+        del flat["seed"], flat["modules_folder"]
         key = json.dumps(flat, sort_keys=True)
         groups.setdefault(key, []).append(run)
         settings[key] = flat
@@ -366,10 +372,11 @@ def _body(
         *(page.paragraph(shown(line)) for line in told),
         page.table(_COLUMNS, [[*_cells(job)] for job in summary["jobs"]]),
         page.paragraph(
-            "Return: mean of the last 100 episodes of all ranks, raw score of full games; over several runs the "
-            "interquartile mean with its 95 % bootstrap interval. Step: the effective step, how far the ensemble moved "
-            "over what its ranks' optimizer steps asked for; mean over runs. Distance: greatest distance of a rank to "
-            "the mean of all, in percent of the parameters' norm. Energy: of what could be read; see below.",
+            "Return: mean of the last 100 episodes of all ranks, raw score of full games, or what the environment's "
+            "wrappers make of it; over several runs the interquartile mean with its 95 % bootstrap interval. Step: the "
+            "effective step, how far the ensemble moved over what its ranks' optimizer steps asked for; mean over "
+            "runs. Distance: greatest distance of a rank to the mean of all, in percent of the parameters' norm. "
+            "Energy: of what could be read; see below.",
             faint=True,
         ),
     ]

@@ -33,6 +33,7 @@ PHASES = (
 _NUM_RESAMPLES = 5000
 _NOT_OF_LEARNING = (
     "name ",
+    "modules_folder ",
     "total_env_steps ",
     "max_time_s ",
     "device ",

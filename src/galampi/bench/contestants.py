@@ -206,7 +206,8 @@ def exchange(num_ranks: int, sizes_bytes: Sequence[int], seconds: float, *, netw
     if not network:
         return _run([*mpirun(num_ranks), *program], longest_s)
     with tempfile.TemporaryDirectory(prefix="galampi-nodes-") as folder:
-        return _run(["mpirun", "-n", str(num_ranks), *program], longest_s, off_shared_memory(Path(folder)))
+        # Its nodes say where ranks go.
+        return _run([mpirun(num_ranks)[0], "-n", str(num_ranks), *program], longest_s, off_shared_memory(Path(folder)))
 
 
 def pong_exchange(num_ranks: int, seconds: float) -> Sample:

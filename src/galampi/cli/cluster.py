@@ -21,7 +21,12 @@ def add_submit(parser: Parser) -> None:
     parser.add_argument("job", metavar="JOB|SWEEP", help="job file or name, or a sweep's folder: what it lacks")
     parser.add_argument("--out", type=Path, help="folder of the run or of the sweep [runs/NAME-DATE-TIME]")
     _add_axes(parser)
-    parser.add_argument("--at-once", type=positive, metavar="M", help="most runs of a sweep at the same time")
+    parser.add_argument(
+        "--at-once",
+        type=positive,
+        metavar="M",
+        help="most runs of an array at the same time; a large sweep has several arrays",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
     parser.add_argument(
         "--rehearse", action="store_true", help="interrupt short jobs in the likely ways, and say what comes of each"

@@ -148,11 +148,11 @@ def runs_in(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         UserError: No run of a sweep has begun, or it may not be read.
     """
     from galampi.launch.status import has_begun
-    from galampi.launch.sweep import run_folders
+    from galampi.launch.sweep import run_folders, runs_among
 
     begun: list[Path] = []
     to_come: list[Path] = []
-    for folder in folders:
+    for folder in runs_among(folders):
         runs = run_folders(folder)
         there = [run for run in runs if run == folder or has_begun(run)]
         if runs and not there:

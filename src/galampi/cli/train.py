@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galampi.cli.settings import JOB_HELP, Parser, add_settings, settings_given
-from galampi.digits import returned
+from galampi.digits import returned, score_of
 from galampi.errors import UserError
 from galampi.job import Job, job_of_run, load_job
 from galampi.ranks.importing import heavy_imports
@@ -126,7 +126,9 @@ def _summary(job: Job, out: Path, outcome: Outcome, num_ranks: int) -> str:
     low, high, total = outcome.weights
     is_atari = job.environment.is_atari
     frames = f"; one is {job.environment.frame_skip} emulator frames" if is_atari else ""
-    mean_return = f"{returned(outcome.mean_return)} (last 100 episodes, raw score of full games)"
+    mean_return = (
+        f"{returned(outcome.mean_return)} (last 100 episodes, {score_of(in_wrappers=bool(job.environment.wrappers))})"
+    )
     if math.isnan(outcome.mean_return):
         mean_return = f"- ({no_return(job.environment)})"
     return (

@@ -15,7 +15,9 @@ from galampi.errors import UserError
 from galampi.job import Job
 from galampi.job.settings import Environment, Learner, Network
 
-_LONGEST_S = 3600.0
+_LEAST_LIMIT_S = 3600.0
+_SLOWEST_STEPS_PER_S = 20
+"""What it makes at the very least, where it has not come to a standstill."""
 _KNOWN: dict[type[Environment | Learner | Network], set[str]] = {
     Environment: {"id", "num_envs"},
     Learner: {
@@ -98,7 +100,7 @@ def learn(python: Path, job: Job, num_ranks: int) -> tuple[Episodes, dict[str, A
     """
     command = [str(python), str(Path(__file__).with_name("sb3_learn.py")), json.dumps(settings(job, num_ranks))]
     with Program(command) as program:
-        (found,) = program.finish(_LONGEST_S)
+        (found,) = program.finish(max(_LEAST_LIMIT_S, job.total_env_steps / _SLOWEST_STEPS_PER_S))
     returns, env_steps = (np.array(found[name], np.float64) for name in ("returns", "env_steps"))
     about = {"stable_baselines3_version": found["version"], "duration_s": found["duration_s"]}
     return Episodes(np.full(len(returns), np.nan), env_steps, returns), about

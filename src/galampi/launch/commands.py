@@ -127,7 +127,7 @@ def status_of(folders: Sequence[Path], *, failed: bool) -> tuple[str, int]:
         UserError: Slurm does not say what is in its queue.
     """
     lines, code = [], 0
-    for given in folders:
+    for given in sweep.runs_among(folders):
         folder = given.parent if given.name == JOB_FILE_NAME else given
         try:
             if sweep.is_sweep(folder):
@@ -240,7 +240,10 @@ def _submit_rest_of_sweep(request: Request) -> int:
 def _options_of(request: Request, before: sweep.Options) -> sweep.Options:
     """Return the options of a sweep: those of the request, and where it has none those of before."""
     script = _script_of(request)
-    resources = replace(before.resources, **request.resources)
+    # One way to go on takes the place of the other.
+    ways = {"chain": "max_restarts", "max_restarts": "chain"}
+    dropped = {ways[way]: None for way in ways if request.resources.get(way) is not None}
+    resources = replace(before.resources, **{**dropped, **request.resources})
     refuse_short_stretches(batch_file("sweep.sbatch"), resources)
     return sweep.Options(
         resources=resources,

@@ -28,6 +28,8 @@ from galampi.launch.status import has_begun, held
 from galampi.launch.submit import clean_environment
 from galampi.launch.sweep import SweptRun
 from galampi.launch.sweep_display import SweepDisplay
+from galampi.results import open_run
+from galampi.results.schema import JOB_FILE_NAME
 from galampi.results.sole import sole_writer
 
 NUM_RANKS = 2
@@ -136,14 +138,24 @@ def _are_alike(job: Job | None, other: Job | None) -> bool:
 
 
 def _ranks_of(folder: Path, asked: int | None) -> int:
-    """Return the number of ranks of each run, and let `submit` ask Slurm for as many."""
+    """Return the number of ranks of each run, and let `submit` ask Slurm for as many.
+
+    Where neither this command nor one before says it, it is that of the runs that have begun: a site's own batch file
+    may have asked for it.
+    """
     options = sweep.last_options(folder)
-    nodes, on_each = options.resources.nodes or 1, options.resources.ntasks_per_node or NUM_RANKS
-    if asked is not None and asked != nodes * on_each:
-        resources = replace(options.resources, nodes=1, ntasks_per_node=asked)
+    nodes, on_each = options.resources.nodes, options.resources.ntasks_per_node
+    before = None if nodes is None and on_each is None else (nodes or 1) * (on_each or NUM_RANKS)
+    if asked is None and before is not None:
+        return before
+    begun = next((out for out in sweep.run_folders(folder) if (out / JOB_FILE_NAME).exists()), None)
+    if asked is None and begun is not None:
+        return open_run(begun).num_ranks
+    count = NUM_RANKS if asked is None else asked
+    if count != before:
+        resources = replace(options.resources, nodes=1, ntasks_per_node=count)
         sweep.record_options(folder, replace(options, resources=resources))
-        return asked
-    return nodes * on_each
+    return count
 
 
 @dataclass

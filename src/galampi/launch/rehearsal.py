@@ -13,7 +13,7 @@ from pathlib import Path
 
 from galampi.errors import ResultsError
 from galampi.launch.status import run_status
-from galampi.launch.submit import Notice, clean_environment
+from galampi.launch.submit import Notice, clean_environment, queue_environment
 from galampi.results import open_run
 from galampi.results.schema import rank_file_name
 
@@ -172,10 +172,11 @@ def _interrupt(job: Rehearsed, notice: Notice) -> str:
 def _states(job_ids: Sequence[str]) -> dict[str, str] | None:
     """Return Slurm's state of each job it still knows of; None while it does not answer."""
     done = subprocess.run(
-        ["squeue", "--noheader", "--states=all", f"--jobs={','.join(job_ids)}", "--format=%i %T"],
+        ["squeue", "--noheader", "--all", "--states=all", f"--jobs={','.join(job_ids)}", "--format=%i %T"],
         capture_output=True,
         text=True,
         check=False,
+        env=queue_environment(),
     )
     if done.returncode and "Invalid job id" not in done.stderr:
         return None

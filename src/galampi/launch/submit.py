@@ -246,6 +246,11 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(tuple(foreign))}
 
 
+def queue_environment() -> dict[str, str]:
+    """Return an environment in which squeue leaves out no job, whatever its user likes to see."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+
+
 def sbatch(arguments: Sequence[str]) -> str:
     """Submit, and return the job's number; of a job of another cluster `NUMBER;CLUSTER`.
 

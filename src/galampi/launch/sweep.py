@@ -27,8 +27,9 @@ from pathlib import Path
 from galampi.errors import UnreadableError, UserError
 from galampi.job import Job, dump_job
 from galampi.launch.status import held, run_status
-from galampi.launch.submit import Resources, Submission, cluster_of, log_pattern, number_of
+from galampi.launch.submit import Resources, Submission, cluster_of, log_pattern, number_of, queue_environment
 from galampi.results.files import replace_text
+from galampi.results.schema import JOB_FILE_NAME
 
 OPTIONS, SUBMISSIONS = "options.json", "submissions.jsonl"
 STATES = ("done", "running", "queued", "failed", "stopped", "lost", "missing", "unreadable")
@@ -148,6 +149,11 @@ def run_folders(folder: Path) -> list[Path]:
         return [folder]
     numbered = sorted((int(number), name) for number, _, name in _numbered(folder))
     return [folder / name for _, name in numbered]
+
+
+def runs_among(given: Sequence[Path]) -> Sequence[Path]:
+    """Return what may be a run or a sweep of what is given; files beside them, as logs in `runs/*`, are none."""
+    return [path for path in given if path.name == JOB_FILE_NAME or not path.is_file()] or given
 
 
 def read_sweep(folder: Path) -> list[SweptRun]:
@@ -333,10 +339,12 @@ def _in_queue(recorded: Sequence[Mapping[str, object]], users: str) -> dict[int,
         there = [f"--clusters={cluster}"] if cluster else []
         try:
             done = subprocess.run(
-                ["squeue", *there, "--noheader", "--array", "--user", users, "--format", "%F %K %T"],
+                # Also in partitions that are hidden from who does not ask.
+                ["squeue", *there, "--noheader", "--all", "--array", "--user", users, "--format", "%F %K %T"],
                 capture_output=True,
                 text=True,
                 check=False,
+                env=queue_environment(),
             )
         except FileNotFoundError:
             raise UserError("squeue is not here; only Slurm knows which runs wait or run") from None

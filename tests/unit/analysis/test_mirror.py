@@ -253,3 +253,26 @@ def test_the_command_ends_with_the_run(run, monkeypatch, capsys) -> None:
         f"{run}: {status}, 8 events so far" for status in ("running", "finished")
     ]
     assert_shown(run)
+
+
+def test_a_run_that_is_removed_ends_not_the_mirror_of_others(run, monkeypatch, capsys) -> None:
+    other = new_run(run.parent / "other")
+    monkeypatch.setattr(following, "GIVE_UP_AFTER_S", 0.0)
+    moments = iter(range(10))
+
+    def sleep(period_s: float) -> None:
+        match next(moments):
+            case 0:
+                shutil.rmtree(other)
+            case 1:
+                with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+                    write_rows(writer, range(1, 4), 0.5)
+            case 2:
+                JobFile.set_status(run, "finished")
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+    with pytest.raises(ResultsError, match="other"):
+        run_command(["mirror", str(run), str(other), "--tensorboard", str(run.parent / "logs")])
+    told = capsys.readouterr().out
+    assert "it is followed no more" in told and f"{run}: finished" in told
+    assert_shown(run)

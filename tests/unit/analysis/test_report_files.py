@@ -17,6 +17,7 @@ pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]
 from galampi.analysis.report import report
 from galampi.analysis.statistics import settings_changed
 from galampi.analysis.summary import RunReport
+from galampi.cli import run as run_command
 from galampi.errors import ResultsError, UserError
 from galampi.results import Position, RankWriter, Restart, Sketch
 from galampi.results.sole import sole_writer
@@ -434,3 +435,23 @@ def test_settings_that_a_restart_has_changed_label_a_run(no_pictures, tmp_path):
     labels = [job["label"] for job in json.loads((tmp_path / "out/summary.json").read_text())["jobs"]]
     assert labels == ["made", "made: later gossip.topology 'ring' -> 'exponential'"]
     assert "From update 100 of rank 0 on: gossip.topology" in (tmp_path / "out/index.html").read_text()
+
+
+def test_seeds_of_copies_of_a_project_are_one_job(no_pictures, tmp_path):
+    for seed, place in (("1", "/home/me/proj"), ("2", "/scratch/me/proj")):
+        make_run(tmp_path / seed, num_updates=20, settings={"seed": seed, "modules_folder": place})
+    report([tmp_path / "1", tmp_path / "2"], tmp_path / "page")
+    (job,) = json.loads((tmp_path / "page/summary.json").read_text())["jobs"]
+    assert job["seeds"] == [1, 2]
+
+
+def test_files_beside_runs_are_no_runs(no_pictures, tmp_path, capsys):
+    """As `runs/*` names the logs of jobs."""
+    make_run(tmp_path / "runs/pong", num_updates=20)
+    (tmp_path / "runs/pong-123.log").write_text("trains")
+    given = [str(path) for path in sorted((tmp_path / "runs").iterdir())]
+    assert run_command(["status", *given]) == 0
+    assert capsys.readouterr().out == f"{given[0]}: finished\n"
+    assert run_command(["report", *given, "--out", str(tmp_path / "page")]) == 0
+    with pytest.raises(UserError, match=r"pong-123\.log: no run here"):
+        run_command(["report", given[1]])

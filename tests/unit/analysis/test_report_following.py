@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 
 import pytest
 from made_runs import make_run
@@ -10,8 +11,9 @@ pytest.importorskip("matplotlib", reason="not installed; `pip install galampi[re
 pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]` brings it")
 
 from galampi.analysis.report import follow
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.results import JobFile
+from galampi.results.sole import sole_writer
 
 
 def test_a_followed_run_is_reported_until_it_is_finished(no_pictures, tmp_path, monkeypatch) -> None:
@@ -94,3 +96,26 @@ def test_whoever_leaves_keeps_the_page(no_pictures, tmp_path, monkeypatch) -> No
     monkeypatch.setattr("time.sleep", leave)
     assert follow([run], tmp_path / "page", tell=print) == "left; the page stays as it was written last"
     assert (tmp_path / "page/index.html").exists()
+
+
+def test_what_hinders_a_report_on_the_way_may_pass(no_pictures, tmp_path, monkeypatch) -> None:
+    """As a report of the same page by hand; what is wrong from the start does not."""
+    run = make_run(tmp_path / "run", status="running")
+    sleeps = []
+    (tmp_path / "page").mkdir()
+    with ExitStack() as other:
+
+        def sleep(seconds: float) -> None:
+            sleeps.append(seconds)
+            if len(sleeps) == 1:
+                other.enter_context(sole_writer(tmp_path / "page"))
+            elif len(sleeps) == 2:
+                other.close()
+                JobFile.set_status(run, "finished")
+
+        monkeypatch.setattr("time.sleep", sleep)
+        with pytest.raises(UserError, match="is being written"), sole_writer(tmp_path / "page"):
+            follow([run], tmp_path / "page", tell=[].append)
+        assert not sleeps
+        assert follow([run], tmp_path / "page", tell=[].append)
+        assert len(sleeps) == 2

@@ -338,3 +338,9 @@ def test_the_picture_of_runs_fits_the_terminal(thirty, width, height):
 def test_none_of_several_runs_is_there(tmp_path):
     with pytest.raises(ResultsError, match="no run here yet, nor in the 1 others"):
         watch([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_job_that_is_to_end_by_the_clock_has_no_more_time_left(tmp_path):
+    settings = {"total_env_steps": str(10**9), "max_time_s": "30"}
+    make_run(tmp_path / "run", status="running", num_updates=100, settings=settings, sketches=False)
+    assert viewing.RunView(tmp_path / "run").left_s == pytest.approx(20.0, abs=0.2)

@@ -380,3 +380,42 @@ def test_folders_of_a_sweep_are_those_of_its_runs_in_their_order(tmp_path) -> No
     sweep.lay_out(tmp_path / "sweep", jobs)
     assert sweep.run_folders(tmp_path / "sweep") == [tmp_path / "sweep" / f"seed-{seed}" for seed in range(12)]
     assert sweep.run_folders(tmp_path / "run") == [tmp_path / "run"]
+
+
+def test_ranks_of_a_sweep_are_those_that_its_runs_have(tmp_path, monkeypatch) -> None:
+    """A site's own batch file may ask for more than is known here."""
+    folder = make(tmp_path)
+    JobFile.create(folder / "Pong-v5_seed-1", {"job_toml": "", "num_restarts": 0}, 8)
+    assert here._ranks_of(folder, None) == 8
+    assert not (folder / sweep.OPTIONS).exists()
+    assert here._ranks_of(folder, 3) == 3
+    # So `submit` asks for as many, and so does this command.
+    assert sweep.last_options(folder).resources == Resources(nodes=1, ntasks_per_node=3)
+    assert here._ranks_of(folder, None) == 3
+    (tmp_path / "other").mkdir()
+    new = make(tmp_path / "other")
+    assert here._ranks_of(new, None) == here.NUM_RANKS
+    assert sweep.last_options(new).resources == Resources(nodes=1, ntasks_per_node=here.NUM_RANKS)
+
+
+def test_one_way_to_go_on_takes_the_place_of_the_other(tmp_path, monkeypatch, capsys) -> None:
+    folder = make(tmp_path)
+    sweep.record_options(folder, sweep.Options(resources=Resources(max_restarts=50, nodes=2)))
+    monkeypatch.setattr(sweep, "max_array_index", lambda: 1000)
+    assert run(["submit", str(folder), "--chain", "4", "--dry-run"]) == 0
+    assert "--no-requeue" in capsys.readouterr().out
+    with pytest.raises(UserError, match="two ways to go on; give one"):
+        run(["submit", str(folder), "--chain", "4", "--max-restarts", "3", "--dry-run"])
+
+
+def test_what_a_user_likes_to_see_of_the_queue_hides_no_job(tmp_path, monkeypatch) -> None:
+    folder = make(tmp_path, num_seeds=1)
+    sweep.record_submission(folder, "70", 0)
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    answers = 'case "$SQUEUE_STATES$*" in --noheader*--all*) echo "70 0 PENDING";; esac'
+    squeue.write_text(f"#!/bin/sh\n{answers}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("SQUEUE_STATES", "R")
+    assert [each.state for each in sweep.read_sweep(folder)] == ["queued", "missing"]

@@ -11,9 +11,12 @@ from galampi.analysis.interrupts import terminated_as_interrupted
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.place import OpenPlace
 from galampi.analysis.summary import has_begun
+from galampi.errors import ResultsError
 from galampi.results.reader import open_run
 
 PERIOD_S = 5.0
+_ENDED = ("finished", "unreadable")
+"""What is said of a run that is looked at no more."""
 
 
 def mirror(
@@ -35,13 +38,15 @@ def mirror(
 
     Raises:
         UserError: A place cannot be written, or another mirror writes there.
-        ResultsError: There is no run, or a file of it is damaged, and still is after a minute.
+        ResultsError: There is no run, or a file of it is damaged, and still is after a minute; of several runs the
+            others are followed then.
     """
     with suppress(KeyboardInterrupt), terminated_as_interrupted(), ExitStack() as stack, _interrupts_told(tell):
         waiting = [*paths, *to_come]
         # By where a folder truly is: one that is given more than once, as by a link beside it, is one.
         mirrors: dict[Path, RunMirror] = {}
         statuses: dict[Path, str] = {}
+        failure: ResultsError | None = None
         while True:
             begun = [path for path in waiting if path not in to_come or has_begun(path)]
             waiting = [path for path in waiting if path not in begun]
@@ -49,15 +54,23 @@ def mirror(
                 if path.resolve() not in mirrors:
                     mirrors[path.resolve()] = stack.enter_context(RunMirror(open_run(path), places, num_ranks))
             for path, each in mirrors.items():
-                if statuses.get(path) == "finished":
+                if statuses.get(path) in _ENDED:
                     continue
-                status = each.look()
+                try:
+                    status = each.look()
+                except ResultsError as error:
+                    if len(mirrors) + len(waiting) == 1:
+                        raise
+                    status, failure = "unreadable", error
+                    tell(f"{error}; it is followed no more")
                 for line in each.news():
                     tell(line)
                 if status != statuses.get(path):
                     statuses[path] = status
                     tell(f"{each.path}: {status}, {each.num_events:,} events so far")
-            if not waiting and all(status == "finished" for status in statuses.values()):
+            if not waiting and all(status in _ENDED for status in statuses.values()):
+                if failure is not None:
+                    raise failure
                 return
             time.sleep(PERIOD_S)
 

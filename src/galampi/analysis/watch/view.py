@@ -173,9 +173,13 @@ class RunView:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the budget is spent at the present rate; None if nothing moves."""
+        """Seconds until the budget is spent at the present rate, or the job's time; None if nothing moves."""
         rate = self.env_steps_per_s
-        return max(0.0, self.job.total_env_steps - self.env_steps) / rate if rate > 0 else None
+        if rate <= 0:
+            return None
+        left_s = max(0.0, self.job.total_env_steps - self.env_steps) / rate
+        newest_s = max((view.time_s for view in self.ranks if view.time_s is not None), default=0.0)
+        return min(left_s, max(0.0, self.job.max_time_s - newest_s)) if self.job.max_time_s else left_s
 
     @property
     def silent(self) -> dict[int, str]:

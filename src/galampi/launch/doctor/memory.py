@@ -91,7 +91,10 @@ def _dead_launches(folder: Path) -> int:
     listener thread failed to start".
     """
     num_folders = 0
-    for path in folder.iterdir():
+    found: list[Path] = []
+    with suppress(OSError):  # On some nodes nobody may list it.
+        found = list(folder.iterdir())
+    for path in found:
         launcher, _, process_id = path.name.partition(".")
         if launcher in ("ompi", "prte", "prted") and process_id.isdigit() and not Path("/proc", process_id).exists():
             with suppress(OSError):
