@@ -9,7 +9,8 @@ pytest.importorskip("scipy", reason="not installed; `pip install galampi[report]
 
 from galampi.analysis.ball import Bound
 from galampi.analysis.figures import JobCurve, distances, learning_curves
-from galampi.analysis.figures.drawing import Canvas, start_at_zero
+from galampi.analysis.figures.drawing import Canvas, Figure, start_at_zero
+from galampi.analysis.figures.exchange import messages
 from galampi.analysis.published import A2C_CURVES
 from galampi.analysis.report import report
 from galampi.analysis.statistics import Interval
@@ -84,3 +85,28 @@ def test_a_published_curve_is_drawn_as_far_as_it_goes(end):
     assert x[0] == 1
     assert x[-1] == pytest.approx(min(end, 10e6) / 1e6)
     assert y[-1] == pytest.approx(np.interp(end, published.env_steps, published.returns))
+
+
+@pytest.mark.parametrize(("num_updates", "label"), [(12, "messages of one rank"), (45, "messages along one edge")])
+def test_messages_of_the_whole_run_are_counted(tmp_path, num_updates, label):
+    """Edges are counted after each tenth update here: of a short run once, and never after the last."""
+    axes = Canvas().add_subplot()
+    messages("job1", RunReport(make_run(tmp_path, num_updates=num_updates)).run).draw(axes)
+    assert axes.get_ylabel() == label
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == [f"sent ({2 * num_updates})", f"averaged ({2 * (num_updates - 1)})", "skipped (0)"]
+
+
+def test_what_was_seen_once_is_a_point(tmp_path):
+    run = RunReport(make_run(tmp_path, num_updates=12))
+    drawn = []
+
+    def draw(axes):
+        drawn.append(axes)
+        axes.plot([1.0], [2.0])
+        axes.plot([1.0, 2.0], [2.0, np.nan])
+        axes.plot([1.0, 2.0], [2.0, 3.0])
+
+    Figure("name", "title", "caption", draw).render()
+    assert [line.get_marker() for line in drawn[0].lines] == ["o", "o", "None"]
+    assert len(run.distance.times_s) == 1

@@ -85,7 +85,11 @@ class Figure:
             # A name in a script that the font lacks shows as boxes; the page itself has it right.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             canvas = Canvas(figsize=_SIZE_IN, layout="constrained")
-            self.draw(canvas.add_subplot())
+            self.draw(axes := canvas.add_subplot())
+            for line in axes.lines:
+                # Of one point there is no line.
+                if np.isfinite(np.asarray(line.get_ydata(), np.float64)).sum() == 1:
+                    line.set(marker="o", markersize=4)
             png, svg = io.BytesIO(), io.StringIO()
             canvas.savefig(png, format="png", dpi=200, metadata={"Software": None})
             canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -93,17 +93,18 @@ def _say(bound: Bound | str) -> str:
     if isinstance(bound, str):
         return f"No bound is drawn: {bound}."
     estimated = (
-        " Where the norm of a step was not recorded (of more than 100,000 parameters, 7 of 8 updates) it is estimated "
-        "in proportion to learning rate times clipped gradient."
+        " Where the norm of a step was not recorded (of more than 100,000 parameters, 7 of 8 after the first eight) it "
+        "is estimated in proportion to learning rate times clipped gradient."
         if bound.has_estimates
         else ""
     )
+    moments = "one moment" if len(bound.values) == 1 else f"{len(bound.values)} moments"
     return (
         "Dashed: Proposition 1 of the GALA paper (arXiv 1906.04585), \u03b1 \u03a3 \u03b2^(k+1-s) \u2016G(s)\u2016, "
         "for the distances of all ranks stacked; k counts the updates of all ranks. Dotted: the same sum with what is "
         "left of each step in place of \u03b1 \u03b2^(k+1-s). Both hold for the exchange as it was, replayed from the "
         f"files, every share and delay. \u03b1 = {bound.alpha:.3g} and \u03b2 = {bound.beta:.3g} are the tightest pair "
-        f"for the {len(bound.values)} moments shown.{estimated}"
+        f"for the {moments} shown.{estimated}"
     )
 
 
@@ -187,13 +188,17 @@ def messages(name: str, run: Run) -> Figure:
             of_hop = rows["hop"] == hop
             for kind, *_ in kinds:
                 lines.append((kind, rows["time_s"][of_hop], since_start(rows[kind][of_hop]).astype(np.float64)))
-    by_edge = bool(lines)
+    # Edges are counted now and then: of the first seconds, and of the very last, updates tell more.
+    by_edge = bool(lines) and all(len(line[1]) > 1 for line in lines)
+    of_ranks = []
+    for rank in run.all_ranks:
+        rows = rank.updates.read("time_s", "sent", "received", "skipped")
+        of_ranks += [
+            (kind, rows["time_s"], rows[kind].astype(np.float64)) for kind, *_ in kinds if rank.updates.num_rows
+        ]
+    totals = {kind: sum(float(line[2][-1]) for line in of_ranks if line[0] == kind) for kind, *_ in kinds}
     if not by_edge:
-        for rank in run.all_ranks:
-            rows = rank.updates.read("time_s", "sent", "received", "skipped")
-            for kind, *_ in kinds:
-                lines.append((kind, rows["time_s"], rows[kind].astype(np.float64)))
-    lines = [line for line in lines if len(line[1])]
+        lines = of_ranks
     scale, unit = time_unit(max((float(line[1][-1]) for line in lines), default=1.0))
 
     def draw(axes: Axes) -> None:
@@ -209,7 +214,7 @@ def messages(name: str, run: Run) -> Figure:
                     alpha=0.75 if len(of_kind) <= MOST_LABELLED else 0.4,
                     linewidth=line_width,
                 )
-            total = sum(float(line[2][-1]) for line in of_kind)
+            total = totals[kind]
             word = {"received": "averaged"}.get(kind, kind)
             handles.append(Line2D([], [], color=color, linewidth=line_width, label=f"{word} ({total:,.0f})"))
         draw_legend(axes, handles)
@@ -220,7 +225,7 @@ def messages(name: str, run: Run) -> Figure:
     what = (
         "one line for each directed edge of the graph and kind"
         if by_edge
-        else "one line for each rank and kind (the files of this run do not count by edge)"
+        else "one line for each rank and kind (the files of this run do not count by edge, or too rarely)"
     )
     caption = (
         f"Messages since the start of the job, {what}; in brackets the totals. A push is skipped while the last "

@@ -71,7 +71,9 @@ def learning_curves(curves: Sequence[JobCurve], *, along: str, published: Curve 
         for curve, color in zip(curves, line_colors(len(curves)), strict=True):
             x = curve.at / scale
             if curve.dots is not None and len(curves) == 1:
-                axes.plot(curve.dots[0] / scale, curve.dots[1], ".", color=color, alpha=0.18, markersize=3, mew=0)
+                # Few are to be seen, and many not to hide the line.
+                alpha = float(np.clip(12 / np.sqrt(len(curve.dots[0])), 0.12, 0.6))
+                axes.plot(curve.dots[0] / scale, curve.dots[1], ".", color=color, alpha=alpha, markersize=4, mew=0)
                 handles.append(Line2D([], [], color=color, marker=".", linestyle="", alpha=0.5, label="one episode"))
             axes.fill_between(x, curve.interval.low, curve.interval.high, color=color, alpha=BAND_ALPHA, linewidth=0)
             axes.plot(x, curve.interval.iqm, color=color)
