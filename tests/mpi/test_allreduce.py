@@ -137,3 +137,39 @@ def test_n_ranks_are_one_learner_with_the_n_fold_batch(comm) -> None:
             learner.refresh()
     print(f"{np.abs(shared.z - whole.z).max()} of {tolerance} apart")
     np.testing.assert_allclose(shared.z, whole.z, rtol=1e-6, atol=tolerance)
+
+
+@pytest.mark.mpi(ranks=[1])
+def test_a_rank_that_was_stopped_itself_has_not_waited(comm, monkeypatch) -> None:
+    """As a job that lay still over night: what others took meanwhile it does not know."""
+    from types import SimpleNamespace
+
+    from galampi.errors import LostRankError
+    from galampi.gossip import allreduce
+    from galampi.gossip.allreduce import AllReduce
+
+    looks_s = [0.0]
+    monkeypatch.setattr(allreduce, "time", SimpleNamespace(monotonic=lambda: looks_s[-1]))
+
+    def answer_after(*moments_s):
+        def begin(*buffers):
+            request, coming = comm.Iallgather(*buffers), [*moments_s]
+
+            def test() -> bool:
+                if coming:
+                    looks_s.append(looks_s[-1] + coming.pop(0))
+                    return False
+                return bool(request.Test())
+
+            return SimpleNamespace(Test=test)
+
+        return begin
+
+    def average(*moments_s) -> None:
+        slow = SimpleNamespace(size=1, rank=0, Iallgather=answer_after(*moments_s), Iallreduce=comm.Iallreduce)
+        gives_up = AllReduce(slow, lambda waited_s, own_s: waited_s > 60)
+        gives_up.average(np.zeros(2, np.float32), num_samples=1, progress=1, stop=False)
+
+    average(1.0, 30_000.0, 1.0)
+    with pytest.raises(LostRankError, match="a rank has not answered for 61 s"):
+        average(*[1.0] * 70)

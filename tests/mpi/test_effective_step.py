@@ -118,3 +118,32 @@ def test_float64_is_averaged_as_precisely_as_it_is(comm) -> None:
             time.sleep(1e-4)
         gossip.drain(z)
     np.testing.assert_allclose(comm.allreduce(gossip.mixing.weight * z) / 3, 1 + 1e-10, rtol=1e-14)
+
+
+@pytest.mark.mpi(ranks=[2], timeout=DEADLOCK_S)
+def test_nothing_is_sent_after_a_drain(comm) -> None:
+    """Who has drained may have left: what is sent then nobody would read, and the sum of weights would be short."""
+    from galampi.gossip import Gossip, Mailboxes, PushSum, ring
+
+    z = np.full(6, comm.rank, np.float32)
+    with Mailboxes(comm, ring(2), 6) as mailboxes:
+        gossip = Gossip(mailboxes, PushSum())
+        gossip.step(z)
+        assert gossip.drain(z)
+        with pytest.raises(RuntimeError, match="were drained; whoever goes on makes new ones"):
+            gossip.step(z)
+    assert sum(comm.allgather(gossip.mixing.weight)) == 2
+
+
+@pytest.mark.mpi(ranks=[2], timeout=DEADLOCK_S)
+def test_ranks_that_ask_for_other_mailboxes_are_refused_on_all(comm) -> None:
+    from galampi.errors import UserError
+    from galampi.gossip import Mailboxes, exponential, ring
+
+    # Of 1000 and 1004 numbers the messages have the same size, rounded up to cache lines.
+    with pytest.raises(UserError, match=r"num_parameters: 1004 on rank 1, and 1000 on rank 0; must be the same on all"):
+        Mailboxes(comm, ring(2), 1000 + 4 * comm.rank)
+    with pytest.raises(UserError, match="dtype: float64 on rank 1, and float32 on rank 0"):
+        Mailboxes(comm, ring(2), 8, dtype=(np.float32, np.float64)[comm.rank])
+    with pytest.raises(UserError, match="the topology is of 4 ranks, and there are 2"):
+        Mailboxes(comm, exponential(4), 8)

@@ -66,6 +66,50 @@ def test_ranks_share_the_reading_of_checkpoints(comm, monkeypatch) -> None:
     assert len({bytes(each) for each in comm.allgather(start.learner["z"])}) == 1
 
 
+@pytest.mark.mpi(ranks=[3])
+@pytest.mark.parametrize("exact", [True, False])
+def test_weights_and_the_scale_of_steps_go_on_after_a_drain(comm, exact) -> None:
+    import shutil
+    import tempfile
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from galampi.gossip.mixing import StepScale
+    from galampi.job import dump_job, load_job
+    from galampi.results import JobFile, save_checkpoint
+    from galampi.training import resuming
+    from galampi.training.setup import _make_exchange
+
+    job = load_job(None, {"environment.id": "CartPole-v1", "gossip.topology": "ring"})
+    out = Path(comm.bcast(tempfile.mkdtemp() if comm.rank == 0 else None))
+    scale = StepScale()
+    for weight in (0.5, 0.7, 0.9):
+        scale.next(weight)
+    assert scale.state() != StepScale().state()
+    weights = [0.25, 1.75, 1.0]
+    if comm.rank == 0:
+        JobFile.create(out, {"job_toml": dump_job(job), "num_restarts": 0}, 3)
+        for rank, weight in enumerate(weights):
+            state = {
+                **{"num_ranks": 3, "num_restarts": 0, "exact": exact, "time_s": 1.0, "weight": weight},
+                "step_scale": scale.state(),
+                "counters": dict.fromkeys(("update", "env_steps", "sent", "received", "skipped"), 1),
+                "position": {"num_updates": 7, "num_episodes": 0, "num_sketches": 0},
+                "learner": {"z": np.zeros(10, np.float32)},
+            }
+            save_checkpoint(out / f"checkpoint/rank-{rank:04d}.h5", state)
+    comm.Barrier()
+    start = resuming.find_start(job, out, comm)
+    learner = SimpleNamespace(z=np.zeros(10, np.float32), moments=np.zeros(0, np.float32))
+    mailboxes, gossip, _ = _make_exchange(job, learner, comm, start, SimpleNamespace(caught=None))
+    assert gossip.mixing.weight == (weights[comm.rank] if exact else 1.0)
+    assert gossip.mixing.step_scale.state() == scale.state()
+    mailboxes.free()
+    comm.Barrier()
+    if comm.rank == 0:
+        shutil.rmtree(out)
+
+
 @pytest.mark.mpi(ranks=[1])
 def test_a_rank_that_has_only_begun_may_leave(comm, tmp_path) -> None:
     """As where a resume on more ranks was cut short: its file has room for sketches, and no row."""

@@ -99,3 +99,35 @@ def test_a_folder_that_not_all_ranks_see_is_refused_on_all(comm, monkeypatch) ->
     comm.Barrier()
     if comm.rank == 0:
         shutil.rmtree(place)
+
+
+@pytest.mark.mpi(ranks=[5])
+def test_the_exchange_is_as_the_job_asks_for_it(comm, monkeypatch) -> None:
+    """With five ranks a ring is no exponential graph."""
+    from galampi.gossip.forms import edge_end
+    from galampi.job import parse_job
+    from galampi.training import setup
+    from galampi.training.resuming import Start
+
+    asked = {
+        "topology": "ring",
+        "peers": '"all"',
+        "weight_floor": "0.125",
+        "message": "int8",
+        "delay_updates": "3",
+    }
+    job = parse_job("", "test", {f"gossip.{key}": value for key, value in asked.items()})
+    made = {}
+    gossip_class = setup.Gossip
+    monkeypatch.setattr(setup, "Gossip", lambda *a, **k: made.update(k) or gossip_class(*a, **k))
+    learner = SimpleNamespace(z=np.zeros(40, np.float32), moments=np.zeros(8, np.float32))
+    start = Start(progress=np.zeros(5, np.int64))
+    mailboxes, gossip, allreduce = setup._make_exchange(job, learner, comm, start, SimpleNamespace(caught=None))
+    assert allreduce is None
+    assert mailboxes.topology.hops == (1,)
+    assert made == {"all_peers": True, "delay_updates": 3}
+    assert gossip.mixing.weight_floor == 0.125
+    # Of 40 numbers 8 travel as they are.
+    sizes = [edge_end("int8", 40, np.float32, num_exact=number).num_bytes for number in (8, 0)]
+    assert mailboxes._writers[0].num_bytes == sizes[0] != sizes[1]
+    mailboxes.free()

@@ -7,6 +7,7 @@ it is needed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from galampi.errors import UserError
 from galampi.results.reader import RankFile, Run, Table
 from galampi.results.schema import EPISODES, LEFT_JOB
 
@@ -152,9 +154,18 @@ class Interval:
     high: Floats
 
 
+@contextmanager
+def _with_scipy() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise UserError("means over runs need scipy: pip install 'galampi[report]'") from None
+
+
 def interquartile_mean(values: Floats, axis: int = 0) -> Any:
     """Return the mean without the floor(n/4) least and greatest of n values (Agarwal et al., arXiv 2108.13264)."""
-    from scipy.stats import trim_mean
+    with _with_scipy():
+        from scipy.stats import trim_mean
 
     return trim_mean(values, 0.25, axis=axis)
 
@@ -171,7 +182,8 @@ def over_runs(values: Floats) -> Interval:
     if len(values) < 2:
         nothing = np.full(values.shape[1], np.nan)
         return Interval(values[0], nothing, nothing)
-    from scipy.stats import bootstrap
+    with _with_scipy():
+        from scipy.stats import bootstrap
 
     # NaN, where a run has no value yet, makes NaN; scipy would warn of it.
     known = np.isfinite(values).all(axis=0)

@@ -16,6 +16,8 @@ from galampi.errors import BrokenRunError, LostRankError
 from galampi.gossip.mixing import Int64s
 from galampi.gossip.patience import TYPICAL_OF
 
+_LONGEST_LOOK_S = 1.0
+
 
 class AllReduce:
     """Averages gradients over all ranks, so that N ranks are one learner with the N-fold batch.
@@ -79,8 +81,11 @@ class AllReduce:
         self._left_s = time.monotonic()
 
     def _wait(self, request: MPI.Request) -> None:
-        since_s = time.monotonic()
+        waited_s, looked_s = 0.0, time.monotonic()
         while not request.Test():
-            if self._gives_up(time.monotonic() - since_s, median(self._took_s)):
-                raise LostRankError(f"a rank has not answered for {time.monotonic() - since_s:.0f} s")
+            # What lies between two looks is no waiting: this rank itself was stopped, as others may have been.
+            waited_s += min(time.monotonic() - looked_s, _LONGEST_LOOK_S)
+            looked_s = time.monotonic()
+            if self._gives_up(waited_s, median(self._took_s)):
+                raise LostRankError(f"a rank has not answered for {waited_s:.0f} s")
             os.sched_yield()

@@ -127,7 +127,11 @@ class Gossip:
         return sum(self._ages_s) / len(self._ages_s) if self._ages_s else float("nan")
 
     def step(self, z: Floats, update: int = 0, time_s: float = 0.0) -> float:
-        """Do both without an optimizer step between: plain averaging; see `after_step`."""
+        """Do both without an optimizer step between: plain averaging; see `after_step`.
+
+        Who learns takes its step between the two, scaled by what the first returns, as `z -= lr * scale * gradient`:
+        before or after them it would count for less, by the weight that is under way.
+        """
         self.before_step(z, time_s)
         return self.after_step(z, update, time_s)
 
@@ -135,10 +139,11 @@ class Gossip:
         """Stop sending and take in all that is under way, so that no weight is left in a mailbox.
 
         Sleeps between looks. Collective over the mailboxes' comm, but for ranks that no longer answer: those are
-        waited for until `gives_up` says so.
+        waited for until `gives_up` says so. Once: nothing is sent along these mailboxes any more.
 
         Returns:
-            Whether every rank has come to its end, so that nothing is under way.
+            Whether every rank has come to its end, so that nothing is under way. If not, some may be lost, and leaving
+            the mailboxes would wait for them: end the program by `MPI.COMM_WORLD.Abort()`.
         """
         while not (finished := self.take_in(z)) and not gives_up():
             time.sleep(_LOOK_PERIOD_S)

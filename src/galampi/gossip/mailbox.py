@@ -74,9 +74,10 @@ class Mailboxes(MailboxRules):
 
         Raises:
             TypeError: Vectors of this type cannot be averaged.
-            UserError: The shared memory of a node has too little room, the library has no windows between nodes, or a
-                window's memory is not unified.
+            UserError: On every rank: the ranks do not ask for the same; the shared memory of a node has too little
+                room; the library has no windows between nodes, or a window's memory is not unified.
         """
+        _refuse_others(comm, topology, num_parameters, dtype, form, num_exact)
         super().__init__(topology, comm.rank, num_parameters, dtype, form=form, num_exact=num_exact)
         self._comm = comm.Dup()
         num_edges = len(topology.hops)
@@ -158,7 +159,7 @@ class Mailboxes(MailboxRules):
         if self._comm != MPI.COMM_NULL:
             # A peer may still wait for a message that the network has not taken.
             while not self.finish():
-                time.sleep(0)
+                time.sleep(_NETWORK_PERIOD_S)
             for carrier in self._carriers.values():
                 carrier.finish()
             self._words.finish()
@@ -453,6 +454,27 @@ def _header(num_ranks: int) -> np.dtype[Any]:
 
 def _round_up(num_bytes: int) -> int:
     return -(-num_bytes // _LINE) * _LINE
+
+
+def _refuse_others(
+    comm: MPI.Comm, topology: Topology, num_parameters: int, dtype: DTypeLike, form: Form, num_exact: int
+) -> None:
+    """Raise on every rank unless all ask for mailboxes of one kind. Collective over comm."""
+    own = {
+        "num_parameters": num_parameters,
+        "dtype": np.dtype(dtype).name,
+        "form": form,
+        "num_exact": num_exact,
+        "the topology's ranks": topology.num_ranks,
+        "the topology's hops": topology.hops,
+    }
+    asked = comm.allgather(own)
+    for rank, other in enumerate(asked):
+        for name, value in asked[0].items():
+            if other[name] != value:
+                raise UserError(f"{name}: {other[name]} on rank {rank}, and {value} on rank 0; must be the same on all")
+    if topology.num_ranks != comm.size:
+        raise UserError(f"the topology is of {topology.num_ranks} ranks, and there are {comm.size}")
 
 
 def _check_shared_memory(comm: MPI.Comm, node: MPI.Comm, num_bytes: int) -> None:

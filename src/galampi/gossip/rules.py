@@ -89,6 +89,7 @@ class MailboxRules(ABC):
         # Whatever the graph of the messages is, even none: a stop is to come round fast.
         self._told_of_stop = exponential(topology.num_ranks).out_peers(rank)
         self._has_told_of_stop = False
+        self._has_ended = False
         self._num_sent = np.zeros(len(topology.hops), dtype=np.int64)
         self._num_received = np.zeros(len(topology.hops), dtype=np.int64)
         ends = [
@@ -138,8 +139,13 @@ class MailboxRules(ABC):
         Returns:
             What the peer reads, [P]: `z` itself or what its form leaves of it, good until the next call; None if the
             message was not sent.
+
+        Raises:
+            RuntimeError: The mailboxes were drained: others may have left for good, and would not read it.
         """
         self.require(z)
+        if self._has_ended:
+            raise RuntimeError("these mailboxes were drained; whoever goes on makes new ones")
         self._sync()
         if edge in self._under_way or self._acks[edge] != self._num_sent[edge]:
             return None
@@ -206,6 +212,7 @@ class MailboxRules(ABC):
 
         Collective over the ranks, but does not wait: call it until it returns True, and poll once more after that.
         """
+        self._has_ended = True
         self._drive()
         if self._under_way:
             return False

@@ -50,6 +50,12 @@ def _refuse_unknown_state(module: nn.Module, subject: str) -> None:
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise UserError(f"{subject}, whose parameter {name!r} is of {parameter.dtype}; must be of torch.float32")
+    for name, buffer in module.named_buffers():
+        if buffer.layout != torch.strided:
+            raise UserError(
+                f"{subject}, whose constant {name!r} is of layout {buffer.layout}; must be a dense tensor, of which a "
+                "sparse one may be made in forward()"
+            )
     kept = sorted(set(module.state_dict()) - {name for name, _ in module.named_parameters(remove_duplicate=False)})
     if kept:
         raise UserError(

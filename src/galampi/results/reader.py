@@ -74,13 +74,14 @@ class Table(Mapping[str, NDArray[Any]]):
         self.path = path
         self.schema = schema
         self.num_rows = 0
-        self._width = 0
+        self._width = self._num_restarts = 0
         if file is not None and schema.name in file:
             if COMPONENT.name in file[schema.name]:
                 self._width = len(file[schema.name][COMPONENT.name])
             if schema is EPISODES:
                 self.schema = with_numbers(own_numbers(file))
             self.num_rows = int(file[schema.name][NUM_ROWS][()])
+            self._num_restarts = _num_restarts(file)
             if self.num_rows < 0:
                 raise ValueError(f"{schema.name} has {self.num_rows} rows")
 
@@ -129,7 +130,7 @@ class Table(Mapping[str, NDArray[Any]]):
         try:
             with reading(self.path, RANK_FORMAT) as file:
                 group = file[self.schema.name]
-                if group[NUM_ROWS][()] < self.num_rows:
+                if group[NUM_ROWS][()] < self.num_rows or _num_restarts(file) != self._num_restarts:
                     raise ResultsError(
                         f"{self.path}: was resumed from a checkpoint since the run was opened; open it again"
                     )
@@ -223,6 +224,8 @@ class Run:
                 schema.
         """
         self.path = out
+        # Files are read when they are asked for, wherever the process has gone meanwhile.
+        self._folder = out.absolute()
         self.attributes: dict[str, Any] = {}
         """Root attributes of `job.h5`; empty if there is none."""
         try:
@@ -235,7 +238,7 @@ class Run:
     @cached_property
     def ranks(self) -> tuple[RankFile, ...]:
         """The files of the ranks that are part of the job, by rank."""
-        return tuple(RankFile(self.path / rank_file_name(rank), rank) for rank in range(self.num_ranks))
+        return tuple(RankFile(self._folder / rank_file_name(rank), rank) for rank in range(self.num_ranks))
 
     @cached_property
     def all_ranks(self) -> tuple[RankFile, ...]:
@@ -243,20 +246,20 @@ class Run:
 
         What counts from the start of the job, as steps, episodes and energy do, is a sum over these.
         """
-        left = [rank for rank in _find_ranks(self.path) if rank >= self.num_ranks]
-        return self.ranks + tuple(RankFile(self.path / rank_file_name(rank), rank) for rank in left)
+        left = [rank for rank in _find_ranks(self._folder) if rank >= self.num_ranks]
+        return self.ranks + tuple(RankFile(self._folder / rank_file_name(rank), rank) for rank in left)
 
     @property
     def missing_ranks(self) -> list[int]:
         """Ranks that are part of the job and have no file, for it was lost or they have not begun."""
-        return [rank for rank in range(self.num_ranks) if not (self.path / rank_file_name(rank)).exists()]
+        return [rank for rank in range(self.num_ranks) if not (self._folder / rank_file_name(rank)).exists()]
 
     @property
     def num_ranks(self) -> int:
         """Number of ranks that are part of the job; without `job.h5`, as many as the files' names say."""
         if "num_ranks" in self.attributes:
             return int(self.attributes["num_ranks"])
-        return _find_ranks(self.path)[-1] + 1
+        return _find_ranks(self._folder)[-1] + 1
 
     @property
     def status(self) -> str:
@@ -376,6 +379,10 @@ def check_column(dataset: h5py.Dataset, column: Column, num_rows: int) -> None:
         raise ValueError(f"{name} holds {dataset.dtype}; must hold {column.dtype}")
     if len(dataset) < num_rows:
         raise ValueError(f"{name} has {len(dataset)} of {num_rows} rows")
+
+
+def _num_restarts(file: h5py.File) -> int:
+    return int(file[RESTARTS.name][NUM_ROWS][()]) if RESTARTS.name in file else 0
 
 
 def _find_ranks(out: Path) -> list[int]:

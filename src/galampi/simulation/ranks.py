@@ -219,8 +219,6 @@ class VirtualRank:
         if not self.mailboxes.is_to_stop(has_reason=has_reason) and not is_done:
             return False
         self.left_s = self._events.now_s
-        limit_s = silent_after_s(self._ending.silent_after_s, self._took_s)
-        self._patience = Patience(self.left_s + self._ending.save_s, limit_s, hears=is_heard_of(self._method))
         self.mailboxes.announce(Stage.SAVING)
         self._events.at(self.left_s + self._ending.save_s, self._begin_drain)
         return True
@@ -228,6 +226,8 @@ class VirtualRank:
     def _begin_drain(self) -> None:
         if self.outcome is None and not self._is_stopped(self._begin_drain):
             self.mailboxes.announce(Stage.DRAINING)
+            limit_s = silent_after_s(self._ending.silent_after_s, self._took_s)
+            self._patience = Patience(self._events.now_s, limit_s, hears=is_heard_of(self._method))
             self._drain()
 
     def _drain(self) -> None:

@@ -1,5 +1,7 @@
 """Learning curves, means over seeds, thinned series."""
 
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ from galampi.analysis.statistics import (
     binned,
     episodes,
     final_return,
+    interquartile_mean,
     learning_curve,
     over_runs,
     since_start,
     throughput,
     total_env_steps,
 )
+from galampi.errors import UserError
 from galampi.results import Position, RankFile, RankWriter, Restart, UpdateRow, open_run
 from galampi.results.schema import LEFT_JOB
 
@@ -168,3 +172,9 @@ def test_a_rank_is_no_part_of_the_job_before_it_joins_and_between_leaving_and_co
 
 def test_counts_go_on_after_a_restart():
     assert since_start(np.array([2, 5, 1, 4, 0, 3])).tolist() == [2, 5, 6, 9, 9, 12]
+
+
+def test_means_over_runs_say_what_they_need(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(UserError, match=r"need scipy: pip install 'galampi\[report\]'"):
+        interquartile_mean(np.zeros((3, 2)))

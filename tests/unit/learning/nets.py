@@ -172,6 +172,16 @@ class Drawn(nn.Module):
         return self.layer(torch.view_as_real(turned).flatten(1).to(x.dtype))
 
 
+class Sparse(nn.Module):
+    def __init__(self, encoding):
+        super().__init__()
+        self.layer = nn.Linear(encoding.shape[0], 3)
+        self.register_buffer("graph", torch.eye(3).to_sparse(), persistent=False)
+
+    def forward(self, x):
+        return torch.sparse.mm(self.graph, self.layer(x).T).T
+
+
 class Shares(nn.Module):
     """Has one constant in two modules, and one that is a number seen many times."""
 

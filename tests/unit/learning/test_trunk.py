@@ -157,6 +157,7 @@ def test_a_module_begins_alike_for_a_seed_and_leaves_torchs_generator_alone():
         ("nets:text", r"makes a str; must make a torch\.nn\.Module"),
         ("nets:Counts", r"buffer 'norm\.num_batches_tracked' would be neither averaged nor saved"),
         ("nets:Double", r"parameter 'weight' is of torch\.float64"),
+        ("nets:Sparse", r"constant 'graph' is of layout torch\.sparse_coo; must be a dense tensor"),
         ("nets:Images", r"for observations \[2, 3\] raises RuntimeError"),
         (
             "nets:Detached",

@@ -12,7 +12,7 @@ import rank_rows
 from rank_rows import SKETCH, write_row
 
 from galampi.errors import ResultsError
-from galampi.results import JobFile, RankWriter, UpdateRow, open_run
+from galampi.results import JobFile, Position, RankWriter, Restart, UpdateRow, open_run
 
 
 @pytest.fixture
@@ -261,3 +261,34 @@ def test_the_wing_starts_fast():
     slow = {"torch", "mpi4py", "pandas", "xarray", "scipy"}
     code = f"import sys, galampi.results; print(sorted({slow} & sys.modules.keys()))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_run_that_was_resumed_since_it_was_opened_is_told(tmp_path) -> None:
+    """Though it has as many rows again: those before and after would be of two histories."""
+    with RankWriter(tmp_path / "rank-0000.h5", rank=0, sketch=SKETCH) as writer:
+        for update in (1, 2, 3):
+            write_row(writer, update)
+    JobFile.create(tmp_path, {"job_toml": "", "num_restarts": 0}, 1)
+    run = open_run(tmp_path)
+    assert run.ranks[0].updates["update"].tolist() == [1, 2, 3]
+    restart = Restart(update=2, time_s=1.0, reason="killed", weights_restarted=True)
+    with RankWriter(
+        tmp_path / "rank-0000.h5", rank=0, sketch=SKETCH, resume_at=Position(2, 0, 0), restart=restart
+    ) as writer:
+        for update in (3, 4):
+            write_row(writer, update)
+    with pytest.raises(ResultsError, match="was resumed from a checkpoint since the run was opened; open it again"):
+        run.ranks[0].updates["weight"]
+    assert open_run(tmp_path).ranks[0].updates["update"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_run_is_where_it_was_opened(tmp_path, monkeypatch) -> None:
+    """As in a notebook that goes elsewhere."""
+    with RankWriter(tmp_path / "run/rank-0000.h5", rank=0, sketch=SKETCH) as writer:
+        write_row(writer, 1)
+    JobFile.create(tmp_path / "run", {"job_toml": "", "num_restarts": 0}, 1)
+    monkeypatch.chdir(tmp_path)
+    run = open_run("run")
+    monkeypatch.chdir("/")
+    assert run.ranks[0].updates["update"].tolist() == [1]
+    assert str(run.path) == "run"
