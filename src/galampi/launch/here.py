@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from galampi.errors import UnreadableError, UserError
+from galampi.errors import ResultsError, UnreadableError, UserError
 from galampi.job import Job, difference_of, load_job, shipped_jobs
 from galampi.launch import sweep
 from galampi.launch.axes import combinations, parse_axes
@@ -148,9 +148,12 @@ def _ranks_of(folder: Path, asked: int | None) -> int:
     before = None if nodes is None and on_each is None else (nodes or 1) * (on_each or NUM_RANKS)
     if asked is None and before is not None:
         return before
-    begun = next((out for out in sweep.run_folders(folder) if (out / JOB_FILE_NAME).exists()), None)
-    if asked is None and begun is not None:
-        return open_run(begun).num_ranks
+    if asked is None:
+        for out in sweep.run_folders(folder):
+            # One that is damaged, or of others, says nothing.
+            with suppress(ResultsError, OSError):
+                if (out / JOB_FILE_NAME).exists():
+                    return open_run(out).num_ranks
     count = NUM_RANKS if asked is None else asked
     if count != before:
         resources = replace(options.resources, nodes=1, ntasks_per_node=count)
@@ -183,18 +186,22 @@ def _train(
     runs = sweep.read_sweep(folder)
     started = [_Started(run, None) for run in runs if held(run.local_log)]
     tried: set[int] = set()
-    num_told, is_any_left = 0, True
+    num_told, is_any_left, look_again_s = 0, True, 0.0
     with _stop_signals() as signals, SweepDisplay(runs) as display:
         reader = _Reader(folder, display)
         for each in started:
             display.begin(each.run, "goes on, as an earlier command began it")
         while True:
             while is_any_left and not signals and len(started) < at_once and reader.is_due:
+                if time.monotonic() < look_again_s:
+                    break
                 found = reader.read()
                 if found is None:
                     break
                 run, is_any_left = _next(found, tried)
                 if run is None:
+                    # What is left others train.
+                    look_again_s = time.monotonic() + _ASK_AGAIN_S
                     break
                 tried.add(run.index)
                 display.begin(run, "begins" if run.state == "missing" else f"{run.state} before, goes on")
@@ -217,7 +224,7 @@ def _train(
                 if found is None and not signals:
                     break
                 started.remove(each)
-                is_any_left = True
+                is_any_left, look_again_s = True, 0.0
                 # As it is now; one whose job file has gone as it was.
                 display.end(next((run for run in found or () if run.index == each.run.index), each.run))
                 after_each()
@@ -230,6 +237,7 @@ class _Reader:
         self._folder = folder
         self._display = display
         self._due_s = self._unread_since_s = 0.0
+        self._unanswered = False
 
     @property
     def is_due(self) -> bool:
@@ -242,16 +250,17 @@ class _Reader:
             runs = sweep.read_sweep(self._folder)
         except (sweep.QueueError, UnreadableError) as error:
             now_s = time.monotonic()
-            if not self._due_s:
+            if not self._unanswered:
                 self._display.say(f"{error}; asks again until that can be told")
             # A queue comes back, and files may; what is not allowed stays so.
             is_file = isinstance(error, UnreadableError)
             self._unread_since_s = (self._unread_since_s or now_s) if is_file else 0.0
             if is_file and now_s - self._unread_since_s > _UNREADABLE_S:
                 raise
-            self._due_s = now_s + _ASK_AGAIN_S
+            self._due_s, self._unanswered = now_s + _ASK_AGAIN_S, True
             return None
         self._due_s = self._unread_since_s = 0.0
+        self._unanswered = False
         return runs
 
 

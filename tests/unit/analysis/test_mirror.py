@@ -4,16 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from event_records import records
 from followed_runs import new_run, resumed, write_rows
 
 from galampi.analysis.mirror import command, following
+from galampi.analysis.mirror import rows as looked_at
 from galampi.analysis.mirror.following import RunMirror
 from galampi.analysis.mirror.tensorboard import TensorBoardPlace
 from galampi.cli import run as run_command
 from galampi.errors import ResultsError, UserError
 from galampi.results import JobFile, RankWriter, open_run
+from galampi.results.reader import Table
 
 pytest.importorskip("tensorboardX")
 
@@ -276,3 +279,41 @@ def test_a_run_that_is_removed_ends_not_the_mirror_of_others(run, monkeypatch, c
     told = capsys.readouterr().out
     assert "it is followed no more" in told and f"{run}: finished" in told
     assert_shown(run)
+
+
+def test_a_long_run_is_not_read_anew_at_each_look(run, monkeypatch) -> None:
+    monkeypatch.setattr(looked_at, "_TAIL_ROWS", 10)
+    read, num_read = Table.read, []
+
+    def reading(self, *names, start=0, stop=None):
+        found = read(self, *names, start=start, stop=stop)
+        if self.schema.name in looked_at.RankRows.tables:
+            num_read.append(len(next(iter(found.values()))))
+        return found
+
+    monkeypatch.setattr(Table, "read", reading)
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        write_rows(writer, range(1, 300), 0.5)
+    with follow(run) as mirror:
+        mirror.look()
+        with resumed(run, 299) as writer:
+            write_rows(writer, range(300, 303), 0.5)
+        mirror.look()
+        num_read.clear()
+        mirror.look()
+        assert max(num_read) <= 10
+        assert_shown(run)
+
+
+@pytest.mark.parametrize("step", [0, 79, 80, 81, 5 * 80, 296 * 80, 299 * 80, 299 * 80 + 1])
+@pytest.mark.parametrize("tail", [4, 1000])
+def test_rows_are_found_by_their_env_steps(run, monkeypatch, step, tail) -> None:
+    monkeypatch.setattr(looked_at, "_TAIL_ROWS", tail)
+    with RankWriter(run / "rank-0000.h5", rank=0) as writer:
+        write_rows(writer, range(1, 300), 0.5)
+    file = open_run(run).ranks[0]
+    known = looked_at.RankRows(file)
+    for side in ("left", "right"):
+        assert known.first_row("updates", step, side) == np.searchsorted(file.updates["env_steps"], step, side)
+    assert known.last_step("updates") == file.updates["env_steps"][-1]
+    assert known.last_step("episodes") == file.episodes["env_steps"][-1] if known.num_rows("episodes") else 0

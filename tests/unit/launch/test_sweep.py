@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -386,6 +387,9 @@ def test_ranks_of_a_sweep_are_those_that_its_runs_have(tmp_path, monkeypatch) ->
     """A site's own batch file may ask for more than is known here."""
     folder = make(tmp_path)
     JobFile.create(folder / "Pong-v5_seed-1", {"job_toml": "", "num_restarts": 0}, 8)
+    # One that is damaged says nothing.
+    (folder / "CartPole-v1_seed-1").mkdir()
+    (folder / "CartPole-v1_seed-1/job.h5").write_bytes(b"half")
     assert here._ranks_of(folder, None) == 8
     assert not (folder / sweep.OPTIONS).exists()
     assert here._ranks_of(folder, 3) == 3
@@ -419,3 +423,18 @@ def test_what_a_user_likes_to_see_of_the_queue_hides_no_job(tmp_path, monkeypatc
     monkeypatch.setenv("PATH", f"{squeue.parent}:/usr/bin:/bin")
     monkeypatch.setenv("SQUEUE_STATES", "R")
     assert [each.state for each in sweep.read_sweep(folder)] == ["queued", "missing"]
+
+
+def test_a_sweep_whose_last_run_others_train_looks_now_and_then(tmp_path, monkeypatch) -> None:
+    folder = make(tmp_path, num_seeds=1)
+    looks, read = [], sweep.read_sweep
+    monkeypatch.setattr(sweep, "read_sweep", lambda asked: looks.append(1) or read(asked))
+    monkeypatch.setattr(here, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(here, "_ASK_AGAIN_S", 0.3)
+    held, since_s = here.held, time.monotonic()
+    # For a second somebody trains all of them by hand.
+    ends_s = since_s + 1
+    monkeypatch.setattr(here, "held", lambda path: held(path) or (path.name == "lock" and time.monotonic() < ends_s))
+    assert not here._train(folder, lambda run: ["sh", "-c", f"mkdir {run.out}"], 1, lambda: None)
+    assert len(list(folder.glob("*_seed-1"))) == 2
+    assert len(looks) < 15

@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from galampi.analysis.interrupts import terminated_as_interrupted
-from galampi.analysis.mirror.following import RunMirror
+from galampi.analysis.mirror.following import GIVE_UP_AFTER_S, RunMirror
 from galampi.analysis.mirror.place import OpenPlace
 from galampi.analysis.summary import has_begun
-from galampi.errors import ResultsError
+from galampi.errors import ResultsError, UserError
 from galampi.results.reader import open_run
 
 PERIOD_S = 5.0
@@ -46,13 +46,27 @@ def mirror(
         # By where a folder truly is: one that is given more than once, as by a link beside it, is one.
         mirrors: dict[Path, RunMirror] = {}
         statuses: dict[Path, str] = {}
-        failure: ResultsError | None = None
+        failing_since_s: dict[Path, float] = {}
+        failure: UserError | None = None
         while True:
             begun = [path for path in waiting if path not in to_come or has_begun(path)]
             waiting = [path for path in waiting if path not in begun]
             for path in begun:
                 if path.resolve() not in mirrors:
-                    mirrors[path.resolve()] = stack.enter_context(RunMirror(open_run(path), places, num_ranks))
+                    try:
+                        mirrors[path.resolve()] = stack.enter_context(RunMirror(open_run(path), places, num_ranks))
+                    except UserError as error:
+                        if path not in to_come:
+                            raise
+                        # It has begun a moment ago, or a server is away: the others are followed meanwhile.
+                        if path not in failing_since_s:
+                            tell(f"{error}; tries again")
+                        since_s = failing_since_s.setdefault(path, time.monotonic())
+                        if time.monotonic() - since_s < GIVE_UP_AFTER_S:
+                            waiting.append(path)
+                        else:
+                            failure = error
+                            tell(f"{path}: is not followed")
             for path, each in mirrors.items():
                 if statuses.get(path) in _ENDED:
                     continue
@@ -65,6 +79,15 @@ def mirror(
                     tell(f"{error}; it is followed no more")
                 for line in each.news():
                     tell(line)
+                if status in _ENDED:
+                    # Many runs of many ranks are more files than a process may hold open.
+                    try:
+                        each.close()
+                    except UserError as error:
+                        if len(mirrors) + len(waiting) == 1:
+                            raise
+                        failure = error
+                        tell(str(error))
                 if status != statuses.get(path):
                     statuses[path] = status
                     tell(f"{each.path}: {status}, {each.num_events:,} events so far")

@@ -39,6 +39,7 @@ class RunMirror:
         self.num_events = 0
         self._num_ranks = num_ranks
         self._failing_since_s: float | None = None
+        self._rows: dict[int, RankRows] = {}
         with ExitStack() as stack:
             self._places = []
             for each in places:
@@ -52,6 +53,10 @@ class RunMirror:
 
     def __exit__(self, *error: object) -> None:
         """Close every place."""
+        self.close()
+
+    def close(self) -> None:
+        """Write all that was handed over, and hold no file any more. A second call does nothing."""
         self._stack.close()
 
     def look(self) -> str:
@@ -81,7 +86,8 @@ class RunMirror:
         """
         run = open_run(self.path)
         ranks = [file for file in run.all_ranks if self._num_ranks is None or file.rank < self._num_ranks]
-        rows = [RankRows(file) for file in ranks if file.exists]
+        self._rows = {file.rank: RankRows(file, self._rows.get(file.rank)) for file in ranks if file.exists}
+        rows = list(self._rows.values())
         for place in self._places:
             self.num_events += place.write(run, rows)
         return run.status

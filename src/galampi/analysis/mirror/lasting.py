@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from galampi.analysis.mirror.rows import RankRows, Scalars, Steps
 from galampi.results.reader import Run
 
@@ -43,11 +41,10 @@ class Sent:
     num_readings: dict[str, int] = field(default_factory=dict)
     num_rows: int = 0
 
-    def first_new(self, name: str, steps: Steps) -> int:
-        """Return the first row of a table, whose env steps [R] ascend, that is not there."""
+    def first_new(self, name: str, rows: RankRows) -> int:
+        """Return the first row of a table that is not there."""
         last, number = self.tables.get(name, (-1, 0))
-        low, high = np.searchsorted(steps, last, "left"), np.searchsorted(steps, last, "right")
-        return min(int(low) + number, int(high))
+        return min(rows.first_row(name, last, "left") + number, rows.first_row(name, last, "right"))
 
     def add(self, name: str, steps: Steps) -> None:
         """Note that rows of a table are there now."""
@@ -95,8 +92,8 @@ class LastingPlace(ABC):
                 self.news.append(f"{run.path}: {rows.name}: {stretch} in {self._what}")
             sent.num_restarts = rows.num_restarts
         num_rows = 0
-        for name, steps in rows.steps.items():
-            new = rows.read(name, sent.first_new(name, steps))
+        for name in rows.tables:
+            new = rows.read(name, sent.first_new(name, rows))
             for piece in self._pieces(new):
                 with self._shield():
                     self._send(rows.rank, piece)

@@ -143,10 +143,11 @@ class TensorBoardPlace:
 
     def _follow(self, rows: RankRows, rank: _Rank) -> int:
         """Write the new rows of a rank."""
-        steps = {**rows.steps, **{tag: power.steps for tag, power in rows.power.items()}}
+        lengths = {name: rows.num_rows(name) for name in rows.tables}
+        lengths |= {tag: len(power) for tag, power in rows.power.items()}
         was_begun_anew = rows.was_begun_anew_since(rank.first_s)
         was_resumed = rows.num_restarts != rank.num_restarts
-        lacks_rows = any(len(steps.get(name, ())) < number for name, number in rank.num_rows.items())
+        lacks_rows = any(lengths.get(name, 0) < number for name, number in rank.num_rows.items())
         if was_begun_anew or (lacks_rows and not was_resumed):
             rank.up_to = 0
         elif was_resumed:
@@ -156,15 +157,15 @@ class TensorBoardPlace:
         rank.file = rank.file or EventFile(self._logs / rows.name)
         if starts_over:
             rank.file.start_over(rank.up_to)
-            rank.num_rows = {name: int(np.searchsorted(steps[name], rank.up_to)) for name in rows.steps}
+            rank.num_rows = {name: rows.first_row(name, rank.up_to) for name in rows.tables}
             rank.num_restarts = rows.num_restarts
-        num_events = sum(rank.file.add(rows.read(name, rank.num_rows[name])) for name in rows.steps)
+        num_events = sum(rank.file.add(rows.read(name, rank.num_rows[name])) for name in rows.tables)
         for tag, power in rows.power.items():
             new = power.steps >= rank.up_to if starts_over else np.arange(len(power)) >= rank.num_rows.get(tag, 0)
             num_events += rank.file.add(power[new])
         rank.file.flush()
-        rank.num_rows = {name: len(values) for name, values in steps.items()}
+        rank.num_rows = lengths
         rank.first_s = rank.first_s if rows.first_s is None else rows.first_s
         # A table without rows yet may still get one of any step.
-        rank.up_to = min(int(values[-1]) if len(values) else 0 for values in rows.steps.values())
+        rank.up_to = min(rows.last_step(name) for name in rows.tables)
         return num_events
