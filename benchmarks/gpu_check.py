@@ -131,7 +131,11 @@ def _tests() -> str:
         "-p",
         "no:cacheprovider",
     ]
-    done = subprocess.run([*command, str(ROOT / "tests/gpu")], capture_output=True, text=True, check=False)
+    # Where the networks lie that the tests name; without pyproject.toml pytest does not know.
+    paths = [str(ROOT / "tests/unit/learning"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command.append(str(ROOT / "tests/gpu"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     print(done.stdout, done.stderr, flush=True)
     return done.stdout.strip().splitlines()[-1]
 

@@ -21,12 +21,30 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
     # Open MPI names a launch's files by its process id, and refuses to start beside files of one that was killed.
     os.environ["TMPDIR"] = folder.name
+    # Tests of GPUs ask for them; to all others a machine has none.
+    if not any("gpu" in str(argument) for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Here, for ranks of tests do without, and its import takes as long as all else of theirs.
+    from hypothesis import settings
+
+    settings.register_profile("galampi", deadline=None)  # A machine may stall.
+    settings.load_profile("galampi")
     if config.getoption("--record"):
         config.pluginmanager.register(Recorder(config.getoption("--record")))
     if config.getoption("--network"):
         from galampi.bench.contestants import off_shared_memory
 
         os.environ.update(off_shared_memory(Path(folder.name)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as this process may use cores, and no more than pays: each imports torch."""
+    if asked := os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return int(asked)
+    from galampi.ranks.launched import num_cores
+
+    return min(8, num_cores())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

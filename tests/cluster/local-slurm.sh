@@ -121,8 +121,10 @@ start_node() {
         where=(ip netns exec "$hosts${1#n}" unshare --uts
             sh -c "hostname $hosts${1#n} && exec \"\$@\"" --)
     fi
-    # Each node sees one core, in turn, as if it had no other.
-    "${where[@]}" taskset -c $((${1#n} % $(nproc))) slurmd -N "$1" -f "$SLURM_CONF" || fail "slurmd of $1 did not start: $(tail -n 3 "$root/log/slurmd.$1.log")"
+    # Each node sees one core of those that this may use, in turn, as if it had no other.
+    local -a cores
+    mapfile -t cores < <(python3 -c 'import os; print(*sorted(os.sched_getaffinity(0)), sep="\n")')
+    "${where[@]}" taskset -c "${cores[${1#n} % ${#cores[@]}]}" slurmd -N "$1" -f "$SLURM_CONF" || fail "slurmd of $1 did not start: $(tail -n 3 "$root/log/slurmd.$1.log")"
 }
 
 start() {

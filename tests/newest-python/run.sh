@@ -34,6 +34,11 @@ if [[ -z ${NEWEST_PYTHON_INSIDE:-} ]]; then
     exec unshare --mount --pid --fork --kill-child "$here" ${wheel:+"$wheel"}
 fi
 
+# Checkouts of one machine share it: one after the other.
+mkdir -p "$(dirname "$root")"
+exec 9>"$root.lock"
+flock 9
+
 inside() {
     local -a kept=()
     local name

@@ -233,7 +233,7 @@ def test_processes_give_what_one_process_gives():
     assert histories[0] == histories[1]
 
 
-def test_slow_simulators_get_processes_and_fast_ones_none():
+def test_slow_simulators_get_processes_and_fast_ones_none(monkeypatch):
     slow = make(kwargs={"step_s": 0.005}, num_envs=4, num_threads=2)
     assert slow.description["num_processes"] == 2
     slow.close()
@@ -241,6 +241,9 @@ def test_slow_simulators_get_processes_and_fast_ones_none():
     assert slow.description["num_processes"] == 2
     slow.close()
     assert make(num_envs=4, num_threads=1, kwargs={"step_s": 0.005}).description["num_processes"] == 1
+    # By a clock on which nothing takes any time, for this machine may have other work.
+    monkeypatch.setattr("galampi.environments.vector.time", SimpleNamespace(perf_counter=lambda: 0.0))
+    assert make(num_envs=4, num_threads=2).description["num_processes"] == 1
 
 
 def test_measuring_a_simulator_leaves_global_generators_alone():
