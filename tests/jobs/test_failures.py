@@ -269,6 +269,14 @@ def test_doctor_speaks_once_among_strangers(galampi, small_job, launcher) -> Non
 
 
 @pytest.mark.one_mpi
+@pytest.mark.parametrize("words", [("train", "cartpole", "--out", "run"), ("doctor", "cartpole"), ("simulate",)])
+def test_no_mpi_library_takes_one_line(galampi, tmp_path, monkeypatch, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = galampi(*words, ranks=None, env={"MPI4PY_LIBMPI": "/nowhere/libmpi.so"})
+    assert_one_line(command, "no MPI library can be loaded", "pip install 'galampi[mpich]'", "/nowhere/libmpi.so")
+
+
+@pytest.mark.one_mpi
 def test_doctor_says_what_is_wrong_and_what_to_do(galampi, small_job) -> None:
     code, output, errors = galampi("doctor", small_job, "--device", "cuda", "--out", "/proc/run").finish()
     assert code == 1, errors

@@ -167,7 +167,9 @@ def interquartile_mean(values: Floats, axis: int = 0) -> Any:
     with _with_scipy():
         from scipy.stats import trim_mean
 
-    return trim_mean(values, 0.25, axis=axis)
+    # Of NaN some versions of scipy make the greatest number, which is left out.
+    has_none = np.isnan(values).any(axis=axis)
+    return np.where(has_none, np.nan, trim_mean(values, 0.25, axis=axis))[()]
 
 
 def over_runs(values: Floats) -> Interval:

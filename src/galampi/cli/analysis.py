@@ -33,7 +33,7 @@ def _report(arguments: argparse.Namespace) -> int:
     try:
         import matplotlib  # noqa: F401
         import scipy  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError(f"report needs {error.name}: pip install 'galampi[report]'") from None
     from galampi.analysis.report import follow, report
 

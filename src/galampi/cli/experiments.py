@@ -31,7 +31,7 @@ def _experiment(arguments: argparse.Namespace) -> int:
     try:
         import matplotlib  # noqa: F401
         import scipy  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError(f"experiment needs {error.name}: pip install 'galampi[report]'") from None
 
     from galampi.experiments import picture, speed

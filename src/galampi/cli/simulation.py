@@ -53,6 +53,10 @@ def _simulate(arguments: argparse.Namespace, defaults: Mapping[str, object]) -> 
     for mode, with_it in (("replay", ()), ("check", ("first",)), ("like", ("seed",))):
         if mode in given and (idle := [name for name in given if name not in (mode, *with_it)]):
             raise UserError(f"--{idle[0].replace('_', '-')} does nothing beside --{mode}")
+    from galampi.ranks.starting import start_mpi
+
+    # It sends nothing; but who exchanges is the code of ranks, which imports it.
+    start_mpi()
     if arguments.replay is not None:
         return _replay(arguments.replay)
     if arguments.check is not None:

@@ -7,6 +7,7 @@ turns within a round, in the opposite order in every other one; what is compared
 from __future__ import annotations
 
 import json
+import math
 import os
 import textwrap
 import time
@@ -84,11 +85,17 @@ def _unlike_a_disturbance(condition: Condition, num_ranks: int) -> str:
         number = getattr(given, name)
         if number is not None and not 0 <= number < num_ranks:
             return f"{name} is {number}; must lie in [0, {num_ranks - 1}]"
-    if given.slow_factor < 1:
+    if not 1 <= given.slow_factor < math.inf:
         return f"slow_factor is {given.slow_factor:g}; must be at least 1"
     for name in ("simulator_s", "simulator_sigma", "stop_after_s", "stop_s"):
-        if getattr(given, name) < 0:
+        if not 0 <= getattr(given, name) < math.inf:
             return f"{name} is {getattr(given, name):g}; must be at least 0"
+    if given.slow_rank is not None and given.slow_factor == 1:
+        return "slow_rank is given, and slow_factor is 1"
+    if given.stopped_rank is not None and not given.stop_s:
+        return "stopped_rank is given, and stop_s is 0"
+    if given.simulator_sigma and not given.simulator_s:
+        return "simulator_sigma is given, and simulator_s is 0"
     ends_s = contestants.SETTLING_S + condition.seconds
     if given.stopped_rank is not None and given.stop_after_s >= ends_s:
         return f"stop_after_s is {given.stop_after_s:g}; all is over after {ends_s:g} s"

@@ -171,7 +171,7 @@ def _distances(outcome: Outcome, arms: Sequence[Arm]) -> Iterator[str]:
     for arm in arms:
         runs, distances, bounds = arm.runs, relative(arm, "distance"), relative(arm, "bound")
         if any(len(run.bound) for run in runs.values()):
-            inside = [run.share_inside == 1 for run in runs.values()]
+            inside = [run.share_inside == 1 for run in runs.values() if np.isfinite(run.share_inside)]
         else:
             theirs = baseline.runs if baseline is not None else {}
             bounded = {seed: run for seed, run in theirs.items() if len(run.bound)}

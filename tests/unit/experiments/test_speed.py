@@ -82,6 +82,10 @@ def test_what_a_plan_asks_for_no_more_does_not_count(measured) -> None:
         ("stopped_rank = -1, stop_s = 1.0", r"stopped_rank is -1; must lie in \[0, 3\]"),
         ("slow_rank = 1, slow_factor = 0.5", r"slow_factor is 0\.5; must be at least 1"),
         ("simulator_s = -0.1", r"simulator_s is -0\.1; must be at least 0"),
+        ("slow_rank = 1, slow_factor = nan", r"slow_factor is nan; must be at least 1"),
+        ("slow_rank = 1, slow_factor = 1.0", r"slow_rank is given, and slow_factor is 1"),
+        ("stopped_rank = 1", r"stopped_rank is given, and stop_s is 0"),
+        ("simulator_sigma = 0.5", r"simulator_sigma is given, and simulator_s is 0"),
         ("stopped_rank = 1, stop_after_s = 60.0, stop_s = 1.0", r"stop_after_s is 60; all is over after 4 s"),
     ],
 )

@@ -1,6 +1,7 @@
 """What simulated jobs come to, and the table of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,18 @@ def test_a_straggler_slows_only_who_waits_for_it() -> None:
     assert simulated(slow).updates_per_s == pytest.approx(7.25 / slow.update_s, rel=0.02)
     together = measure_allreduce(Exchange(num_ranks=8, message_bytes=0.0), slow, 300, seed=0)
     assert together.updates_per_s == pytest.approx(2 / slow.update_s, rel=0.02)
+
+
+def test_ranks_of_one_node_have_no_latency_between_them_and_a_death_ends_an_allreduce() -> None:
+    machine = replace(EQUAL, update_spread=0.0, latency_s=0.1, ranks_per_node=8, memory_bytes_per_s=1e15)
+    exchange = Exchange(num_ranks=8, message_bytes=1.0)
+    alone = measure_allreduce(exchange, machine, 100, seed=0)
+    assert alone.efficiency == pytest.approx(1)
+    # Two nodes: there and back.
+    apart = measure_allreduce(exchange, replace(machine, ranks_per_node=4), 100, seed=0)
+    assert apart.efficiency == pytest.approx(machine.update_s / (machine.update_s + 0.2), rel=1e-3)
+    dies = measure_allreduce(exchange, replace(machine, num_deaths=1), 100, seed=0)
+    assert dies.updates_per_s == pytest.approx(alone.updates_per_s / 2)
 
 
 def test_copies_take_time() -> None:

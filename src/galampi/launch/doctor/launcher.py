@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from galampi.errors import UserError
 from galampi.launch.doctor.finding import Finding, plural
+from galampi.ranks.starting import start_mpi
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def check_launch() -> Finding | None:
     """Whether the launcher and the MPI library do not know each other, so that every process is alone. Local."""
+    start_mpi()
     from mpi4py import MPI
 
     from galampi.ranks.placement import refuse_singletons
