@@ -9,12 +9,12 @@ from limits import DEADLOCK_S
 
 @pytest.mark.mpi(ranks=[1], timeout=DEADLOCK_S)
 def test_words_to_a_rank_keep_their_order_and_one_that_does_not_answer_holds_up_no_other(comm, monkeypatch) -> None:
-    from galampi.gossip import mailbox
+    from galampi.gossip import carriers
 
     written: dict[int, list[int]] = {rank: [] for rank in range(1000)}
     answers = threading.Event()
     failures: list[BaseException] = []
-    words = mailbox._Words(failures.append)
+    words = carriers.Words(failures.append)
 
     def running():
         return [thread for thread in threading.enumerate() if thread.name.startswith("galampi-words")]
@@ -30,7 +30,7 @@ def test_words_to_a_rank_keep_their_order_and_one_that_does_not_answer_holds_up_
     while any(len(numbers) < 3 for rank, numbers in written.items() if rank != 5):
         time.sleep(0.01)
     assert not written[5]
-    assert len(running()) <= mailbox._WORD_THREADS
+    assert len(running()) <= carriers._WORD_THREADS
     answers.set()
     words.finish()
     assert set(map(tuple, written.values())) == {(0, 1, 2)}
@@ -38,9 +38,9 @@ def test_words_to_a_rank_keep_their_order_and_one_that_does_not_answer_holds_up_
     # As many silent ranks as there are threads, as those of a node: more threads come, once all are stuck.
     answers.clear()
     heard = threading.Event()
-    monkeypatch.setattr(mailbox, "_STUCK_S", 0.2)
-    words = mailbox._Words(failures.append)
-    for rank in range(3 * mailbox._WORD_THREADS):
+    monkeypatch.setattr(carriers, "_STUCK_S", 0.2)
+    words = carriers.Words(failures.append)
+    for rank in range(3 * carriers._WORD_THREADS):
         words.give(rank, answers.wait)
     words.give(10**6, heard.set)
     while not heard.wait(0.05):
@@ -51,7 +51,7 @@ def test_words_to_a_rank_keep_their_order_and_one_that_does_not_answer_holds_up_
     def fail():
         raise OSError("no network")
 
-    words = mailbox._Words(failures.append)
+    words = carriers.Words(failures.append)
     words.give(3, fail)
     words.finish()
     assert [str(error) for error in failures] == ["no network"]
